@@ -1,0 +1,96 @@
+"""The alphabet and the bundles that travel between the rooms.
+
+`B` images · `I` image channels · `H W` canvas pixels · `L` pyramid levels · `C` channels · `A` anchors of an image, all levels ·
+`G` ground-truth slots · `P` proposal slots · `R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots ·
+`K` classes without background · `S` pooled side or side of a stored mask · `M` mask side · `J` joints · `Q` heatmap side.
+
+Boxes are (x1, y1, x2, y2), float32, continuous canvas pixels: pixel i covers [i, i + 1). Sizes are (height, width).
+Labels are 0..K-1. Slots beyond what an image has hold zeros, have `valid` False and must never matter.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """A batch of pictures on one canvas, top left, padded to the right and below."""
+
+    pixels: Num[Tensor, "B I H W"]  # 0..255, uint8 where the resize rule rounds, else float32; RGB
+    sizes: Int[Tensor, "B 2"]  # the part of the canvas that is picture
+    original_sizes: Int[Tensor, "B 2"]  # before resizing
+    scales: Float[Tensor, "B 2"]  # canvas pixels per original pixel, (y, x)
+    seeds: Int[Tensor, " B"]  # source of every random choice made for this picture
+
+
+class GroundTruth(NamedTuple):
+    """The objects of a batch, in canvas pixels.
+
+    A mask is S x S bits in a frame of its own, `mask_boxes`; a mirrored frame (x1 > x2 or y1 > y2) is a flipped mask, so a crop or a
+    flip changes the frame, never the bits. The frame may reach beyond the picture and beyond `boxes`.
+    """
+
+    boxes: Float[Tensor, "B G 4"]
+    labels: Int[Tensor, "B G"]
+    masks: Num[Tensor, "B G S S"] | None  # bool or uint8, 1 inside the object; None where the model has no mask branch
+    mask_boxes: Float[Tensor, "B G 4"] | None
+    joints: Float[Tensor, "B G J 3"] | None  # x, y, v; v 0 not labelled, 1 hidden, 2 visible
+    ignore: Bool[Tensor, "B G"]  # crowds: never positive, and what lies in them is never negative
+    valid: Bool[Tensor, "B G"]  # True for crowds too
+
+
+class Proposals(NamedTuple):
+    """What the RPN believes could be objects, best first."""
+
+    boxes: Float[Tensor, "B P 4"]
+    scores: Float[Tensor, "B P"]  # objectness logits
+    valid: Bool[Tensor, "B P"]
+
+
+class AnchorTargets(NamedTuple):
+    """What each anchor should say."""
+
+    positive: Bool[Tensor, "B A"]  # sampled as foreground
+    negative: Bool[Tensor, "B A"]  # sampled as background
+    deltas: Float[Tensor, "B A 4"]  # only meaningful where positive
+
+
+class RoIs(NamedTuple):
+    """Sampled regions of interest and what the heads should say of them. Foreground first: it lies within the first F slots."""
+
+    boxes: Float[Tensor, "B R 4"]
+    labels: Int[Tensor, "B R"]  # 0..K-1, background K
+    gt_index: Int[Tensor, "B R"]  # matched ground-truth slot
+    gt_boxes: Float[Tensor, "B R 4"]  # the box of that slot
+    foreground: Bool[Tensor, "B R"]
+    valid: Bool[Tensor, "B R"]
+
+
+class Detections(NamedTuple):
+    """What the model found, best first, in canvas pixels."""
+
+    boxes: Float[Tensor, "B D 4"]
+    scores: Float[Tensor, "B D"]  # 0..1
+    labels: Int[Tensor, "B D"]
+    masks: Float[Tensor, "B D M M"] | None  # probability inside the box, 0..1
+    joints: Float[Tensor, "B D J 3"] | None  # x, y, score
+    valid: Bool[Tensor, "B D"]
+
+
+class Term(NamedTuple):
+    """One loss as a sum and the count that it is to be divided by, both scalars, so that ranks can add both before dividing."""
+
+    sum: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+
+class Losses(NamedTuple):
+    """L = L_cls + L_box + L_mask (+ L_keypoint), section 3, and the two terms of the RPN."""
+
+    rpn_class: Term
+    rpn_box: Term
+    box_class: Term
+    box_box: Term
+    mask: Term | None = None
+    keypoint: Term | None = None
