@@ -1,7 +1,8 @@
-"""Every number of the system: frozen dataclasses, one per room, with the paper's defaults; presets by name; TOML in and out.
+"""Every number of the system: frozen dataclasses, one per room, with the paper's defaults; presets; TOML in and out.
 
-Only `model/build.py` reads a `ModelConfig`. An unknown key or a value of the wrong type is a `ConfigError` with the nearest name.
-Sources: the paper's section 3.1 and Table 2, FPN (arXiv 1612.03144); the switches of the other frameworks are the values of a profile.
+Only `model/build.py` reads a `ModelConfig`. An unknown key or a value of the wrong type is a `ConfigError` with the
+nearest name. Sources: section 3.1 and Table 2 of the paper, FPN (arXiv 1612.03144); a profile is a set of values for
+the switches in which the frameworks differ.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ class AnchorConfig:
 
 @dataclass(frozen=True)
 class BoxArithmetic:
-    """How widths are counted: `inclusive` boxes end on the index of their last pixel, so widths are x2 - x1 + 1 (Detectron)."""
+    """How widths are counted: `inclusive` boxes end on their last pixel, so a width is x2 - x1 + 1 (Detectron)."""
 
     inclusive: bool = False
     frame: Literal["canvas", "image"] = "canvas"  # where final boxes are decoded, clipped and suppressed
@@ -235,8 +236,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-# --- presets -----------------------------------------------------------------------------------------------------------------------
-
 _RESNETS = {
     "R-18": BackboneConfig(block="basic", blocks=(2, 2, 2, 2)),
     "R-34": BackboneConfig(block="basic", blocks=(3, 4, 6, 3)),
@@ -260,7 +259,7 @@ MODEL_NAMES = (
 
 
 def preset(name: str) -> ModelConfig:
-    """The `ModelConfig` of a name of the paper's nomenclature, network-depth-features. Raises `ConfigError` for an unknown name."""
+    """The `ModelConfig` of a name, network-depth-features. Raises `ConfigError` for an unknown one."""
     if name not in MODEL_NAMES:
         raise ConfigError(
             f"there is no model {name!r}{_nearest(name, MODEL_NAMES)}; the models are {', '.join(MODEL_NAMES)}"
@@ -285,16 +284,13 @@ def _tiny(name: str) -> ModelConfig:
     )
 
 
-# --- in and out --------------------------------------------------------------------------------------------------------------------
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict of a config dataclass; tuples become lists, so that it goes into TOML and JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """The inverse of `to_dict`. Missing keys keep their default; unknown keys and wrong types raise `ConfigError` naming `where`."""
+    """The inverse of `to_dict`. Missing keys keep their default; unknown keys and wrong types raise `ConfigError`."""
     types_of = typing.get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     built = {}
@@ -323,7 +319,7 @@ def write_toml(config: Config, path: str | Path) -> None:
 
 
 def override(config: Config, assignments: list[str]) -> Config:
-    """`config` with `a.b=c` assignments applied, as of `--set`. A path may leave out the leading `train.` or `model.` never: it is whole."""
+    """`config` with assignments such as `train.lr=0.01` applied, as of `--set`."""
     values = to_dict(config)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
@@ -356,9 +352,8 @@ def _coerce(expected: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ConfigError(
-            f"{path} is one of {', '.join(map(repr, arguments))}; it got {value!r}{_nearest(str(value), map(str, arguments))}"
-        )
+        near = _nearest(str(value), map(str, arguments))
+        raise ConfigError(f"{path} is one of {', '.join(map(repr, arguments))}; it got {value!r}{near}")
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None

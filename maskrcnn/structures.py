@@ -1,8 +1,9 @@
 """The alphabet and the bundles that travel between the rooms.
 
-`B` images · `I` image channels · `H W` canvas pixels · `L` pyramid levels · `C` channels · `A` anchors of an image, all levels ·
-`G` ground-truth slots · `P` proposal slots · `R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots ·
-`K` classes without background · `S` pooled side or side of a stored mask · `M` mask side · `J` joints · `Q` heatmap side.
+`B` images · `I` image channels · `H W` canvas pixels · `L` pyramid levels · `C` channels ·
+`A` anchors of an image, all levels · `G` ground-truth slots · `P` proposal slots ·
+`R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots · `K` classes without background ·
+`S` pooled side or side of a stored mask · `M` mask side · `J` joints · `Q` heatmap side.
 
 Boxes are (x1, y1, x2, y2), float32, continuous canvas pixels: pixel i covers [i, i + 1). Sizes are (height, width).
 Labels are 0..K-1. Slots beyond what an image has hold zeros, have `valid` False and must never matter.
@@ -27,13 +28,13 @@ class Images(NamedTuple):
 class GroundTruth(NamedTuple):
     """The objects of a batch, in canvas pixels.
 
-    A mask is S x S bits in a frame of its own, `mask_boxes`; a mirrored frame (x1 > x2 or y1 > y2) is a flipped mask, so a crop or a
-    flip changes the frame, never the bits. The frame may reach beyond the picture and beyond `boxes`.
+    A mask is S x S bits in a frame of its own, `mask_boxes`; a mirrored frame (x1 > x2 or y1 > y2) is a flipped mask,
+    so a crop or a flip changes the frame, never the bits. The frame may reach beyond the picture and beyond `boxes`.
     """
 
     boxes: Float[Tensor, "B G 4"]
     labels: Int[Tensor, "B G"]
-    masks: Num[Tensor, "B G S S"] | None  # bool or uint8, 1 inside the object; None where the model has no mask branch
+    masks: Num[Tensor, "B G S S"] | None  # bool or uint8, 1 inside; None where the model has no mask branch
     mask_boxes: Float[Tensor, "B G 4"] | None
     joints: Float[Tensor, "B G J 3"] | None  # x, y, v; v 0 not labelled, 1 hidden, 2 visible
     ignore: Bool[Tensor, "B G"]  # crowds: never positive, and what lies in them is never negative
@@ -49,15 +50,16 @@ class Proposals(NamedTuple):
 
 
 class AnchorTargets(NamedTuple):
-    """What each anchor should say."""
+    """The sampled anchors, N of an image, and what they should say. Foreground first."""
 
-    positive: Bool[Tensor, "B A"]  # sampled as foreground
-    negative: Bool[Tensor, "B A"]  # sampled as background
-    deltas: Float[Tensor, "B A 4"]  # only meaningful where positive
+    index: Int[Tensor, "B N"]  # into the A anchors
+    deltas: Float[Tensor, "B N 4"]  # only meaningful where foreground
+    foreground: Bool[Tensor, "B N"]
+    valid: Bool[Tensor, "B N"]
 
 
 class RoIs(NamedTuple):
-    """Sampled regions of interest and what the heads should say of them. Foreground first: it lies within the first F slots."""
+    """Sampled regions of interest and what the heads should say of them. Foreground first, within the first F slots."""
 
     boxes: Float[Tensor, "B R 4"]
     labels: Int[Tensor, "B R"]  # 0..K-1, background K
@@ -79,7 +81,7 @@ class Detections(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One loss as a sum and the count that it is to be divided by, both scalars, so that ranks can add both before dividing."""
+    """One loss as a sum and the count that it is to be divided by, so that ranks can add both before dividing."""
 
     sum: Float[Tensor, ""]
     count: Float[Tensor, ""]

@@ -1,0 +1,62 @@
+"""The box branch: pooled features to K + 1 class logits, background last, and class-specific deltas (Figure 4)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .layers import ConvNorm, init_msra, init_normal, init_xavier
+
+
+class BoxHead(nn.Module):
+    """`convs` 3x3 convolutions of 256 channels, then `layers` fully connected ones, then the two predictors.
+
+    2fc is convs=0, layers=2; 4conv1fc is convs=4, layers=1; C4, whose trunk is in the pool, is convs=0, layers=0: there
+    the features are averaged over positions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        pool_size: int,
+        classes: int,
+        *,
+        convs: int,
+        layers: int,
+        channels: int,
+        norm: str,
+        class_agnostic: bool,
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for _ in range(convs):
+            blocks.append(ConvNorm(in_channels, 256, 3, norm=norm, relu=True))
+            in_channels = 256
+        self.convs = nn.Sequential(*blocks)
+        width = in_channels * pool_size * pool_size if layers else in_channels
+        connected: list[nn.Module] = []
+        for _ in range(layers):
+            connected.append(nn.Linear(width, channels))
+            width = channels
+        self.fc = nn.ModuleList(connected)
+        self.class_logits = nn.Linear(width, classes + 1)
+        self.box_deltas = nn.Linear(width, 4 if class_agnostic else 4 * classes)
+        for module in self.convs.modules():
+            if isinstance(module, nn.Conv2d):
+                init_msra(module)
+        for layer in self.fc:
+            init_xavier(layer)
+        init_normal(self.class_logits, 0.01)
+        init_normal(self.box_deltas, 0.001)
+
+    def forward(
+        self, features: Float[Tensor, "B R C S S"]
+    ) -> tuple[Float[Tensor, "B R K+1"], Float[Tensor, "B R Kd 4"]]:
+        """Logits and deltas, Kd = K, or 1 where they are class-agnostic."""
+        x = self.convs(features.flatten(0, 1))
+        x = x.flatten(1) if self.fc else x.mean(dim=(2, 3))
+        for layer in self.fc:
+            x = F.relu(layer(x), inplace=True)
+        logits = self.class_logits(x).float().unflatten(0, features.shape[:2])
+        deltas = self.box_deltas(x).float().unflatten(0, features.shape[:2])
+        return logits, torch.unflatten(deltas, -1, (-1, 4))

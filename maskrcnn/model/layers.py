@@ -1,0 +1,93 @@
+"""Convolution + norm + ReLU, the norms, and the initial weights."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm that never changes: y = x * s + t, with s = w / sqrt(var + eps) and t = b - mean * s."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def affine(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """Scale and shift, float32."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        scale, shift = (v.to(x.dtype).view(1, -1, 1, 1) for v in self.affine())
+        return torch.addcmul(shift, x, scale)  # keeps nothing of x for the gradient
+
+
+def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
+    """`frozen_bn`, `bn`, `gn` (32 groups, as in Group Normalization, arXiv 1803.08494) or `none`."""
+    match kind:
+        case "frozen_bn":
+            return FrozenBatchNorm(channels, eps)
+        case "bn":
+            return nn.BatchNorm2d(channels, eps)
+        case "gn":
+            return nn.GroupNorm(math.gcd(32, channels), channels, eps)
+        case "none":
+            return None
+    raise ValueError(f"there is no norm {kind!r}")
+
+
+class ConvNorm(nn.Module):
+    """Convolution, then norm where there is one, then ReLU where asked. A bias only without a norm."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: str = "none",
+        norm_eps: float = 1e-5,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=norm == "none")
+        self.norm = make_norm(norm, out_channels, norm_eps)
+        self.relu = relu
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.relu(x, inplace=True) if self.relu else x
+
+
+def init_msra(layer: nn.Module) -> None:
+    """N(0, sqrt(2 / fan_out)), bias 0."""
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def init_xavier(layer: nn.Module) -> None:
+    """U(-sqrt(3 / fan_in), sqrt(3 / fan_in)), bias 0."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def init_normal(layer: nn.Module, std: float) -> None:
+    """N(0, std), bias 0."""
+    nn.init.normal_(layer.weight, std=std)  # type: ignore[arg-type]
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

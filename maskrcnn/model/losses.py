@@ -1,0 +1,76 @@
+"""L = L_cls + L_box + L_mask (section 3) and the RPN's two, each a sum and the count that divides it, in float32."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ops.boxes import encode
+from ..structures import AnchorTargets, Losses, RoIs, Term
+
+
+def smooth_l1(error: Float[Tensor, "*N"], beta: float) -> Float[Tensor, "*N"]:
+    """0.5 x^2 / beta below beta, |x| - beta / 2 above; |x| where beta is 0 (Fast R-CNN, Eq. 3)."""
+    size = error.abs()
+    if beta == 0:
+        return size
+    return torch.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+
+def rpn_loss(
+    logits: Float[Tensor, "B A"],
+    deltas: Float[Tensor, "B A 4"],
+    targets: AnchorTargets,
+    *,
+    samples: int,
+    normalise: str,
+    beta: float,
+) -> tuple[Term, Term]:
+    """Binary cross-entropy over the sampled anchors, smooth L1 over the foreground ones.
+
+    Both are divided by `samples` per picture, or by the number really sampled where `normalise` is "counted".
+    """
+    picked = logits.gather(1, targets.index)
+    class_loss = F.binary_cross_entropy_with_logits(picked, targets.foreground.float(), reduction="none")
+    error = deltas.gather(1, targets.index[..., None].expand(-1, -1, 4)) - targets.deltas
+    error = torch.where(targets.foreground[..., None], error, 0.0)
+    count = targets.valid.sum().float()
+    if normalise == "samples":
+        count = torch.full_like(count, float(samples * len(logits)))
+    return Term((class_loss * targets.valid).sum(), count), Term(smooth_l1(error, beta).sum(), count)
+
+
+def box_loss(
+    class_logits: Float[Tensor, "B R K+1"],
+    box_deltas: Float[Tensor, "B R Kd 4"],
+    rois: RoIs,
+    *,
+    weights: tuple[float, float, float, float],
+    beta: float,
+    inclusive: bool = False,
+) -> tuple[Term, Term]:
+    """Softmax cross-entropy over the sampled RoIs; smooth L1 of the true class's deltas. Both divided by the RoIs."""
+    per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
+    count = rois.valid.sum().float()
+    rows = torch.where(rois.foreground, rois.labels, 0).clamp(max=box_deltas.shape[2] - 1)
+    predicted = box_deltas.gather(2, rows[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+    harmless = rois.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    boxes = torch.where(rois.foreground[..., None], rois.boxes, harmless)
+    target = encode(
+        torch.where(rois.foreground[..., None], rois.gt_boxes, harmless), boxes, weights, inclusive=inclusive
+    )
+    error = torch.where(rois.foreground[..., None], predicted - target, 0.0)
+    return Term((per_roi * rois.valid).sum(), count), Term(smooth_l1(error, beta).sum(), count)
+
+
+def mask_loss(logits: Float[Tensor, "B F M M"], targets: Float[Tensor, "B F M M"], fg: RoIs) -> Term:
+    """Average binary cross-entropy of the true class's mask, over foreground RoIs and pixels."""
+    logits = torch.where(fg.valid[..., None, None], logits, 0.0)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    side = logits.shape[-1]
+    return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
+
+
+def total(losses: Losses) -> Float[Tensor, ""]:
+    """The sum of all terms, each divided by its own count, all weights 1."""
+    return torch.stack([term.sum / term.count.clamp(min=1) for term in losses if term is not None]).sum()

@@ -1,0 +1,46 @@
+"""The mask branch, an FCN: pooled features to M x M logits (Figure 4; Table 2e, last row)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .layers import ConvNorm, init_msra, init_normal
+
+
+class MaskHead(nn.Module):
+    """3x3 convolutions, a 2x2 deconvolution that doubles the side, ReLU after each, a 1x1 predictor: one map per class.
+
+    Only one map of a RoI is ever read: the true class's in training, the predicted one's at test. `forward` computes
+    that map alone, which has the value and the gradient of picking it from all K.
+    """
+
+    def __init__(
+        self, in_channels: int, classes: int, *, convs: int, channels: int, norm: str, class_agnostic: bool
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for _ in range(convs):
+            blocks.append(ConvNorm(in_channels, channels, 3, norm=norm, relu=True))
+            in_channels = channels
+        self.convs = nn.Sequential(*blocks)
+        self.deconv = nn.ConvTranspose2d(in_channels, channels, 2, 2)
+        self.predictor = nn.Conv2d(channels, 1 if class_agnostic else classes, 1)
+        self.class_agnostic = class_agnostic
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                init_msra(module)
+        init_normal(self.predictor, 0.001)
+
+    def features(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N D M M"]:
+        """What the predictor reads."""
+        return F.relu(self.deconv(self.convs(x)), inplace=True)
+
+    def forward(self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]) -> Float[Tensor, "B F M M"]:
+        """Logits of the map of class `labels` (0..K-1) of each RoI, float32."""
+        x = self.features(pooled.flatten(0, 1))
+        rows = torch.zeros_like(labels) if self.class_agnostic else labels
+        rows = rows.flatten().clamp(0, self.predictor.out_channels - 1)
+        weight = self.predictor.weight[:, :, 0, 0].to(x.dtype)[rows]  # [N D]
+        logits = torch.einsum("nd,ndhw->nhw", weight, x).float() + self.predictor.bias.float()[rows][:, None, None]
+        return logits.unflatten(0, pooled.shape[:2])

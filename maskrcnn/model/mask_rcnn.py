@@ -1,0 +1,126 @@
+"""The page: Mask R-CNN as the paper draws it, with every step bound to its numbers by `build.py`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..structures import AnchorTargets, Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
+from .pooler import Pool
+from .rpn import RPN
+from .targets import foreground_slots
+
+Pyramid = list[Tensor]  # maps [B C h w], finest first; the last may be the RPN's alone
+
+
+class Steps(NamedTuple):
+    """The functions of the page, their numbers bound."""
+
+    propose_train: Callable[..., Proposals]
+    propose_test: Callable[..., Proposals]
+    label_anchors: Callable[..., AnchorTargets]
+    sample_rois: Callable[..., RoIs]
+    rpn_loss: Callable[..., tuple[Term, Term]]
+    box_loss: Callable[..., tuple[Term, Term]]
+    mask_targets: Callable[..., Tensor]
+    mask_loss: Callable[..., Term]
+    select: Callable[..., Detections]
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN, arXiv 1703.06870. `loss` and `detect` are the paper."""
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        rpn: RPN,
+        box_pool: Pool,
+        box_head: nn.Module,
+        mask_pool: Pool | None,
+        mask_head: nn.Module | None,
+        steps: Steps,
+        foreground: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        reverse_channels: bool,
+        skip_empty: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.rpn = backbone, neck, rpn
+        self.box_pool, self.box_head = box_pool, box_head
+        self.mask_pool, self.mask_head = mask_pool, mask_head
+        self.steps, self.foreground = steps, foreground
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.reverse_channels, self.skip_empty = reverse_channels, skip_empty
+
+    def loss(self, images: Images, gt: GroundTruth, proposals: Proposals | None = None) -> Losses:
+        """The multi-task loss of a batch (section 3), terms as sums and counts. `proposals` replace the RPN's."""
+        pyramid = self.pyramid(images)
+        rpn = self.rpn(pyramid, images.pixels.shape[-2:])
+        anchors = self.steps.label_anchors(rpn.anchors, gt, images.sizes, images.seeds)
+        proposals = proposals or self.steps.propose_train(rpn, images.sizes)
+        rois = self.steps.sample_rois(proposals, gt, images.seeds)
+        features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
+        box_terms = self.steps.box_loss(*self.box_head(features), rois)
+        rpn_terms = self.steps.rpn_loss(rpn.logits, rpn.deltas, anchors)
+        return Losses(*rpn_terms, *box_terms, mask=self._mask_loss(pyramid, features, rois, gt))
+
+    def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
+        """Boxes from the proposals, then masks on the best boxes only (section 3.1, inference)."""
+        pyramid = self.pyramid(images)
+        detections = self.detect_boxes(pyramid, images, proposals)
+        return self.describe(pyramid, detections)
+
+    def detect_boxes(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
+        """Detections without masks."""
+        if proposals is None:
+            proposals = self.steps.propose_test(self.rpn(pyramid, images.pixels.shape[-2:]), images.sizes)
+        proposals = Proposals(*(field[:, : self._slots(proposals.valid)] for field in proposals))
+        logits, deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
+        return self.steps.select(proposals, logits, deltas, images.sizes, images.scales)
+
+    def describe(self, pyramid: Pyramid, detections: Detections) -> Detections:
+        """The same detections with the mask of each, for the class predicted."""
+        detections = Detections(*(f if f is None else f[:, : self._slots(detections.valid)] for f in detections))
+        if self.mask_head is None or self.mask_pool is None:
+            return detections
+        features = self.mask_pool(pyramid, detections.boxes, detections.valid)
+        return detections._replace(masks=self.mask_head(features, detections.labels).sigmoid())
+
+    def pyramid(self, images: Images) -> Pyramid:
+        """Normalised pixels, zero outside the pictures, through backbone and FPN."""
+        pixels = images.pixels.flip(1) if self.reverse_channels else images.pixels
+        x = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        H, W = x.shape[-2:]
+        rows = torch.arange(H, device=x.device) < images.sizes[:, :1]  # [B H]
+        columns = torch.arange(W, device=x.device) < images.sizes[:, 1:]  # [B W]
+        x = x * (rows[:, None, :, None] & columns[:, None, None, :])
+        return self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))
+
+    def _mask_loss(self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth) -> Term | None:
+        if self.mask_head is None or self.mask_pool is None:
+            return None
+        fg = foreground_slots(rois, min(self.foreground, rois.valid.shape[1]))
+        fg = RoIs(*(field[:, : self._slots(fg.valid)] for field in fg))
+        if self.mask_pool is self.box_pool:
+            features = box_features[:, : fg.valid.shape[1]]
+        else:
+            features = self.mask_pool(pyramid, fg.boxes, fg.valid)
+        logits = self.mask_head(features, fg.labels)
+        return self.steps.mask_loss(logits, self.steps.mask_targets(fg, gt, side=logits.shape[-1]), fg)
+
+    def _slots(self, valid: Tensor) -> int:
+        """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some picture fills."""
+        return max(1, int(valid.sum(1).max())) if self.skip_empty else valid.shape[1]
+
+
+class Flat(nn.Module):
+    """The neck of the backbones without a pyramid: the last map alone."""
+
+    def forward(self, maps: list[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
+        return [maps[-1]]

@@ -1,0 +1,73 @@
+"""RoI pooling: the level of each box (FPN, Eq. 1), the RoI operator, and for C4 the stage that follows it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..ops.boxes import area
+from ..ops.roi_align import roi_align
+
+
+def assign_levels(
+    boxes: Float[Tensor, "B R 4"],
+    *,
+    levels: int,
+    canonical_size: float = 224.0,
+    canonical_level: int = 2,
+    epsilon: float = 1e-8,
+    epsilon_place: str = "inside",
+    inclusive: bool = False,
+) -> Int[Tensor, "B R"]:
+    """k = floor(k0 + log2(sqrt(w h) / 224)), clamped to the pyramid; index 0 is P2, so k0 = 4 is index 2."""
+    side = area(boxes, inclusive=inclusive).sqrt() / canonical_size
+    if epsilon_place == "inside":
+        level = (canonical_level + (side + epsilon).log2()).floor()
+    else:
+        level = (canonical_level + side.log2() + epsilon).floor()
+    return level.nan_to_num(0.0, 0.0, 0.0).clamp(0, levels - 1).long()
+
+
+class Pool(nn.Module):
+    """Boxes to features of one size. Where two branches share a pool they share what it computes (C4's res5)."""
+
+    def __init__(
+        self,
+        *,
+        strides: Sequence[int],
+        size: int,
+        sampling: int,
+        aligned: bool,
+        aggregate: str,
+        level_epsilon: float,
+        level_epsilon_place: str,
+        inclusive: bool,
+        trunk: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.scales = [(1.0 / s, 1.0 / s) for s in strides]
+        self.size, self.sampling, self.aligned, self.aggregate = size, sampling, aligned, aggregate
+        self.level_rule = {"epsilon": level_epsilon, "epsilon_place": level_epsilon_place, "inclusive": inclusive}
+        self.trunk = trunk
+
+    def forward(
+        self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Float[Tensor, "B R 4"], valid: Bool[Tensor, "B R"]
+    ) -> Float[Tensor, "B R D S S"]:
+        maps = pyramid[: len(self.scales)]
+        boxes = torch.where(valid[..., None], boxes, 0.0)
+        levels = assign_levels(boxes, levels=len(maps), **self.level_rule)
+        pooled = roi_align(
+            maps,
+            boxes,
+            levels,
+            valid,
+            scales=self.scales,
+            size=self.size,
+            sampling=self.sampling,
+            aligned=self.aligned,
+            aggregate=self.aggregate,
+        )
+        if self.trunk is None:
+            return pooled
+        return self.trunk(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])

@@ -1,0 +1,126 @@
+"""What anchors, RoIs and masks should say: match, sample, and crop the ground truth (section 3.1)."""
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+from ..ops.boxes import encode
+from ..ops.match import match
+from ..ops.sample import random_keys, sample
+from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
+
+ANCHOR_STREAM, ROI_STREAM = 1, 2  # keep the random choices of a step apart
+IGNORED_SHARE = 0.5  # a box that lies more than this in a crowd is no negative
+
+
+def label_anchors(
+    anchors: Float[Tensor, "A 4"],
+    gt: GroundTruth,
+    sizes: Num[Tensor, "B 2"],
+    seeds: Int[Tensor, " B"],
+    *,
+    positive_iou: float,
+    negative_iou: float,
+    samples: int,
+    positive_fraction: float,
+    inside_only: bool = False,
+    inclusive: bool = False,
+) -> AnchorTargets:
+    """The anchors that carry RPN loss, 256 of a picture: IoU >= 0.7 or some object's best is foreground, < 0.3 not."""
+    boxes = anchors.expand(len(seeds), -1, -1)
+    candidates = _inside(boxes, sizes) if inside_only else None
+    found = match(boxes, gt.boxes, gt.valid, gt.ignore, candidates=candidates, inclusive=inclusive)
+    positive = (found.iou >= positive_iou) | found.best_of_gt
+    negative = (found.iou < negative_iou) & (found.ignored <= IGNORED_SHARE) & ~positive
+    if candidates is not None:
+        positive, negative = positive & candidates, negative & candidates
+    keys = random_keys(seeds, anchors.shape[0], ANCHOR_STREAM)
+    index, foreground, valid = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
+    matched = _rows(gt.boxes, found.index.gather(1, index))
+    reference = torch.where(foreground[..., None], anchors[index], _UNIT.to(anchors))
+    deltas = encode(torch.where(foreground[..., None], matched, _UNIT.to(anchors)), reference, inclusive=inclusive)
+    return AnchorTargets(index, deltas, foreground, valid)
+
+
+def sample_rois(
+    proposals: Proposals,
+    gt: GroundTruth,
+    seeds: Int[Tensor, " B"],
+    *,
+    classes: int,
+    samples: int,
+    positive_fraction: float,
+    positive_iou: float,
+    append_gt: bool = True,
+    inclusive: bool = False,
+) -> RoIs:
+    """512 (C4: 64) of the proposals and the true boxes, a quarter of them foreground: IoU >= 0.5 with an object."""
+    boxes, valid = proposals.boxes, proposals.valid
+    if append_gt:
+        boxes = torch.cat((boxes, gt.boxes), dim=1)
+        valid = torch.cat((valid, gt.valid & ~gt.ignore), dim=1)
+    boxes = torch.where(valid[..., None], boxes, 0.0)
+    found = match(boxes, gt.boxes, gt.valid, gt.ignore, inclusive=inclusive)
+    positive = valid & (found.iou >= positive_iou)
+    negative = valid & (found.iou < positive_iou) & (found.ignored <= IGNORED_SHARE)
+    keys = random_keys(seeds, boxes.shape[1], ROI_STREAM)
+    index, foreground, kept = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
+    gt_index = torch.where(foreground, found.index.gather(1, index), 0)
+    labels = torch.where(foreground, gt.labels.gather(1, gt_index), classes)
+    picked = torch.where(kept[..., None], _rows(boxes, index), 0.0)
+    return RoIs(picked, labels, gt_index, _rows(gt.boxes, gt_index), foreground, kept)
+
+
+def foreground_slots(rois: RoIs, slots: int) -> RoIs:
+    """The first `slots` slots, valid where foreground: the RoIs that the mask and the joint branch learn from."""
+    first = RoIs(*(field[:, :slots] for field in rois))
+    labels = torch.where(first.foreground, first.labels, 0)
+    return first._replace(labels=labels, valid=first.foreground)
+
+
+def mask_targets(
+    rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4, soft: bool = False
+) -> Float[Tensor, "B F M M"]:
+    """The mask of each RoI's object seen through the RoI, side x side; 0 or 1, or the covered share where `soft`.
+
+    Bilinear interpolation of the stored bits at `samples` points per cell and axis, averaged: RoIAlign of the crop.
+    It is separable, so that two small matrix products do it for any frame, a mirrored one too.
+    """
+    assert gt.masks is not None
+    assert gt.mask_boxes is not None
+    B, F = rois.gt_index.shape
+    S = gt.masks.shape[-1]
+    bits = gt.masks.gather(1, rois.gt_index[..., None, None].expand(B, F, S, S)).flatten(0, 1).float()
+    frames = torch.where(rois.valid[..., None], _rows(gt.mask_boxes, rois.gt_index), _UNIT.to(rois.boxes)).flatten(0, 1)
+    boxes = torch.where(rois.valid[..., None], rois.boxes, _UNIT.to(rois.boxes)).flatten(0, 1)
+    x = _interpolation(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], S, side, samples)
+    y = _interpolation(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], S, side, samples)
+    covered = (y @ bits @ x.transpose(1, 2)).unflatten(0, (B, F))
+    return covered if soft else (covered >= 0.5).float()
+
+
+def _interpolation(
+    low: Tensor, high: Tensor, frame_low: Tensor, frame_high: Tensor, size: int, side: int, samples: int
+) -> Float[Tensor, "N side size"]:
+    """Weights that turn `size` stored values of an axis into `side` averages over the RoI; zero outside the frame."""
+    steps = (torch.arange(side * samples, device=low.device, dtype=torch.float32) + 0.5) / (side * samples)
+    points = low[:, None] + (high - low)[:, None] * steps
+    extent = frame_high - frame_low
+    extent = torch.where(extent.abs() < 1e-6, 1e-6, extent)
+    at = (points - frame_low[:, None]) / extent[:, None] * size - 0.5  # [N side*samples], in stored pixels
+    pixels = torch.arange(size, device=low.device, dtype=torch.float32)
+    weights = (1 - (at[..., None] - pixels).abs()).clamp(min=0)
+    return weights.unflatten(1, (side, samples)).mean(dim=2)
+
+
+_UNIT = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a harmless box for slots that hold none
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows [B N 4] of `table` [B G 4]."""
+    return table.gather(1, index[..., None].expand(-1, -1, table.shape[-1]))
+
+
+def _inside(boxes: Tensor, sizes: Tensor) -> Tensor:
+    limits = sizes.to(boxes.dtype).flip(-1)[:, None]
+    return (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] < limits).all(-1)

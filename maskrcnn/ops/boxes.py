@@ -1,0 +1,82 @@
+"""Boxes as numbers: area, clipping, overlap, and the coding of one box relative to another.
+
+All in float32. `inclusive` boxes end on the index of their last pixel, so a width is x2 - x1 + 1 (Detectron);
+otherwise it is x2 - x1. Coding: Faster R-CNN, Eq. 2 (arXiv 1506.01497); the clamp of the logarithms is Detectron's.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+LOG_SCALE_LIMIT = math.log(1000 / 16)  # a decoded side is at most 62.5 times the reference's: exp must not overflow
+
+
+def area(boxes: Float[Tensor, "*N 4"], *, inclusive: bool = False) -> Float[Tensor, "*N"]:
+    """Width times height; negative extents count as zero."""
+    extra = 1.0 if inclusive else 0.0
+    sides = (boxes[..., 2:] - boxes[..., :2] + extra).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def clip(
+    boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, inclusive: bool = False
+) -> Float[Tensor, "B *N 4"]:
+    """Boxes cut to pictures of (height, width) `sizes`: to [0, W] x [0, H], where inclusive to [0, W - 1] x [0, H - 1]."""
+    limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - (1.0 if inclusive else 0.0)  # x, y, x, y
+    limits = limits.view(limits.shape[0], *[1] * (boxes.dim() - 2), 4)
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def intersection(
+    a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"], *, inclusive: bool = False
+) -> Float[Tensor, "*B N G"]:
+    """Area shared by every pair."""
+    extra = 1.0 if inclusive else 0.0
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    sides = (high - low + extra).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"], *, inclusive: bool = False) -> Float[Tensor, "*B N G"]:
+    """Intersection over union of every pair, 0..1; 0 where both are empty."""
+    shared = intersection(a, b, inclusive=inclusive)
+    union = area(a, inclusive=inclusive)[..., :, None] + area(b, inclusive=inclusive)[..., None, :] - shared
+    return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def encode(
+    boxes: Float[Tensor, "*N 4"],
+    reference: Float[Tensor, "*N 4"],
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    *,
+    inclusive: bool = False,
+) -> Float[Tensor, "*N 4"]:
+    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides under 1e-6 count as 1e-6: it stays finite."""
+    center, side = _center_and_side(boxes, inclusive)
+    reference_center, reference_side = _center_and_side(reference, inclusive)
+    side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)
+    deltas = torch.cat(((center - reference_center) / reference_side, (side / reference_side).log()), dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode(
+    deltas: Float[Tensor, "*N 4"],
+    reference: Float[Tensor, "*N 4"],
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    *,
+    inclusive: bool = False,
+) -> Float[Tensor, "*N 4"]:
+    """Boxes that `deltas` describe relative to `reference`. The growth of a side is limited to 62.5 times."""
+    deltas = deltas.float() / deltas.new_tensor(weights, dtype=torch.float32)
+    reference_center, reference_side = _center_and_side(reference, inclusive)
+    center = reference_center + deltas[..., :2] * reference_side
+    side = reference_side * deltas[..., 2:].clamp(max=LOG_SCALE_LIMIT).exp()
+    return torch.cat((center - 0.5 * side, center + 0.5 * side - (1.0 if inclusive else 0.0)), dim=-1)
+
+
+def _center_and_side(boxes: Tensor, inclusive: bool) -> tuple[Tensor, Tensor]:
+    side = boxes[..., 2:] - boxes[..., :2] + (1.0 if inclusive else 0.0)
+    return boxes[..., :2] + 0.5 * side, side

@@ -1,0 +1,77 @@
+"""For every box the ground truth that it overlaps most (sections 3.1 of Faster R-CNN and of the paper).
+
+No N x G matrix is kept: the reference works in chunks of boxes, the kernel not at all.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .boxes import area, intersection
+from .dispatch import which
+
+_CHUNK = 1 << 22  # pairs at once in the reference: 16 MiB of float32
+
+
+class Match(NamedTuple):
+    """What `match` found. Without any ground truth: IoU 0, index 0, False, share 0."""
+
+    iou: Float[Tensor, "B N"]  # with the best ground truth, 0..1
+    index: Int[Tensor, "B N"]  # of that ground truth; the first where several tie
+    best_of_gt: Bool[Tensor, "B N"]  # attains the highest IoU (over 0) that some ground truth has with any box
+    ignored: Float[Tensor, "B N"]  # largest share of the box that lies in one ignore region, 0..1
+
+
+def match(
+    boxes: Float[Tensor, "B N 4"],
+    gt_boxes: Float[Tensor, "B G 4"],
+    gt_valid: Bool[Tensor, "B G"],
+    gt_ignore: Bool[Tensor, "B G"],
+    *,
+    candidates: Bool[Tensor, "B N"] | None = None,
+    inclusive: bool = False,
+    impl: str | None = None,
+) -> Match:
+    """Overlap of boxes with ground truth. Ignore regions never match; only `candidates` can be `best_of_gt`."""
+    real = gt_valid & ~gt_ignore
+    crowd = gt_valid & gt_ignore
+    gt_boxes = torch.where(gt_valid[..., None], gt_boxes, 0.0)
+    if which("match", boxes.device, impl) == "numba":
+        from .match_numba import match_numba
+
+        return Match(*match_numba(boxes, gt_boxes, real, crowd, candidates, inclusive))
+    return _match_reference(boxes, gt_boxes, real, crowd, candidates, inclusive)
+
+
+def _match_reference(
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
+) -> Match:
+    B, N, _ = boxes.shape
+    G = gt_boxes.shape[1]
+    step = max(1, _CHUNK // max(1, B * G))
+    gt_area = area(gt_boxes, inclusive=inclusive)[:, None]  # [B 1 G]
+
+    def overlaps(chunk: Tensor) -> tuple[Tensor, Tensor]:
+        shared = intersection(chunk, gt_boxes, inclusive=inclusive)  # [B n G]
+        own = area(chunk, inclusive=inclusive)[..., None]
+        union = (own + gt_area - shared).clamp(min=torch.finfo(torch.float32).tiny)
+        return torch.where(real[:, None], shared / union, -1.0), shared / own.clamp(min=torch.finfo(torch.float32).tiny)
+
+    iou, index, ignored = [], [], []
+    highest = boxes.new_zeros(B, G)
+    allowed = candidates if candidates is not None else boxes.new_ones(B, N, dtype=torch.bool)
+    for start in range(0, N, step):
+        pairs, share = overlaps(boxes[:, start : start + step])
+        best = pairs.max(dim=2)
+        iou.append(best.values.clamp(min=0))
+        index.append(torch.where(best.values >= 0, best.indices, 0))
+        ignored.append(torch.where(crowd[:, None], share, 0.0).amax(dim=2))
+        masked = torch.where(allowed[:, start : start + step, None], pairs, -1.0)
+        highest = torch.maximum(highest, masked.amax(dim=1))
+    best_of_gt = []
+    for start in range(0, N, step):
+        pairs, _ = overlaps(boxes[:, start : start + step])
+        best_of_gt.append(((pairs == highest[:, None]) & (pairs > 0)).any(dim=2) & allowed[:, start : start + step])
+    return Match(torch.cat(iou, 1), torch.cat(index, 1), torch.cat(best_of_gt, 1), torch.cat(ignored, 1))
