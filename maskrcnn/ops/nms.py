@@ -1,0 +1,95 @@
+"""Greedy non-maximum suppression over a batch of fixed slots (Faster R-CNN, section 3.3)."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .dispatch import which
+
+
+def nms(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    *,
+    iou: float,
+    top: int,
+    inclusive: bool = False,
+    closed: bool = False,
+    impl: str | None = None,
+) -> tuple[Int[Tensor, "B top"], Bool[Tensor, "B top"]]:
+    """Indices of the `top` best survivors of each image, best first, and which of these slots are real.
+
+    A box is suppressed by a better one of its own group (a level, a class) when their IoU is above `iou`, or equal to it
+    too if `closed`. Of equal scores the lower index is the better. Slots without `valid`, with a score that is NaN or a
+    box that is not finite are no candidates. Slots of the answer without a survivor hold index 0.
+
+    boxes: xyxy, any unit; corners are pixel indices (widths count one more) if `inclusive`, as Detectron has them.
+    scores: any range, larger is better. The overlap is a float32, compared with `iou` as if both were exact.
+    """
+    if top < 0 or math.isnan(iou):
+        raise ValueError(f"nms: top must not be negative and iou a number, not top={top}, iou={iou}")
+    boxes = boxes.detach().float()
+    candidates = valid & ~scores.isnan() & boxes.isfinite().all(dim=2)
+    scores = torch.where(candidates, scores.detach(), -torch.inf)
+    limit = _limit(iou, closed)
+    if which("nms", boxes.device, impl) == "numba":
+        from .nms_numba import nms_numba as run
+    else:
+        run = nms_reference
+    return run(boxes, scores, groups, candidates, limit, top, inclusive)
+
+
+def nms_reference(
+    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """The meaning of `nms`: take the best that is left, strike out what it suppresses, `top` times.
+
+    `candidates` have scores without NaN, all others -inf. An overlap over `limit` suppresses.
+    """
+    B, N = scores.shape
+    steps = min(top, N)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    alive = candidates.gather(1, order)
+    groups = groups.gather(1, order)
+    corners = boxes.gather(1, order[..., None].expand(B, N, 4)).unbind(2)  # x1 y1 x2 y2, each [B N]
+    areas = _area(*corners, inclusive)
+    slots = torch.arange(N, device=boxes.device)
+    picks, found = [], []
+    for _ in range(steps):
+        pick = alive.to(torch.uint8).argmax(dim=1, keepdim=True)  # [B 1], the first that is left
+        picks.append(pick)
+        found.append(alive.gather(1, pick))
+        x1, y1, x2, y2 = (corner.gather(1, pick) for corner in corners)
+        shared = _area(
+            torch.maximum(x1, corners[0]),
+            torch.maximum(y1, corners[1]),
+            torch.minimum(x2, corners[2]),
+            torch.minimum(y2, corners[3]),
+            inclusive,
+        )
+        overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN where both are empty: suppresses nothing
+        struck = (overlap > limit) & (groups == groups.gather(1, pick))
+        alive = alive & ~struck & (slots != pick)
+    missing = top - steps
+    none = [torch.zeros(B, missing, dtype=torch.bool, device=boxes.device)]
+    kept = torch.cat([*found, *none], dim=1)
+    index = torch.cat([*(order.gather(1, pick) for pick in picks), none[0].long()], dim=1)
+    return torch.where(kept, index, 0), kept
+
+
+def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, inclusive: bool) -> Tensor:
+    extra = 1.0 if inclusive else 0.0
+    return (x2 - x1 + extra).clamp(min=0) * (y2 - y1 + extra).clamp(min=0)
+
+
+def _limit(iou: float, closed: bool) -> float:
+    """The float32 over which an overlap suppresses: exactly those above `iou`, or from `iou` on if `closed`."""
+    limit = np.float32(iou)
+    if float(limit) > iou or (closed and float(limit) == iou):
+        limit = np.nextafter(limit, np.float32(-np.inf))
+    return float(limit)

@@ -1,0 +1,149 @@
+"""RoIAlign (section 3 of the paper): bilinear samples of a pyramid inside boxes that are never rounded."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .dispatch import which
+
+
+def roi_align(
+    pyramid: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "B R 4"],
+    levels: Int[Tensor, "B R"],
+    valid: Bool[Tensor, "B R"],
+    *,
+    scales: Sequence[tuple[float, float]],
+    size: int,
+    sampling: int,
+    aligned: bool,
+    aggregate: str = "average",
+    max_sampling: int | None = None,
+    impl: str | None = None,
+) -> Float[Tensor, "B R C S S"]:
+    """Features of each box, `size` x `size` bins of it, from the map of the pyramid that `levels` names.
+
+    boxes: xyxy, canvas pixels; no gradient flows to them. levels: 0..L-1. scales: feature pixels per canvas pixel of each
+    level, (y, x). Slots without `valid`, or with a level that does not exist, are zeros and have no gradient.
+    sampling: points per bin and axis; 0 takes as many as the bin has feature pixels, rounded up, but at most
+    `max_sampling`, which spares the reference a look at the boxes. aligned: pixel i of a map has its centre at i + 0.5;
+    otherwise at i, and boxes are at least one feature pixel wide, as in the first implementations.
+    aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
+
+    The memory behind the answer is [B R S S C]: each bin's channels lie together.
+    """
+    if aggregate not in ("average", "max"):
+        raise ValueError(f"roi_align: aggregate must be 'average' or 'max', not {aggregate!r}")
+    if len(pyramid) != len(scales) or not pyramid:
+        raise ValueError(f"roi_align: {len(pyramid)} maps, but {len(scales)} scales")
+    if size < 1 or sampling < 0 or (max_sampling is not None and max_sampling < 1):
+        raise ValueError(f"roi_align: impossible size={size}, sampling={sampling}, max_sampling={max_sampling}")
+    if len({(features.dtype, features.shape[1]) for features in pyramid}) > 1:
+        raise ValueError("roi_align: the maps of a pyramid must have one dtype and one number of channels")
+    boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
+    grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling)
+    if _choose(pyramid[0], aggregate, impl) == "numba":
+        from .roi_align_numba import roi_align_numba
+
+        return roi_align_numba(pyramid, boxes, levels, valid, grid)
+    return roi_align_reference(pyramid, boxes, levels, valid, grid, aggregate)
+
+
+LARGEST_GRID = 1024  # points per bin and axis that an adaptive grid has at most, whatever the box
+
+_Points = Callable[[int], list[tuple[Tensor, Tensor]]]
+
+
+class Grid(NamedTuple):
+    """Where the points of a box lie, in words of `roi_align`."""
+
+    scales: tuple[tuple[float, float], ...]
+    size: int
+    sampling: int
+    aligned: bool
+    max_sampling: int | None
+
+
+def roi_align_reference(
+    pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid, aggregate: str
+) -> Tensor:
+    """The meaning of `roi_align`: all pixels of all levels in one row, four of them gathered for each point."""
+    B, C = pyramid[0].shape[:2]
+    R, S = boxes.shape[1], grid.size
+    shapes = [(features.shape[2], features.shape[3]) for features in pyramid]
+    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1)
+    total = pixels.shape[1]
+    pixels = pixels.reshape(B * total, C)
+    levels = torch.where(valid, levels, 0)
+    boxes = torch.where(valid[..., None], boxes, 0.0)
+    row = torch.tensor([width for _, width in shapes], device=boxes.device)[levels]
+    first = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=boxes.device).cumsum(0)[levels]
+    first = first + torch.arange(B, device=boxes.device)[:, None] * total
+    heights, widths = (torch.tensor(sides, device=boxes.device)[levels] for sides in zip(*shapes, strict=True))
+    scale = boxes.new_tensor(grid.scales)[levels]  # [B R 2]
+    y, bound_y, count_y = _axis(boxes[..., 1] * scale[..., 0], boxes[..., 3] * scale[..., 0], heights, grid)
+    x, bound_x, count_x = _axis(boxes[..., 0] * scale[..., 1], boxes[..., 2] * scale[..., 1], widths, grid)
+    dtype = torch.promote_types(pixels.dtype, torch.float32)
+    out = torch.zeros(B, R, S, S, C, dtype=dtype, device=boxes.device)
+    for i in range(bound_y):
+        for j in range(bound_x):
+            point = torch.zeros_like(out)
+            for at_y, weight_y in y(i):
+                for at_x, weight_x in x(j):
+                    at = first[..., None, None] + at_y[..., :, None] * row[..., None, None] + at_x[..., None, :]
+                    taken = pixels.index_select(0, at.flatten()).view(B, R, S, S, C)
+                    point = point + taken * (weight_y[..., :, None] * weight_x[..., None, :])[..., None].to(dtype)
+            if aggregate == "average":
+                out = out + point
+            elif i == j == 0:
+                out = point
+            else:  # the first of equal points wins, and with it the gradient
+                real = ((i < count_y) & (j < count_x))[..., None, None, None]
+                out = torch.where(real & (point > out), point, out)
+    if aggregate == "average":
+        out = out / (count_y * count_x).clamp(min=1)[..., None, None, None].to(dtype)
+    out = torch.where(valid[..., None, None, None], out, 0.0)
+    return out.to(pixels.dtype).permute(0, 1, 4, 2, 3)
+
+
+def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
+    """The kernel knows averages of float32 and bfloat16; all else is openly the reference's, unless `impl` is named."""
+    known = aggregate == "average" and features.dtype in (torch.float32, torch.bfloat16)
+    if impl == "numba" and not known:
+        raise ValueError(f"roi_align: the numba kernel has no {aggregate} of {features.dtype}")
+    return which("roi_align", features.device, impl if known else impl or "reference")
+
+
+def _axis(start: Tensor, end: Tensor, sides: Tensor, grid: Grid) -> tuple[_Points, int, Tensor]:
+    """Points along one axis, from the boxes' ends in feature pixels [B R] and the sides of their maps [B R].
+
+    Gives `points(i)`, the two pixels [B R S] and weights [B R S] of the i-th point of each bin; how many i there are; and
+    how many of them each box has [B R]. Points outside the map, and those that a box does not have, weigh nothing.
+    """
+    offset = 0.5 if grid.aligned else 0.0
+    start, end = start - offset, end - offset
+    length = end - start if grid.aligned else (end - start).clamp(min=1.0)
+    step = length / grid.size
+    if grid.sampling > 0:
+        bound, count = grid.sampling, torch.full_like(step, grid.sampling)
+    else:
+        count = step.nan_to_num(0.0).clamp(0, LARGEST_GRID).ceil()
+        if grid.max_sampling is not None:
+            count = count.clamp(max=grid.max_sampling)
+        bound = grid.max_sampling or (int(count.max()) if count.numel() else 0)
+    bins = torch.arange(grid.size, device=start.device, dtype=start.dtype)
+
+    def points(i: int) -> list[tuple[Tensor, Tensor]]:
+        at = start[..., None] + bins * step[..., None] + (i + 0.5) * step[..., None] / count[..., None]  # [B R S]
+        last = sides[..., None] - 1
+        real = (at >= -1) & (at <= sides[..., None]) & (i < count[..., None])
+        at = torch.where(real, at, 0.0).clamp(min=0)
+        low = at.floor().long().clamp(max=last)
+        share = torch.where(low == last, 0.0, at - low)
+        weight = real.to(at.dtype)
+        return [(low, (1 - share) * weight), (torch.minimum(low + 1, last), share * weight)]
+
+    return points, bound, count
