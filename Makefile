@@ -1,0 +1,50 @@
+# Every script of the project is a target of this file: `make` (the demo), `make test`, `make check`, `make docs`.
+# Each prepares .venv by itself, does no work twice and is safe to run again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUNNING := $(VENV)/ready-to-run
+TESTING := $(VENV)/ready-to-test
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test check format docs goldens bench
+
+demo: $(RUNNING)  ## draws a data set, trains on it, evaluates, predicts, and leaves runs/demo
+	@$(BIN)/maskrcnn demo --out runs/demo
+
+test: check  ## format, lint, types and every test
+	@$(BIN)/python -m pytest
+
+check: $(TESTING)  ## format, lint and types
+	@$(BIN)/ruff format --check --quiet . || { echo "make format puts this right"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(TESTING)  ## writes what check asks for
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+docs: $(TESTING)  ## links resolve, code blocks run, docs/cli.md says what the program says
+	@$(BIN)/python -m pytest tests/docs
+
+goldens bench:
+	@echo "make $@ is not there yet: see CHANGELOG.md for what is" >&2; exit 2
+
+# One environment: what runs the program first, what tests it on top. The stamps date from the pins and the ranges.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "maskrcnn needs Python 3.11 or newer; name one, such as: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing maskrcnn into $(VENV)"
+	@began=$$(date +%s); $(PIP) install --constraint constraints.txt --editable '.[plots]' && \
+	  echo "installed in $$(( $$(date +%s) - began )) s (downloads included)"
+	@touch $@
+
+$(TESTING): $(RUNNING)
+	@echo "installing what the tests need"
+	@$(PIP) install --constraint constraints.txt --editable '.[test]'
+	@touch $@
