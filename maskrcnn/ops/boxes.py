@@ -23,7 +23,7 @@ def area(boxes: Float[Tensor, "*N 4"], *, inclusive: bool = False) -> Float[Tens
 def clip(
     boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, inclusive: bool = False
 ) -> Float[Tensor, "B *N 4"]:
-    """Boxes cut to pictures of (height, width) `sizes`: to [0, W] x [0, H], where inclusive to [0, W - 1] x [0, H - 1]."""
+    """Boxes cut to pictures of (height, width) `sizes`; where inclusive, to [0, W - 1] x [0, H - 1]."""
     limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - (1.0 if inclusive else 0.0)  # x, y, x, y
     limits = limits.view(limits.shape[0], *[1] * (boxes.dim() - 2), 4)
     return boxes.clamp(min=0).minimum(limits)
@@ -54,7 +54,7 @@ def encode(
     *,
     inclusive: bool = False,
 ) -> Float[Tensor, "*N 4"]:
-    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides under 1e-6 count as 1e-6: it stays finite."""
+    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides are at least 1e-6: it stays finite."""
     center, side = _center_and_side(boxes, inclusive)
     reference_center, reference_side = _center_and_side(reference, inclusive)
     side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)

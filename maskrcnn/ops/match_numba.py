@@ -5,11 +5,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .dispatch import follow_torch_threads
+
 
 def match_numba(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
+    follow_torch_threads()
     B, N, _ = boxes.shape
     iou, ignored = torch.empty(B, N), torch.empty(B, N)
     index, best_of_gt = torch.empty(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)
@@ -22,6 +25,7 @@ def match_numba(
             torch.nonzero(crowd[b]).flatten().numpy(),
             allowed.numpy(),
             np.float32(1.0 if inclusive else 0.0),
+            torch.get_num_threads(),
             iou[b].numpy(),
             index[b].numpy(),
             best_of_gt[b].numpy(),
@@ -43,8 +47,8 @@ def _area(box, extra):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _match_image(boxes, gt_boxes, real, crowd, allowed, extra, iou, index, best_of_gt, ignored):  # noqa: ANN001, ANN202
-    n, threads = len(boxes), numba.get_num_threads()
+def _match_image(boxes, gt_boxes, real, crowd, allowed, extra, threads, iou, index, best_of_gt, ignored):  # noqa: ANN001, ANN202
+    n = len(boxes)
     tiny = np.float32(1.1754944e-38)
     highest = np.zeros((threads, len(gt_boxes)), np.float32)
     for t in numba.prange(threads):
