@@ -1,0 +1,346 @@
+"""Annotations in flat arrays: a data set of any size is a handful of NumPy buffers, from which `record(i)` cuts one image.
+
+No Python object exists per annotation, so forked workers share the memory, pickling copies a few buffers, and COCO's 860,000 objects
+stay small. Formats (`formats/coco.py`) fill the tables; nothing here reads files.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ..errors import DataError
+
+NO_MASK, POLYGONS, RLE = 0, 1, 2  # values of `ObjectTable.kinds`
+Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] | None
+
+
+class Category(NamedTuple):
+    """A class as its data set calls it. Joints are those of this category alone; indices into them count from 0."""
+
+    id: int
+    name: str
+    joints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of joints that a drawing connects
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, exchanged by a mirror
+    sigmas: tuple[float, ...] = ()  # of OKS, one a joint, relative to the object's scale
+
+
+class Record(NamedTuple):
+    """One image's annotation. Boxes, polygons and joints are in continuous pixels of the image as annotated."""
+
+    image_id: int
+    path: Path
+    size: tuple[int, int]  # (height, width) as annotated
+    boxes: np.ndarray  # float32 [n 4], xyxy
+    labels: np.ndarray  # int64 [n], 0..K-1
+    ignore: np.ndarray  # bool [n], crowds
+    joints: (
+        np.ndarray | None
+    )  # float32 [n J 3], x, y, v over the joints of all categories; v 0 not labelled, 1 hidden, 2 visible
+    annotation_ids: np.ndarray  # int64 [n]
+    segmentations: list[
+        Segmentation
+    ]  # each polygons, float64 [m 2], or RLE, (uint32 counts, (height, width)), or None: box only
+    areas: np.ndarray  # float64 [n], pixels, as the file states them or else of the mask, or of the box
+
+
+class ImageTable(NamedTuple):
+    """One row an image. `names` holds all file names, UTF-8, end to end."""
+
+    ids: np.ndarray  # int64 [N]
+    sizes: np.ndarray  # int64 [N 2], (height, width)
+    names: np.ndarray  # uint8 [bytes]
+    name_offsets: np.ndarray  # int64 [N + 1]
+    roots: tuple[Path, ...]
+    root_of: np.ndarray  # uint8 [N], index into `roots`
+
+
+class ObjectTable(NamedTuple):
+    """One row an object, sorted by image row: those of image row i are offsets[i]:offsets[i + 1]."""
+
+    offsets: np.ndarray  # int64 [N + 1]
+    ids: np.ndarray  # int64 [n]
+    labels: np.ndarray  # int32 [n]
+    boxes: np.ndarray  # float32 [n 4], xyxy
+    ignore: np.ndarray  # bool [n]
+    areas: np.ndarray  # float64 [n]
+    joints: np.ndarray | None  # float32 [n J 3]
+    kinds: np.ndarray  # uint8 [n]: NO_MASK, POLYGONS, RLE
+    spans: np.ndarray  # int64 [n 2]: the object's range of polygons, or of counts
+    part_offsets: np.ndarray  # int64 [parts + 1]: the range of points of a polygon
+    points: np.ndarray  # float64 [points 2]
+    counts: np.ndarray  # uint32 [counts], run lengths column by column, starting with background
+
+    def select(self, keep: np.ndarray) -> "ObjectTable":
+        """The rows where `keep` (bool [n]) is True. The buffers of polygons and counts stay as they are, shared."""
+        kept_before = np.concatenate([[0], np.cumsum(keep)])
+        return self._replace(
+            offsets=kept_before[self.offsets],
+            ids=self.ids[keep],
+            labels=self.labels[keep],
+            boxes=self.boxes[keep],
+            ignore=self.ignore[keep],
+            areas=self.areas[keep],
+            joints=None if self.joints is None else self.joints[keep],
+            kinds=self.kinds[keep],
+            spans=self.spans[keep],
+        )
+
+
+class Problem(NamedTuple):
+    """Something in the user's data that was dropped (`kind` image, annotation, part of one) or put right (repair)."""
+
+    kind: Literal["image", "annotation", "part", "repair"]
+    file: str
+    image_id: int | None
+    annotation_id: int | None
+    reason: str  # the same words for the same reason, so that they can be counted
+    detail: str = ""
+
+    def __str__(self) -> str:
+        where = [self.file]
+        if self.image_id is not None:
+            where.append(f"image {self.image_id}")
+        if self.annotation_id is not None:
+            where.append(f"annotation {self.annotation_id}")
+        return f"{', '.join(where)}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+class Report:
+    """What a reader met: totals as the file has them, and every problem. Nothing is dropped without an entry here.
+
+    With `strict` the first thing dropped is raised as a `DataError`; repairs never are.
+    """
+
+    def __init__(self, file: str, *, strict: bool = False) -> None:
+        self.file = file
+        self.strict = strict
+        self.images_in_file = 0
+        self.annotations_in_file = 0
+        self.lost_with_image = 0  # annotations whose image was dropped
+        self.problems: list[Problem] = []
+
+    def add(
+        self,
+        kind: Literal["image", "annotation", "part", "repair"],
+        reason: str,
+        *,
+        image_id: int | None = None,
+        annotation_id: int | None = None,
+        detail: str = "",
+    ) -> None:
+        """Notes a problem. Raises `DataError` if the report is strict and something is lost."""
+        problem = Problem(kind, self.file, image_id, annotation_id, reason, detail)
+        if self.strict and kind != "repair":
+            raise DataError(str(problem))
+        self.problems.append(problem)
+
+    def count(self, kind: str) -> int:
+        """How many problems of a kind there are."""
+        return sum(problem.kind == kind for problem in self.problems)
+
+    def reasons(self) -> Counter[tuple[str, str]]:
+        """How often each (kind, reason) occurred."""
+        return Counter((problem.kind, problem.reason) for problem in self.problems)
+
+    def summary(self) -> str:
+        """One sentence on what was lost and what was put right; empty where there is nothing to tell."""
+        told = [
+            f"{count} {word}{'s' if count != 1 else ''}"
+            for kind, word in (("image", "image"), ("annotation", "annotation"), ("part", "polygon"))
+            if (count := self.count(kind))
+        ]
+        lost = f"{' and '.join(told)} dropped" if told else ""
+        if self.lost_with_image:
+            lost += f", {self.lost_with_image} annotations lost with their image"
+        repairs = self.count("repair")
+        put_right = f"{repairs} repaired" if repairs else ""
+        return f"{self.file}: {'; '.join(filter(None, (lost, put_right)))}" if lost or put_right else ""
+
+
+class Dataset:
+    """Images and their objects, in the order of the file, or a part of them (`subset`). Cheap to pickle: buffers only.
+
+    `labels` count from 0 in the order of `categories`, which are sorted by id. `fingerprint` is the SHA-256 of the file's bytes.
+    """
+
+    def __init__(
+        self,
+        json_path: Path,
+        categories: tuple[Category, ...],
+        images: ImageTable,
+        objects: ObjectTable,
+        fingerprint: str,
+        report: Report,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.json_path = json_path
+        self.categories = categories
+        self.images = images
+        self.objects = objects
+        self.fingerprint = fingerprint
+        self.report = report
+        self.rows = np.arange(len(images.ids)) if rows is None else rows  # image rows that belong to this data set
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """int64 [N]."""
+        return self.images.ids[self.rows]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N 2], (height, width) as annotated."""
+        return self.images.sizes[self.rows]
+
+    @property
+    def annotation_counts(self) -> np.ndarray:
+        """int64 [N]: objects of each image, crowds included."""
+        return self.objects.offsets[self.rows + 1] - self.objects.offsets[self.rows]
+
+    @property
+    def num_joints(self) -> int:
+        """Joints of all categories together; 0 where they were not read."""
+        return 0 if self.objects.joints is None else self.objects.joints.shape[1]
+
+    def annotations_of(self, i: int) -> int:
+        """How many objects image i has, crowds included."""
+        row = self.rows[i]
+        return int(self.objects.offsets[row + 1] - self.objects.offsets[row])
+
+    def object_rows(self) -> np.ndarray:
+        """int64: the rows of `objects` that belong to this data set's images, image by image."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        counts = self.annotation_counts
+        first = np.repeat(self.objects.offsets[self.rows] - (np.cumsum(counts) - counts), counts)
+        return first + np.arange(len(first))
+
+    def path(self, i: int) -> Path:
+        """Where image i lies."""
+        images, row = self.images, self.rows[i]
+        name = images.names[images.name_offsets[row] : images.name_offsets[row + 1]].tobytes().decode()
+        return images.roots[images.root_of[row]] / name
+
+    def record(self, i: int) -> Record:
+        """Image i with its objects, in the order of the file."""
+        objects, row = self.objects, self.rows[i]
+        first, last = int(objects.offsets[row]), int(objects.offsets[row + 1])
+        height, width = self.images.sizes[row].tolist()
+        return Record(
+            image_id=int(self.images.ids[row]),
+            path=self.path(i),
+            size=(height, width),
+            boxes=objects.boxes[first:last],
+            labels=objects.labels[first:last].astype(np.int64),
+            ignore=objects.ignore[first:last],
+            joints=None if objects.joints is None else objects.joints[first:last],
+            annotation_ids=objects.ids[first:last],
+            segmentations=[self._segmentation(j, (height, width)) for j in range(first, last)],
+            areas=objects.areas[first:last],
+        )
+
+    def _segmentation(self, j: int, size: tuple[int, int]) -> Segmentation:
+        objects = self.objects
+        first, last = objects.spans[j].tolist()
+        match objects.kinds[j]:
+            case 1:
+                bounds = objects.part_offsets[first : last + 1].tolist()
+                return [objects.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            case 2:
+                return objects.counts[first:last], size
+            case _:
+                return None
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
+        """The images at `indices`, in that order, over the same buffers."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return Dataset(
+            self.json_path, self.categories, self.images, self.objects, self.fingerprint, self.report, rows=rows
+        )
+
+
+def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to train on and indices held out, both ascending; at least one image on either side.
+
+    The choice depends on the seed and the image ids, not on their order in the file. Raises `DataError` below two images.
+    """
+    if len(dataset) < 2:
+        raise DataError(f"{dataset.json_path}: {len(dataset)} image is not enough to hold some out; give a --val file")
+    by_id = np.argsort(dataset.image_ids, kind="stable")
+    held = min(max(1, round(fraction * len(dataset))), len(dataset) - 1)
+    shuffled = by_id[np.random.default_rng(seed).permutation(len(dataset))]
+    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+
+
+def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Dataset, list[str]]:
+    """`dataset` relabelled, by name, to `categories` (a checkpoint's, say), and the names that have no counterpart there.
+
+    Objects of unmatched categories are left out. Joints move to the places that the same category's joints have in `categories`;
+    raises `DataError` where one name has different joints.
+    """
+    categories = tuple(categories)
+    label_of = {category.name: label for label, category in enumerate(categories)}
+    new_label = np.array([label_of.get(category.name, -1) for category in dataset.categories], dtype=np.int32)
+    objects = dataset.objects
+    labels = new_label[objects.labels] if len(objects.labels) else objects.labels
+    objects = objects._replace(labels=labels, joints=_map_joints(dataset, categories, new_label))
+    if (new_label < 0).any():
+        objects = objects.select(labels >= 0)
+    unmatched = [category.name for category in dataset.categories if category.name not in label_of]
+    mapped = Dataset(
+        dataset.json_path, categories, dataset.images, objects, dataset.fingerprint, dataset.report, rows=dataset.rows
+    )
+    return mapped, unmatched
+
+
+def match_categories(train: Dataset, val: Dataset) -> Dataset:
+    """`val` with the categories of `train`, matched by name. A category that `val` lacks is fine.
+
+    Raises `DataError` with both tables where `val` has a category that `train` does not know.
+    """
+    mapped, unmatched = map_categories(val, train.categories)
+    if unmatched:
+        raise DataError(
+            f"{val.json_path} has categories that {train.json_path} does not: {', '.join(unmatched)}\n"
+            f"{train.json_path}:\n{category_table(train.categories)}\n{val.json_path}:\n{category_table(val.categories)}"
+        )
+    return mapped
+
+
+def category_table(categories: Iterable[Category]) -> str:
+    """One line a category: id and name."""
+    return "\n".join(f"  {category.id:>6}  {category.name}" for category in categories)
+
+
+def joint_slices(categories: Iterable[Category]) -> list[slice]:
+    """For each category, where its joints stand among the J joints of all."""
+    slices, start = [], 0
+    for category in categories:
+        slices.append(slice(start, start + len(category.joints)))
+        start += len(category.joints)
+    return slices
+
+
+def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:
+    joints = dataset.objects.joints
+    if joints is None:
+        return None
+    targets, sources = joint_slices(categories), joint_slices(dataset.categories)
+    mapped = np.zeros((len(joints), sum(len(category.joints) for category in categories), 3), dtype=joints.dtype)
+    for old, new in enumerate(new_label.tolist()):
+        if new < 0:
+            continue
+        if dataset.categories[old].joints != categories[new].joints:
+            raise DataError(
+                f"{dataset.json_path}: the joints of {categories[new].name!r} are "
+                f"{', '.join(dataset.categories[old].joints) or 'none'}; expected {', '.join(categories[new].joints) or 'none'}"
+            )
+        mine = dataset.objects.labels == old
+        mapped[mine, targets[new]] = joints[mine, sources[old]]
+    return mapped

@@ -1,0 +1,285 @@
+"""The one image reader: a path, bytes, an array or a PIL image becomes uint8 [H W channels].
+
+Training, evaluation, prediction and serving all read through here. The rules, none of them depending on a global setting of Pillow:
+
+- Palette, CMYK, YCbCr and 1-bit pictures are converted to RGB; grey is repeated; an alpha channel is dropped, not blended.
+- 16-bit values become 8-bit ones by their range: a picture whose largest value is below 256 is taken as it stands, below 4096 as
+  12-bit (the usual microscope camera), else as 16-bit. Floats within 0..1 are multiplied by 255, within 0..255 taken as they stand,
+  else stretched from their smallest to their largest value. Bits are 0 and 255.
+- EXIF orientation is applied (`exif="apply"`). Where the size that the annotations assume is known and fits one reading only, that
+  reading is taken: annotations made on the unrotated picture stay right.
+- The number of pixels is checked from the header, before anything is decoded.
+- Animations and multi-page files are refused: which page is meant cannot be known.
+"""
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from .errors import DataError
+
+MAX_PIXELS = 2**28  # 16384 x 16384, 768 MiB as RGB
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".npy")
+
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # pictures only: no PostScript, no PDF
+_ORIENTATION = 0x0112
+_DECODER_ERRORS = (  # what Pillow's decoders raise on broken files
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_image(
+    source: ImageLike,
+    *,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    exif: Literal["apply", "ignore"] = "apply",
+    annotated_size: tuple[int, int] | None = None,
+    name: str | None = None,
+) -> np.ndarray:
+    """The picture as uint8 [H W channels], contiguous and the caller's own; RGB where there are three channels.
+
+    Args:
+        source: a path (also `.npy`), the bytes of an image file, an array [H W] or [H W C], or a PIL image.
+        channels: how many the result has. 1 is luminance; other numbers than 1 and 3 must be what the source has.
+        max_pixels: height x width beyond which the picture is refused before it is decoded.
+        exif: whether the orientation that a camera noted is applied. Arrays have none.
+        annotated_size: (height, width) that the annotations of this picture assume.
+        name: what messages call the picture; the path where there is one.
+
+    Raises `DataError`, naming the file, for what cannot be read or does not fit.
+    """
+    name = name or (str(source) if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})")
+    if isinstance(source, np.ndarray):
+        array, turn = source, 1
+    elif isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".npy"):
+        array, turn = _open_npy(Path(source), name, max_pixels), 1
+    else:
+        array, turn = _decode(source, name, channels, max_pixels)
+    _check_shape(array, name, max_pixels)
+    if _applies(turn, array.shape[:2], exif, annotated_size):
+        array = _turned(array, turn)
+    if annotated_size is not None and array.shape[:2] != tuple(annotated_size):
+        raise DataError(
+            f"{name}: the picture is {array.shape[0]} x {array.shape[1]}, its annotations say "
+            f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
+        )
+    array = _with_channels(_to_uint8(array, name), channels, name)
+    return np.array(
+        array, order="C"
+    )  # a copy: NumPy's view of a PIL image is read-only, and the caller's array stays his
+
+
+def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
+    """(height, width) of a picture, from its header, as `read_image` would return it. Raises `DataError`."""
+    if str(path).lower().endswith(".npy"):
+        shape = _open_npy(Path(path), str(path), MAX_PIXELS).shape
+        return int(shape[0]), int(shape[1])
+    with _closing(_open(path, str(path))) as image:
+        width, height = image.size
+        turned = exif == "apply" and _orientation(image) >= 5
+    return (width, height) if turned else (height, width)
+
+
+# --- files -------------------------------------------------------------------------------------------------------------------------
+
+
+def _decode(source: ImageLike, name: str, channels: int, max_pixels: int) -> tuple[np.ndarray, int]:
+    """Pixels as the file has them, in a mode that NumPy shares, and the EXIF orientation (1..8)."""
+    own = isinstance(source, Image.Image)
+    image = source if own else _open(source, name)
+    with contextlib.nullcontext(image) if own else _closing(image):
+        _check_pixels(image.size[::-1], name, max_pixels)
+        try:
+            # Phones append previews to a JPEG (MPO): its first picture is the one that is meant.
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise DataError(f"{name}: has several frames or pages ({getattr(image, 'n_frames', 0)}); expected one")
+            turn = _orientation(image)
+            return np.asarray(_plain(image, channels)), turn
+        except _DECODER_ERRORS as error:
+            raise DataError(f"{name}: cannot be decoded, truncated or damaged ({error})") from error
+
+
+def _open(source: ImageLike, name: str) -> Image.Image:
+    """A Pillow image whose header is read. Not `Image.open`: that holds every caller to one global limit of pixels."""
+    file = None
+    try:
+        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open(source, "rb")  # type: ignore[arg-type]  # noqa: SIM115
+        prefix = file.read(16)
+    except (OSError, ValueError, TypeError) as error:
+        if file is not None:
+            file.close()
+        raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    Image.init()
+    failed: Exception | None = None
+    for form in _FORMATS:
+        factory, accept = Image.OPEN.get(form, (None, None))
+        if factory is None or accept is None or not _accepts(accept, prefix):
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "" if isinstance(source, (bytes, bytearray)) else os.fspath(source))  # type: ignore[arg-type]
+        except _DECODER_ERRORS as error:
+            failed = error
+    file.close()
+    if failed is not None:
+        raise DataError(f"{name}: cannot be decoded, truncated or damaged ({failed})") from failed
+    raise DataError(f"{name}: is not a picture; expected one of {', '.join(_FORMATS)} or .npy")
+
+
+def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
+    try:
+        return accept(prefix) is True
+    except _DECODER_ERRORS:
+        return False
+
+
+@contextlib.contextmanager
+def _closing(image: Image.Image) -> Iterator[Image.Image]:
+    """Closes the file that the factory was handed, which Pillow leaves to whoever opened it."""
+    file = getattr(image, "fp", None)
+    try:
+        yield image
+    finally:
+        image.close()
+        if file is not None:
+            file.close()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except _DECODER_ERRORS:  # an unreadable EXIF block says nothing about the picture
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    mode = image.mode
+    if mode in ("L", "RGB", "F") or mode.startswith("I"):
+        image.load()
+        return image
+    if channels == 4 and mode in ("RGBA", "CMYK"):
+        image.load()
+        return image
+    if mode in ("1", "LA", "La"):
+        return image.convert("L")
+    if mode in ("P", "PA"):
+        image = image.convert("RGBA")  # a palette may carry transparency, which RGB at once would warn of
+    return image.convert("RGB")
+
+
+def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
+    """The array of a `.npy` file, mapped, so that its shape is known before anything is read."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (*_DECODER_ERRORS,) as error:
+        raise DataError(f"{name}: cannot be read as .npy ({error})") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise DataError(f"{name}: is an archive; expected one array")
+    _check_shape(array, name, max_pixels)
+    return array
+
+
+# --- arrays ------------------------------------------------------------------------------------------------------------------------
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    height, width = size
+    if height <= 0 or width <= 0:
+        raise DataError(f"{name}: the picture is {height} x {width}; there is nothing to see")
+    if height * width > max_pixels:
+        raise DataError(f"{name}: {height} x {width} pixels are more than the {max_pixels:,} allowed (max_pixels)")
+
+
+def _check_shape(array: np.ndarray, name: str, max_pixels: int) -> None:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] == 0):
+        raise DataError(f"{name}: the array has shape {list(array.shape)}; expected [H W] or [H W C]")
+    _check_pixels(array.shape[:2], name, max_pixels)
+
+
+def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[int, int] | None) -> bool:
+    """Whether to turn the picture: what the annotations fit, where only one reading fits them, else what was asked for."""
+    if turn == 1:
+        return False
+    turned = size[::-1] if turn >= 5 else size
+    if annotated_size is not None and turned != size and tuple(annotated_size) in (size, turned):
+        return tuple(annotated_size) == turned
+    return exif == "apply"
+
+
+def _turned(array: np.ndarray, turn: int) -> np.ndarray:
+    """EXIF orientations 2 to 8: which mirror or rotation makes the stored picture upright."""
+    if turn >= 5:
+        array = array.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        array = array[::-1]
+    if turn in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    """0..255, by the rules at the head of this file."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array * np.uint8(255)
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 255:
+            array = (array - low) * (255 / max(high - low, 1e-30))
+        elif high <= 1:
+            array = array * 255
+        return np.rint(array).astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name}: pixels of type {array.dtype} are no brightness; expected integers, floats or bits")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise DataError(f"{name}: pixel values reach from {low} to {high}; expected 0 to 65535")
+    if high <= 255:
+        return array.astype(np.uint8)
+    full = 4095 if high <= 4095 else 65535
+    return ((array.astype(np.uint32) * 255 + full // 2) // full).astype(np.uint8)
+
+
+def _with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    has = array.shape[2]
+    if has == channels:
+        return array
+    if channels == 3 and has in (1, 2):
+        return np.repeat(array[:, :, :1], 3, axis=2)
+    if channels == 3 and has == 4:
+        return array[:, :, :3]
+    if channels == 1 and has == 2:
+        return array[:, :, :1]
+    if channels == 1 and has in (3, 4):  # ITU-R 601 luma, as Pillow's L
+        red, green, blue = (array[:, :, i].astype(np.uint32) for i in range(3))
+        return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, :, None]
+    raise DataError(f"{name}: the picture has {has} channels; expected {channels}")
