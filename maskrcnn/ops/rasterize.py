@@ -1,0 +1,147 @@
+"""Outlines and RLEs of annotations as small masks inside a frame.
+
+A frame (x1, y1, x2, y2), in image pixels, is cut into S x S cells; a cell is set where its centre lies in the object.
+A mirrored frame (x1 > x2 or y1 > y2) gives the mirrored mask. A frame without area gives an empty one.
+The inputs are ragged data on the host, so the reference is NumPy; the kernels run inside workers of the loader and are
+therefore serial and without the interpreter's lock.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from .dispatch import which
+
+Frame = Sequence[float] | np.ndarray  # x1, y1, x2, y2
+
+_FARTHEST = 1e12  # pixels; no image reaches there, and nothing overflows up to there
+
+
+def rasterize_polygons(
+    polygons: Sequence[np.ndarray], frame: Frame, size: int, *, impl: str | None = None
+) -> np.ndarray:
+    """The union of closed outlines, bool [S S] with S = `size`.
+
+    Each outline is float64 [n 2], (x, y) in image pixels; it need not repeat its first point and may cross itself:
+    what winds around a cell's centre at all counts as inside. A centre on a left or upper edge is inside, on a right or
+    lower edge outside, so neighbours that share an edge share no cell. Raises ValueError for coordinates that are not
+    finite, or beyond 1e12.
+    """
+    frame = _checked_frame(frame)
+    points = np.concatenate([_checked_outline(outline) for outline in polygons] or [np.zeros((0, 2))])
+    offsets = np.cumsum([0] + [len(outline) for outline in polygons])
+    match which("rasterize", torch.device("cpu"), impl):
+        case "numba":
+            from .rasterize_numba import rasterize_polygons_numba as run
+        case _:
+            run = rasterize_polygons_reference
+    return run(points, offsets, frame, size)
+
+
+def rasterize_polygons_reference(points: np.ndarray, offsets: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
+    """The meaning of `rasterize_polygons`: the winding number of every centre, an edge at a time."""
+    mask = np.zeros((size, size), dtype=bool)
+    x1, y1, x2, y2 = frame
+    if x1 == x2 or y1 == y2:
+        return mask
+    centres_x = x1 + (np.arange(size) + 0.5) * ((x2 - x1) / size)
+    centres_y = y1 + (np.arange(size) + 0.5) * ((y2 - y1) / size)
+    for first, last in pairwise(offsets):
+        winding = np.zeros((size, size), dtype=np.int64)
+        for i in range(first, last):
+            (ax, ay), (bx, by) = points[i - 1 if i > first else last - 1], points[i]
+            if ay == by:
+                continue
+            rows = (centres_y >= min(ay, by)) & (centres_y < max(ay, by))
+            crossing = ax + (centres_y[rows] - ay) / (by - ay) * (bx - ax)
+            winding[rows] += np.where(centres_x[None] >= crossing[:, None], 1 if by > ay else -1, 0)
+        mask |= winding != 0
+    return mask
+
+
+def rasterize_rle(
+    counts: np.ndarray, image_size: tuple[int, int], frame: Frame, size: int, *, impl: str | None = None
+) -> np.ndarray:
+    """What a COCO RLE says of the pixel under each centre, bool [S S] with S = `size`; False outside the image.
+
+    `counts` are the lengths of runs, background first, down the columns of an image of `image_size` (height, width).
+    The bitmap itself is never made. `ops.rle.check_counts` has been asked before: runs that end early are background.
+    """
+    frame = _checked_frame(frame)
+    ends = np.cumsum(counts, dtype=np.int64)
+    match which("rasterize", torch.device("cpu"), impl):
+        case "numba":
+            from .rasterize_numba import rasterize_rle_numba as run
+        case _:
+            run = rasterize_rle_reference
+    return run(ends, image_size[0], image_size[1], frame, size)
+
+
+def rasterize_rle_reference(ends: np.ndarray, height: int, width: int, frame: np.ndarray, size: int) -> np.ndarray:
+    """The meaning of `rasterize_rle`, given where each run ends."""
+    x1, y1, x2, y2 = frame
+    if x1 == x2 or y1 == y2:
+        return np.zeros((size, size), dtype=bool)
+    x = np.floor(x1 + (np.arange(size) + 0.5) * ((x2 - x1) / size))[None, :]
+    y = np.floor(y1 + (np.arange(size) + 0.5) * ((y2 - y1) / size))[:, None]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixels = np.where(inside, x * height + y, 0).astype(np.int64)
+    runs = np.searchsorted(ends, pixels, side="right")
+    return inside & (runs % 2 == 1) & (runs < len(ends))
+
+
+def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
+    """The tight box around outlines, float64 [4], xyxy; zeros where there are no points."""
+    points = [outline for outline in polygons if len(outline)]
+    if not points:
+        return np.zeros(4)
+    return np.concatenate(
+        [np.min([p.min(axis=0) for p in points], axis=0), np.max([p.max(axis=0) for p in points], axis=0)]
+    ).astype(np.float64)
+
+
+def polygon_area(polygons: Sequence[np.ndarray]) -> float:
+    """The sum of the outlines' areas in square pixels (shoelace); what two outlines share counts twice."""
+    area = 0.0
+    for outline in polygons:
+        if len(outline):
+            x, y = (outline - outline[0]).T  # near the origin, where nothing cancels
+            area += abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    return area
+
+
+def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """The tight box around the set pixels of an RLE, float64 [4], xyxy; zeros where no pixel is set."""
+    height = image_size[0]
+    ends = np.cumsum(counts, dtype=np.int64)
+    starts = ends - np.asarray(counts, dtype=np.int64)
+    real = (np.arange(len(ends)) % 2 == 1) & (ends > starts)
+    if not real.any():
+        return np.zeros(4)
+    (first_x, first_y), (last_x, last_y) = np.divmod(starts[real], height), np.divmod(ends[real] - 1, height)
+    whole = bool((first_x != last_x).any())  # a run that goes on in the next column touches both edges
+    top, bottom = (0, height) if whole else (int(first_y.min()), int(last_y.max()) + 1)
+    return np.array([first_x.min(), top, last_x.max() + 1, bottom], dtype=np.float64)
+
+
+def rle_area(counts: np.ndarray) -> int:
+    """The number of set pixels of an RLE."""
+    return int(np.asarray(counts)[1::2].sum(dtype=np.int64))
+
+
+def _checked_frame(frame: Frame) -> np.ndarray:
+    frame = np.asarray(frame, dtype=np.float64)
+    if frame.shape != (4,) or not (np.abs(frame) <= _FARTHEST).all():
+        raise ValueError(f"a frame is four finite numbers x1, y1, x2, y2, not {frame.tolist()}")
+    return frame
+
+
+def _checked_outline(outline: np.ndarray) -> np.ndarray:
+    outline = np.asarray(outline, dtype=np.float64)
+    if outline.ndim != 2 or outline.shape[1] != 2:
+        raise ValueError(f"an outline is points (x, y) as [n 2], not an array of shape {list(outline.shape)}")
+    if not (np.abs(outline) <= _FARTHEST).all():
+        raise ValueError(f"an outline has a coordinate that is not finite or beyond {_FARTHEST:g} pixels")
+    return outline
