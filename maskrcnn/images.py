@@ -1,13 +1,15 @@
 """The one image reader: a path, bytes, an array or a PIL image becomes uint8 [H W channels].
 
-Training, evaluation, prediction and serving all read through here. The rules, none of them depending on a global setting of Pillow:
+Training, evaluation, prediction and serving all read through here. The rules, none of them depending on a global
+setting of Pillow:
 
-- Palette, CMYK, YCbCr and 1-bit pictures are converted to RGB; grey is repeated; an alpha channel is dropped, not blended.
-- 16-bit values become 8-bit ones by their range: a picture whose largest value is below 256 is taken as it stands, below 4096 as
-  12-bit (the usual microscope camera), else as 16-bit. Floats within 0..1 are multiplied by 255, within 0..255 taken as they stand,
-  else stretched from their smallest to their largest value. Bits are 0 and 255.
-- EXIF orientation is applied (`exif="apply"`). Where the size that the annotations assume is known and fits one reading only, that
-  reading is taken: annotations made on the unrotated picture stay right.
+- Palette, CMYK, YCbCr and 1-bit pictures are converted to RGB; grey is repeated; an alpha channel is dropped, not
+  blended.
+- 16-bit values become 8-bit ones by their range: a picture whose largest value is below 256 is taken as it stands,
+  below 4096 as 12-bit (the usual microscope camera), else as 16-bit. Floats within 0..1 are multiplied by 255, within
+  0..255 taken as they stand, else stretched from their smallest to their largest value. Bits are 0 and 255.
+- EXIF orientation is applied (`exif="apply"`). Where the size that the annotations assume is known and fits one
+  reading only, that reading is taken: annotations made on the unrotated picture stay right.
 - The number of pixels is checked from the header, before anything is decoded.
 - Animations and multi-page files are refused: which page is meant cannot be known.
 """
@@ -103,15 +105,17 @@ def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"]
     return (width, height) if turned else (height, width)
 
 
-# --- files -------------------------------------------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------------
 
 
-def _decode(source: ImageLike, name: str, channels: int, max_pixels: int) -> tuple[np.ndarray, int]:
+def _decode(
+    source: str | os.PathLike[str] | bytes | Image.Image, name: str, channels: int, max_pixels: int
+) -> tuple[np.ndarray, int]:
     """Pixels as the file has them, in a mode that NumPy shares, and the EXIF orientation (1..8)."""
     own = isinstance(source, Image.Image)
-    image = source if own else _open(source, name)
+    image: Image.Image = source if isinstance(source, Image.Image) else _open(source, name)
     with contextlib.nullcontext(image) if own else _closing(image):
-        _check_pixels(image.size[::-1], name, max_pixels)
+        _check_pixels((image.height, image.width), name, max_pixels)
         try:
             # Phones append previews to a JPEG (MPO): its first picture is the one that is meant.
             if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -122,11 +126,11 @@ def _decode(source: ImageLike, name: str, channels: int, max_pixels: int) -> tup
             raise DataError(f"{name}: cannot be decoded, truncated or damaged ({error})") from error
 
 
-def _open(source: ImageLike, name: str) -> Image.Image:
+def _open(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
     """A Pillow image whose header is read. Not `Image.open`: that holds every caller to one global limit of pixels."""
     file = None
     try:
-        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open(source, "rb")  # type: ignore[arg-type]  # noqa: SIM115
+        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open(source, "rb")  # type: ignore[arg-type]
         prefix = file.read(16)
     except (OSError, ValueError, TypeError) as error:
         if file is not None:
@@ -204,7 +208,7 @@ def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
     return array
 
 
-# --- arrays ------------------------------------------------------------------------------------------------------------------------
+# --- arrays ------------------------------------------------------------------------------------------------------
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -222,7 +226,9 @@ def _check_shape(array: np.ndarray, name: str, max_pixels: int) -> None:
 
 
 def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[int, int] | None) -> bool:
-    """Whether to turn the picture: what the annotations fit, where only one reading fits them, else what was asked for."""
+    """Whether to turn the picture: what the annotations fit, where only one reading fits them, else what was asked
+    for.
+    """
     if turn == 1:
         return False
     turned = size[::-1] if turn >= 5 else size

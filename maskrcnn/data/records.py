@@ -1,11 +1,13 @@
-"""Annotations in flat arrays: a data set of any size is a handful of NumPy buffers, from which `record(i)` cuts one image.
+"""Annotations in flat arrays: a data set of any size is a handful of NumPy buffers, from which `record(i)` cuts one
+image.
 
-No Python object exists per annotation, so forked workers share the memory, pickling copies a few buffers, and COCO's 860,000 objects
-stay small. Formats (`formats/coco.py`) fill the tables; nothing here reads files.
+No Python object exists per annotation, so forked workers share the memory, pickling copies a few buffers, and COCO's
+860,000 objects stay small. Formats (`formats/coco.py`) fill the tables; nothing here reads files.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -164,7 +166,8 @@ class Report:
 class Dataset:
     """Images and their objects, in the order of the file, or a part of them (`subset`). Cheap to pickle: buffers only.
 
-    `labels` count from 0 in the order of `categories`, which are sorted by id. `fingerprint` is the SHA-256 of the file's bytes.
+    `labels` count from 0 in the order of `categories`, which are sorted by id. `fingerprint` is the SHA-256 of the
+    file's bytes.
     """
 
     def __init__(
@@ -251,7 +254,7 @@ class Dataset:
         match objects.kinds[j]:
             case 1:
                 bounds = objects.part_offsets[first : last + 1].tolist()
-                return [objects.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+                return [objects.points[a:b] for a, b in pairwise(bounds)]
             case 2:
                 return objects.counts[first:last], size
             case _:
@@ -268,7 +271,8 @@ class Dataset:
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Indices to train on and indices held out, both ascending; at least one image on either side.
 
-    The choice depends on the seed and the image ids, not on their order in the file. Raises `DataError` below two images.
+    The choice depends on the seed and the image ids, not on their order in the file. Raises `DataError` below two
+    images.
     """
     if len(dataset) < 2:
         raise DataError(f"{dataset.json_path}: {len(dataset)} image is not enough to hold some out; give a --val file")
@@ -279,10 +283,11 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np
 
 
 def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Dataset, list[str]]:
-    """`dataset` relabelled, by name, to `categories` (a checkpoint's, say), and the names that have no counterpart there.
+    """`dataset` relabelled, by name, to `categories` (a checkpoint's, say), and the names that have no counterpart
+    there.
 
-    Objects of unmatched categories are left out. Joints move to the places that the same category's joints have in `categories`;
-    raises `DataError` where one name has different joints.
+    Objects of unmatched categories are left out. Joints move to the places that the same category's joints have in
+    `categories`; raises `DataError` where one name has different joints.
     """
     categories = tuple(categories)
     label_of = {category.name: label for label, category in enumerate(categories)}
@@ -337,9 +342,9 @@ def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: n
         if new < 0:
             continue
         if dataset.categories[old].joints != categories[new].joints:
+            has, expected = (", ".join(c.joints) or "none" for c in (dataset.categories[old], categories[new]))
             raise DataError(
-                f"{dataset.json_path}: the joints of {categories[new].name!r} are "
-                f"{', '.join(dataset.categories[old].joints) or 'none'}; expected {', '.join(categories[new].joints) or 'none'}"
+                f"{dataset.json_path}: the joints of {categories[new].name!r} are {has}; expected {expected}"
             )
         mine = dataset.objects.labels == old
         mapped[mine, targets[new]] = joints[mine, sources[old]]

@@ -1,7 +1,8 @@
-"""COCO json in: images, categories and objects of a file, whatever wrote it, as a `Dataset`; and the files that a name stands for.
+"""COCO json in: images, categories and objects of a file, whatever wrote it, as a `Dataset`; and the files that a name
+stands for.
 
-Bad records are skipped, counted and listed in the data set's report; a file that is not COCO, or categories that contradict each
-other, are a `DataError`.
+Bad records are skipped, counted and listed in the data set's report; a file that is not COCO, or categories that
+contradict each other, are a `DataError`.
 """
 
 import hashlib
@@ -50,13 +51,14 @@ def read_coco(
     """The data set in a COCO instances json.
 
     Args:
-        json_path: the file. Images lie beside it, in `images/` there, or in COCO's own tree (`annotations/` beside `train2017/`).
+        json_path: the file. Images lie beside it, in `images/` there, or in COCO's own tree (`annotations/` beside
+            `train2017/`).
         images_dir: where the images lie instead.
         strict: the first bad record is a `DataError` instead of an entry in the report.
         keypoints: read joints; at least one category must name some.
 
-    Raises `DataError` naming the file where it is missing, not json, not COCO, has no category or none of its images, or where a
-    category's id or name stands twice.
+    Raises `DataError` naming the file where it is missing, not json, not COCO, has no category or none of its images,
+    or where a category's id or name stands twice.
     """
     json_path = Path(json_path)
     content, fingerprint = _load(json_path)
@@ -77,9 +79,10 @@ def find_splits(
 ) -> tuple[Path, Path | None]:
     """The json to train on and the one to validate on, or None where there is one file only.
 
-    `data` is a json or a folder with `train.json` and `val.json`, `instances_train*.json` and `instances_val*.json` (there or in
-    `annotations/`), or `train/` and `valid/` with `_annotations.coco.json`. With `keypoints`, `person_keypoints_*` come first.
-    `val` overrides. Raises `DataError` where nothing fits, or more than one file does.
+    `data` is a json or a folder with `train.json` and `val.json`, `instances_train*.json` and `instances_val*.json`
+    (there or in `annotations/`), or `train/` and `valid/` with `_annotations.coco.json`. With `keypoints`,
+    `person_keypoints_*` come first. `val` overrides. Raises `DataError` where nothing fits, or more than one file
+    does.
     """
     data = Path(data)
     if val is not None and not Path(val).is_file():
@@ -120,7 +123,7 @@ def _listing(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-# --- the file ----------------------------------------------------------------------------------------------------------------------
+# --- the file ----------------------------------------------------------------------------------------------------
 
 
 def _load(path: Path) -> tuple[dict[str, Any], str]:
@@ -146,7 +149,7 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
     return loaded, fingerprint
 
 
-# --- categories --------------------------------------------------------------------------------------------------------------------
+# --- categories --------------------------------------------------------------------------------------------------
 
 
 def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Category, ...]:
@@ -171,7 +174,9 @@ def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[C
 
 
 def _with_joints(category: Category, entry: dict, path: Path) -> Category:
-    """Joints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names decide."""
+    """Joints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names
+    decide.
+    """
     where = f"{path}: category {category.name!r}"
     names = entry.get("keypoints") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -209,13 +214,15 @@ def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, 
 
 
 def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Joints whose names differ in left and right only: left_eye and right_eye, or eye.L and eye.R are no guess worth making."""
+    """Joints whose names differ in left and right only: left_eye and right_eye, or eye.L and eye.R are no guess worth
+    making.
+    """
     places = {name.lower(): place for place, name in enumerate(names)}
     mirrored = ((places[name], places.get(name.replace("left", "right"))) for name in places if "left" in name)
     return tuple((left, right) for left, right in mirrored if right is not None)
 
 
-# --- images ------------------------------------------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------------------------
 
 
 def _roots(json_path: Path) -> tuple[Path, ...]:
@@ -249,8 +256,8 @@ def _read_images(
         rows[image_id] = -1
         name = entry.get("file_name")
         wrong = wrong_name(name)
-        if wrong is not None:
-            report.add("image", wrong, image_id=image_id, detail=f"{name!r:.200}")
+        if wrong is not None or not isinstance(name, str):
+            report.add("image", wrong or "image without a file name", image_id=image_id, detail=f"{name!r:.200}")
             continue
         root = _root_with(name, roots, listings)
         if root is None:
@@ -268,7 +275,8 @@ def _read_images(
         offsets.append(len(names))
     if missing and not ids:
         raise DataError(
-            f"{json_path}: none of its {len(entries)} images lies in {' or '.join(map(str, roots))}; give --images FOLDER"
+            f"{json_path}: none of its {len(entries)} images lies in {' or '.join(map(str, roots))}; "
+            "give --images FOLDER"
         )
     table = ImageTable(
         ids=np.array(ids, np.int64),
@@ -282,7 +290,9 @@ def _read_images(
 
 
 def wrong_name(name: Any) -> str | None:
-    """Why a file name of an annotation cannot be followed, or None: it must stay below the image folder, on any system."""
+    """Why a file name of an annotation cannot be followed, or None: it must stay below the image folder, on any
+    system.
+    """
     if not isinstance(name, str) or not name:
         return "image without a file name"
     if _PLAIN_NAME.fullmatch(name) and name not in (".", "..") and name.isprintable():
@@ -313,7 +323,9 @@ def _root_with(name: str, roots: tuple[Path, ...], listings: dict[Path, frozense
 
 
 def _stated_size(entry: dict, path: Path, report: Report, image_id: int) -> tuple[int, int] | None:
-    """(height, width) of the json, or of the file where the json has none; None and an entry in the report where it makes no sense."""
+    """(height, width) of the json, or of the file where the json has none; None and an entry in the report where it
+    makes no sense.
+    """
     height, width = integer(entry.get("height")), integer(entry.get("width"))
     if entry.get("height") is None and entry.get("width") is None:
         try:

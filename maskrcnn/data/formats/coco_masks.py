@@ -1,7 +1,8 @@
 """Run lengths and polygons of many objects at once: decoding, boxes and areas without drawing a mask.
 
-The compressed counts are COCO's (maskApi.c, `rleFrString`): base 48 characters of five bits, low bits first, bit 5 says that more follow,
-the last bit 4 is the sign, and from the fourth count on each is stored as its difference to the one two before.
+The compressed counts are COCO's (maskApi.c, `rleFrString`): base 48 characters of five bits, low bits first, bit 5
+says that more follow, the last bit 4 is the sign, and from the fourth count on each is stored as its difference to the
+one two before.
 """
 
 import numpy as np
@@ -53,17 +54,15 @@ def _decode(characters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _undo_differences(values: np.ndarray, owner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Adds to each count from the fourth on the one two places before it: running sums over the odd and over the even places."""
-    place = np.arange(len(values)) - (np.cumsum(lengths) - lengths)[owner]
-    chain = np.where(place == 0, 0, 1 + place % 2)  # the first count is stored as it is and starts no chain
-    order = np.lexsort((place, chain, owner))
-    total = np.cumsum(values[order])
-    key = owner[order] * 3 + chain[order]
-    first = np.flatnonzero(np.diff(key, prepend=-1))
-    before = np.concatenate([[0], total[first[1:] - 1]])
-    result = np.empty_like(values)
-    result[order] = total - np.repeat(before, np.diff(np.append(first, len(values))))
-    return result
+    """Adds to each count from the fourth on the one two places before it: running sums over the odd and over the even
+    places.
+    """
+    begins = (np.cumsum(lengths) - lengths)[owner]
+    place = np.arange(len(values)) - begins
+    chained = np.where(place == 0, 0, values)  # the first count is stored as it is and starts no chain
+    odd, even = np.cumsum(np.where(place % 2, chained, 0)), np.cumsum(np.where(place % 2, 0, chained))
+    totals = np.where(place % 2, odd - odd[begins], even - even[begins])
+    return np.where(place == 0, values, totals)
 
 
 def rle_measures(
@@ -71,7 +70,9 @@ def rle_measures(
     spans: np.ndarray,  # int64 [n 2], the range of each
     sizes: np.ndarray,  # int64 [n 2], (height, width)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """bool [n]: the counts are not negative and add up to height * width; float64 [n 4] tight xyxy boxes; float64 [n] areas."""
+    """bool [n]: the counts are not negative and add up to height * width; float64 [n 4] tight xyxy boxes; float64 [n]
+    areas.
+    """
     n = len(spans)
     lengths = spans[:, 1] - spans[:, 0]
     owner = np.repeat(np.arange(n), lengths)
@@ -110,7 +111,8 @@ def polygon_measures(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """bool [parts]: all values finite and within +-far; float64 [parts 4] xyxy boxes; float64 [parts] areas.
 
-    The area is that of the shoelace formula, and 0 only where all points lie on one line (a bow tie's halves do not cancel to 0).
+    The area is that of the shoelace formula, and 0 only where all points lie on one line (a bow tie's halves do not
+    cancel to 0).
     """
     if len(offsets) < 2:
         return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)

@@ -1,8 +1,9 @@
 """The annotations of a COCO file, flattened into arrays and checked.
 
-Two passes: `Flat.add` looks at one annotation's structure (types, lengths, who it belongs to) and appends its numbers to flat buffers;
-`Flat.table` then checks the numbers of all annotations at once and cuts an `ObjectTable`. A mask is never drawn: boxes and areas come
-from polygon corners and run lengths, and a run-length mask must have the size of its image, so nothing can be made to allocate more.
+Two passes: `Flat.add` looks at one annotation's structure (types, lengths, who it belongs to) and appends its numbers
+to flat buffers; `Flat.table` then checks the numbers of all annotations at once and cuts an `ObjectTable`. A mask is
+never drawn: boxes and areas come from polygon corners and run lengths, and a run-length mask must have the size of its
+image, so nothing can be made to allocate more.
 """
 
 from array import array
@@ -25,7 +26,9 @@ def integer(value: Any) -> int | None:
 
 
 class Flat:
-    """Annotations on their way into columns. `image_rows` and `labels` translate the file's ids; skipped images are row -1."""
+    """Annotations on their way into columns. `image_rows` and `labels` translate the file's ids; skipped images are
+    row -1.
+    """
 
     def __init__(
         self,
@@ -160,7 +163,7 @@ class Flat:
         if isinstance(counts, str):
             if not counts.isascii() or not counts:
                 return "RLE counts that cannot be decoded", _show(counts)
-            # Compressed strings are marked by a negative stop until all of them are decoded at once.
+            # Until all strings are decoded at once, the span is -1 and the string's number.
             self.strings += counts.encode()
             self.string_stops.append(len(self.strings))
             self.spans.extend((-1, len(self.string_stops) - 2))
@@ -175,7 +178,7 @@ class Flat:
         self.kinds.append(RLE)
         return None
 
-    # --- all annotations at once ----------------------------------------------------------------------------------------------
+    # --- all annotations at once ---------------------------------------------------------------------------------
 
     def table(self) -> ObjectTable:
         """The good objects, sorted by image. Everything else goes to the report."""
@@ -247,7 +250,9 @@ class Flat:
     def _measure_polygons(
         self, kinds: np.ndarray, spans: np.ndarray, boxes: np.ndarray, areas: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Checks every polygon, fills boxes and areas; returns points and offsets without the bad ones, and mends `spans`."""
+        """Checks every polygon, fills boxes and areas; returns points and offsets without the bad ones, and mends
+        `spans`.
+        """
         points = np.array(self.values, np.float64).reshape(-1, 2)
         offsets = np.array(self.part_stops, np.int64)
         sensible, part_boxes, part_areas = polygon_measures(points, offsets, FAR)
@@ -279,17 +284,19 @@ class Flat:
         return points, offsets
 
     def _settle_boxes(self, mask_boxes: np.ndarray) -> np.ndarray:
-        """The stated box where it agrees with the mask, else the mask's; clipped to the image where it leaves it by more than a pixel."""
+        """The stated box where it agrees with the mask, else the mask's; clipped to the image where it leaves it by
+        more than a pixel.
+        """
         given = np.array(self.boxes, np.float64).reshape(-1, 4)
         with np.errstate(invalid="ignore", over="ignore"):
             stated = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
-            usable = (np.abs(stated) < FAR).all(1) & (given[:, 2:] > 0).all(1)
-        masked = np.isfinite(mask_boxes).all(1)
+            usable = np.all(np.abs(stated) < FAR, axis=1) & np.all(given[:, 2:] > 0, axis=1)
+        masked = np.all(np.isfinite(mask_boxes), axis=1)
         sides = np.where(masked[:, None], mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
         allowed = np.tile(np.maximum(BOX_TOLERANCE[0], BOX_TOLERANCE[1] * sides), 2)
         limits = np.tile(self.sizes[self.row_of][:, ::-1], 2).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            strays = (np.abs(stated - np.clip(mask_boxes, 0, limits)) > allowed).any(1)
+            strays = np.any(np.abs(stated - np.clip(mask_boxes, 0, limits)) > allowed, axis=1)
         absent = np.isnan(given).all(1)
         negative = np.isfinite(given).all(1) & (given[:, 2:] < 0).any(1)
         self._fail(~masked & negative, "box with negative size")
@@ -300,21 +307,21 @@ class Flat:
         boxes = np.where((masked & (~usable | strays))[:, None], mask_boxes, stated)
         clipped = np.clip(boxes, 0, limits)
         with np.errstate(invalid="ignore"):
-            self._fail((clipped[:, 2:] <= clipped[:, :2]).any(1), "box outside its image")
-            leaves = (np.abs(clipped - boxes) > 1).any(1)
+            self._fail(np.any(clipped[:, 2:] <= clipped[:, :2], axis=1), "box outside its image")
+            leaves = np.any(np.abs(clipped - boxes) > 1, axis=1)
         for i in np.flatnonzero(self.alive & leaves & usable & ~strays).tolist():
             self._tell(i, "repair", "box that leaves its image, clipped")
         return np.where(leaves[:, None], clipped, boxes)
 
     def _settle_ids(self) -> np.ndarray:
-        """Annotation ids, each once: a missing or repeated one is replaced by a new one."""
-        ids = self.id_of.copy()
-        anew = np.ones(len(ids), bool)
-        anew[np.unique(ids, return_index=True)[1]] = False
+        """Annotation ids, each once among the good ones: a missing or repeated id is replaced by a new one."""
+        ids, living = self.id_of.copy(), np.flatnonzero(self.alive)
+        anew = self.alive.copy()
+        anew[living[np.unique(ids[living], return_index=True)[1]]] = False
         anew[np.array(self.no_id, np.int64)] = True
-        for new, i in enumerate(np.flatnonzero(anew).tolist(), start=max(0, int(ids.max(initial=0))) + 1):
-            if self.alive[i]:
-                self._tell(i, "repair", "annotation without an id of its own, given a new one", str(new))
+        taken = ids[(ids > 0) & (ids < 2**62)]  # above that there is room for no successor, and none is needed
+        for new, i in enumerate(np.flatnonzero(anew & self.alive).tolist(), start=int(taken.max(initial=0)) + 1):
+            self._tell(i, "repair", "annotation without an id of its own, given a new one", str(new))
             ids[i] = new
         return ids
 

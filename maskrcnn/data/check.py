@@ -1,0 +1,201 @@
+"""What `maskrcnn check DATA` says: what was read, what was dropped and why, and how the objects' sizes fit the model's
+anchors.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import DataError
+from ..images import read_image
+from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem
+
+LISTED = 10  # problems of one reason that are written out
+_CATEGORIES_LISTED = 100
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_LOW_IOU = 0.5  # an object whose best anchor, laid right on it, overlaps less is learned by the fallback rule alone
+
+
+def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
+    """Lines of plain text about a data set as `model` would see it.
+
+    With `verify` every image is opened, which takes as long as an epoch's reading; those that cannot be read are
+    listed.
+    """
+    lines = [f"{dataset.json_path}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
+    lines += list(_problems("dropped", [p for p in dataset.report.problems if p.kind != "repair"]))
+    lines += list(_problems("repaired", [p for p in dataset.report.problems if p.kind == "repair"]))
+    if verify:
+        broken = unreadable_images(dataset, model.input.channels)
+        lines += list(_problems("images that cannot be read", broken)) or ["every image can be read"]
+    lines += list(_sizes(dataset, model))
+    return "\n".join(lines)
+
+
+def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
+    """Opens every image as training would; a problem for each that cannot be read or has not the size of its
+    annotations.
+    """
+    problems = []
+    for i, (image_id, (height, width)) in enumerate(
+        zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
+    ):
+        try:
+            read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
+        except DataError as error:
+            problems.append(Problem("image", dataset.report.file, image_id, None, "unreadable", str(error)))
+    return problems
+
+
+def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
+    """float64 [n 2], (height, width) of every object that is not a crowd, in pixels after the model's resize, without
+    jitter.
+    """
+    rows, scales = dataset.object_rows(), np.repeat(resize_scales(dataset, model), dataset.annotation_counts)
+    kept = ~dataset.objects.ignore[rows]
+    boxes = dataset.objects.boxes[rows[kept]].astype(np.float64)
+    return (boxes[:, [3, 2]] - boxes[:, [1, 0]]) * scales[kept, None]
+
+
+def resize_scales(dataset: Dataset, model: ModelConfig) -> np.ndarray:
+    """float64 [N]: the factor by which the model resizes each image."""
+    if model.input.min_size == 0:
+        return np.ones(len(dataset))
+    sizes = dataset.sizes.astype(np.float64)
+    return np.minimum(model.input.min_size / sizes.min(axis=1), model.input.max_size / sizes.max(axis=1))
+
+
+def best_anchor_iou(sides: np.ndarray, model: ModelConfig) -> np.ndarray:
+    """[n]: IoU of each object (height, width) with the best of the model's anchors, laid on its centre: the most it
+    can get.
+    """
+    areas = np.array([size for level in model.anchors.sizes for size in level])[:, None] ** 2
+    ratios = np.array(model.anchors.ratios)[None, :]
+    heights, widths = np.sqrt(areas * ratios).ravel(), np.sqrt(areas / ratios).ravel()
+    common = np.minimum(sides[:, :1], heights) * np.minimum(sides[:, 1:], widths)
+    union = (sides[:, :1] * sides[:, 1:]) + heights * widths - common
+    return (common / union).max(axis=1, initial=0)
+
+
+# --- lines -------------------------------------------------------------------------------------------------------
+
+
+def _images(dataset: Dataset) -> Iterator[str]:
+    report, counts = dataset.report, dataset.annotation_counts
+    empty = int((counts == 0).sum())
+    yield f"images       {len(dataset)} of {report.images_in_file} in the file, {empty} without objects"
+    if not len(dataset):
+        return
+    sizes, often = np.unique(dataset.sizes, axis=0, return_counts=True)
+    if len(sizes) <= 5:
+        several = (f"{h} x {w} ({n})" for (h, w), n in zip(sizes.tolist(), often.tolist(), strict=True))
+        yield f"  height x width  {', '.join(several)}"
+    else:
+        (low_h, low_w), (high_h, high_w) = dataset.sizes.min(axis=0), dataset.sizes.max(axis=0)
+        yield f"  height {low_h} to {high_h}, width {low_w} to {high_w}, {len(sizes)} different sizes"
+
+
+def _objects(dataset: Dataset) -> Iterator[str]:
+    rows, report, counts = dataset.object_rows(), dataset.report, dataset.annotation_counts
+    kinds = np.bincount(dataset.objects.kinds[rows], minlength=3)
+    yield (
+        f"objects      {len(rows)} of {report.annotations_in_file} in the file, "
+        f"{int(dataset.objects.ignore[rows].sum())} of them crowds (regions to ignore)"
+    )
+    yield f"  masks      {kinds[POLYGONS]} polygons, {kinds[RLE]} run lengths, {kinds[NO_MASK]} boxes without a mask"
+    if len(dataset):
+        yield f"  an image   {int(np.median(counts))} in the median, {int(counts.max())} at most"
+    if dataset.num_joints:
+        joints = dataset.objects.joints
+        labelled = 0 if joints is None else int((joints[rows, :, 2] > 0).any(axis=1).sum())
+        yield f"  joints     {dataset.num_joints}, labelled on {labelled} objects"
+
+
+def _categories(dataset: Dataset) -> Iterator[str]:
+    rows = dataset.object_rows()
+    labels = dataset.objects.labels[rows]
+    image_of = np.repeat(np.arange(len(dataset)), dataset.annotation_counts)
+    objects = np.bincount(labels, minlength=len(dataset.categories))
+    pairs = np.unique(np.stack([labels, image_of], axis=1), axis=0) if len(rows) else np.zeros((0, 2), np.int64)
+    images = np.bincount(pairs[:, 0], minlength=len(dataset.categories))
+    yield f"categories   {len(dataset.categories)}, {int((objects == 0).sum())} without objects"
+    yield f"  {'id':>6} {'objects':>9} {'images':>8}  name"
+    for label, category in enumerate(dataset.categories[:_CATEGORIES_LISTED]):
+        yield f"  {category.id:>6} {objects[label]:>9} {images[label]:>8}  {category.name}"
+    if len(dataset.categories) > _CATEGORIES_LISTED:
+        yield f"  ... and {len(dataset.categories) - _CATEGORIES_LISTED} more"
+
+
+def _problems(title: str, problems: list[Problem]) -> Iterator[str]:
+    """Each reason with its count, and the first few of it."""
+    if not problems:
+        return
+    yield f"{title:<12} {len(problems)}"
+    by_reason: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        by_reason.setdefault((problem.kind, problem.reason), []).append(problem)
+    for (_, reason), group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        yield f"  {len(group):>6}  {reason}"
+        yield from (f"            {problem}" for problem in group[:LISTED])
+        if len(group) > LISTED:
+            yield f"            ... and {len(group) - LISTED} more"
+
+
+def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:
+    sides = resized_sizes(dataset, model)
+    if not len(sides):
+        return
+    sizes = np.sqrt(sides.prod(axis=1))
+    told = (f"{_name(q)} {x:.0f}" for q, x in zip(_QUANTILES, np.quantile(sizes, _QUANTILES), strict=True))
+    yield f"object sizes {', '.join(told)}   (root of the box's area in pixels, resized for {model.name})"
+    anchors = sorted({size for level in model.anchors.sizes for size in level})
+    yield f"anchors      {', '.join(f'{size:g}' for size in anchors)}"
+    yield from (f"  note: {sentence}" for sentence in advice(dataset, model))
+
+
+def _name(quantile: float) -> str:
+    return {0.0: "smallest", 0.5: "median", 1.0: "largest"}.get(quantile, f"{quantile:.0%}")
+
+
+def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
+    """Sentences on what of the model does not suit the data; none where all is well."""
+    sides = resized_sizes(dataset, model)
+    if not len(sides):
+        return ["there are no objects to learn from"]
+    sizes = np.sqrt(sides.prod(axis=1))
+    anchors = sorted({size for level in model.anchors.sizes for size in level})
+    sentences = []
+    small, large = float((sizes < anchors[0] / 2).mean()), float((sizes > anchors[-1] * 2).mean())
+    if small > 0.05:
+        sentences.append(
+            f"{small:.0%} of the objects are smaller than half the smallest anchor ({anchors[0]:g}); "
+            f"{_suggestion(model, sizes, 0.05)}, or enlarge the pictures (model.input.min_size)"
+        )
+    if large > 0.05:
+        sentences.append(
+            f"{large:.0%} of the objects are larger than twice the largest anchor ({anchors[-1]:g}); "
+            f"{_suggestion(model, sizes, 0.95)}, or make the pictures smaller (model.input.min_size)"
+        )
+    thin = float((best_anchor_iou(sides, model) < _LOW_IOU).mean())
+    if thin > 0.25 and not sentences:
+        sentences.append(
+            f"{thin:.0%} of the objects overlap no anchor by half, though their size would fit: they are long and "
+            "thin; add ratios, such as --set model.anchors.ratios=[0.25,0.5,1.0,2.0,4.0]"
+        )
+    most = int(dataset.annotation_counts.max(initial=0))
+    if most > model.box_head.max_detections:
+        sentences.append(
+            f"an image holds up to {most} objects, the model returns {model.box_head.max_detections} at most; "
+            "train raises that limit by itself (model.box_head.max_detections)"
+        )
+    return sentences
+
+
+def _suggestion(model: ModelConfig, sizes: np.ndarray, quantile: float) -> str:
+    """All anchors times a power of two, so that this quantile of the sizes meets the anchor at that end."""
+    anchors = sorted(size for level in model.anchors.sizes for size in level)
+    end = anchors[0] if quantile < 0.5 else anchors[-1]
+    factor = 2.0 ** np.round(np.log2(np.quantile(sizes, quantile) / end))
+    scaled = ",".join(f"[{','.join(f'{size * factor:g}' for size in level)}]" for level in model.anchors.sizes)
+    return f"try --set model.anchors.sizes=[{scaled}]"
