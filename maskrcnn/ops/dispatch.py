@@ -73,7 +73,8 @@ def follow_torch_threads() -> None:
     """Let Numba's parallel kernels, in this thread, use as many threads as PyTorch does."""
     import numba
 
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), most)))
 
 
 def _default(op: str, device: torch.device) -> str:

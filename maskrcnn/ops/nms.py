@@ -24,9 +24,9 @@ def nms(
 ) -> tuple[Int[Tensor, "B top"], Bool[Tensor, "B top"]]:
     """Indices of the `top` best survivors of each image, best first, and which of these slots are real.
 
-    A box is suppressed by a better one of its own group (a level, a class) when their IoU is above `iou`, or equal to it
-    too if `closed`. Of equal scores the lower index is the better. Slots without `valid`, with a score that is NaN or a
-    box that is not finite are no candidates. Slots of the answer without a survivor hold index 0.
+    A box is suppressed by a better one of its own group (a level, a class) when their IoU is above `iou`, or equal to
+    it too if `closed`. Of equal scores the lower index is the better. Slots without `valid`, with a score that is NaN
+    or a box that is not finite are no candidates. Slots of the answer without a survivor hold index 0.
 
     boxes: xyxy, any unit; corners are pixel indices (widths count one more) if `inclusive`, as Detectron has them.
     scores: any range, larger is better. The overlap is a float32, compared with `iou` as if both were exact.
@@ -56,20 +56,20 @@ def nms_reference(
     order = scores.argsort(dim=1, descending=True, stable=True)
     alive = candidates.gather(1, order)
     groups = groups.gather(1, order)
-    corners = boxes.gather(1, order[..., None].expand(B, N, 4)).unbind(2)  # x1 y1 x2 y2, each [B N]
-    areas = _area(*corners, inclusive)
+    x1, y1, x2, y2 = corners = boxes.gather(1, order[..., None].expand(B, N, 4)).unbind(2)  # each [B N]
+    areas = _area(x1, y1, x2, y2, inclusive)
     slots = torch.arange(N, device=boxes.device)
     picks, found = [], []
     for _ in range(steps):
         pick = alive.to(torch.uint8).argmax(dim=1, keepdim=True)  # [B 1], the first that is left
         picks.append(pick)
         found.append(alive.gather(1, pick))
-        x1, y1, x2, y2 = (corner.gather(1, pick) for corner in corners)
+        left, upper, right, lower = (corner.gather(1, pick) for corner in corners)  # each [B 1]
         shared = _area(
-            torch.maximum(x1, corners[0]),
-            torch.maximum(y1, corners[1]),
-            torch.minimum(x2, corners[2]),
-            torch.minimum(y2, corners[3]),
+            torch.maximum(left, x1),
+            torch.maximum(upper, y1),
+            torch.minimum(right, x2),
+            torch.minimum(lower, y2),
             inclusive,
         )
         overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN where both are empty: suppresses nothing

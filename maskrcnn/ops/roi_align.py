@@ -26,14 +26,15 @@ def roi_align(
 ) -> Float[Tensor, "B R C S S"]:
     """Features of each box, `size` x `size` bins of it, from the map of the pyramid that `levels` names.
 
-    boxes: xyxy, canvas pixels; no gradient flows to them. levels: 0..L-1. scales: feature pixels per canvas pixel of each
-    level, (y, x). Slots without `valid`, or with a level that does not exist, are zeros and have no gradient.
+    boxes: xyxy, canvas pixels; no gradient flows to them. levels: 0..L-1. scales: feature pixels per canvas pixel of
+    each level, (y, x). Slots without `valid`, or with a level that does not exist, are zeros and have no gradient.
     sampling: points per bin and axis; 0 takes as many as the bin has feature pixels, rounded up, but at most
     `max_sampling`, which spares the reference a look at the boxes. aligned: pixel i of a map has its centre at i + 0.5;
     otherwise at i, and boxes are at least one feature pixel wide, as in the first implementations.
     aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
 
-    The memory behind the answer is [B R S S C]: each bin's channels lie together.
+    The memory behind the answer is [B R S S C]: each bin's channels lie together. ValueError where the maps, scales and
+    numbers do not fit each other.
     """
     if aggregate not in ("average", "max"):
         raise ValueError(f"roi_align: aggregate must be 'average' or 'max', not {aggregate!r}")
@@ -120,8 +121,8 @@ def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
 def _axis(start: Tensor, end: Tensor, sides: Tensor, grid: Grid) -> tuple[_Points, int, Tensor]:
     """Points along one axis, from the boxes' ends in feature pixels [B R] and the sides of their maps [B R].
 
-    Gives `points(i)`, the two pixels [B R S] and weights [B R S] of the i-th point of each bin; how many i there are; and
-    how many of them each box has [B R]. Points outside the map, and those that a box does not have, weigh nothing.
+    Gives `points(i)`, the two pixels [B R S] and weights [B R S] of the i-th point of each bin; how many i there are;
+    and how many of them each box has [B R]. Points outside the map, and those that a box does not have, weigh nothing.
     """
     offset = 0.5 if grid.aligned else 0.0
     start, end = start - offset, end - offset

@@ -1,0 +1,108 @@
+"""What is claimed to run, what may be wished for, and what is said where a wish cannot be met."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from maskrcnn.ops import dispatch
+from maskrcnn.ops.dispatch import follow_torch_threads, implementations, recorded_paths, use, which
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+
+
+@needs_numba
+def test_a_cpu_takes_numba_and_says_so() -> None:
+    with recorded_paths() as paths:
+        assert which("nms", CPU) == "numba"
+        assert which("roi_align", CPU, "reference") == "reference"
+    assert paths == ["nms:numba", "roi_align:reference"]
+    assert implementations("nms")[:2] == ["reference", "numba"]
+
+
+def test_an_operator_without_a_kernel_is_its_reference_everywhere() -> None:
+    assert which("boxes", CPU) == which("boxes", CUDA) == "reference"
+    assert implementations("boxes") == ["reference"]
+
+
+def test_use_holds_for_its_block_and_yields_to_the_caller() -> None:
+    before = which("nms", CPU)
+    with use("reference"):
+        assert which("nms", CPU) == "reference"
+        assert which("nms", CPU, before) == before
+        with use(None):
+            assert which("nms", CPU) == before
+        assert which("nms", CPU) == "reference"
+    assert which("nms", CPU) == before
+
+
+def test_use_ends_with_an_error_too() -> None:
+    before = which("nms", CPU)
+
+    class Stop(BaseException):
+        pass
+
+    with pytest.raises(Stop), use("reference"):
+        raise Stop
+    assert which("nms", CPU) == before
+
+
+@pytest.mark.parametrize(
+    ("op", "device", "impl", "reason"),
+    [
+        ("nms", CPU, "cuda", "must be one of reference, numba, triton"),
+        ("boxes", CPU, "numba", "no such kernel"),
+        ("nms", CUDA, "numba", "for CPU tensors"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_with_the_reason(op, device, impl, reason) -> None:
+    with recorded_paths() as paths, pytest.raises(ValueError, match=f"{op}.*{impl}.*{reason}"):
+        which(op, device, impl)
+    assert paths == []
+
+
+def test_use_knows_the_names() -> None:
+    with pytest.raises(ValueError, match="fast"), use("fast"):
+        pass
+
+
+def test_recorders_nest() -> None:
+    with recorded_paths() as outer:
+        which("nms", CPU, "reference")
+        with recorded_paths() as inner:
+            which("roi_align", CPU, "reference")
+    assert outer == ["nms:reference", "roi_align:reference"]
+    assert inner == ["roi_align:reference"]
+    which("nms", CPU, "reference")
+    assert len(outer) == 2
+
+
+def test_without_numba_the_references_run_and_one_warning_says_it(monkeypatch) -> None:
+    monkeypatch.setattr(dispatch, "_importable", lambda name: False)
+    dispatch._warn_slow.cache_clear()
+    with pytest.warns(RuntimeWarning, match="pip install numba") as warned:
+        assert which("nms", CPU) == which("roi_align", CPU) == "reference"
+    assert len(warned) == 1
+    assert implementations("nms") == ["reference"]
+    with pytest.raises(ValueError, match="cannot be imported"):
+        which("nms", CPU, "numba")
+
+
+def test_what_is_being_compiled_takes_the_reference(monkeypatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert which("nms", CPU) == "reference"
+
+
+@needs_numba
+def test_numba_runs_on_as_many_threads_as_torch() -> None:
+    import numba
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        follow_torch_threads()
+        assert numba.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+        follow_torch_threads()
