@@ -26,7 +26,8 @@ format: $(TESTING)  ## writes what check asks for
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-docs: $(TESTING)  ## links resolve, code blocks run, docs/cli.md says what the program says
+docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links resolve and code blocks run
+	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
 
 goldens bench:

@@ -1,0 +1,57 @@
+"""Mask R-CNN: train on your own data, evaluate, predict boxes, masks and joints.
+
+The public names are written out below. They are imported when they are first used, so that `import maskrcnn` costs
+nothing and `maskrcnn --help` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import CheckpointError, ConfigError, DataError, MaskRCNNError, TrainingError
+
+if TYPE_CHECKING:
+    from .config import Config, ModelConfig, TrainConfig
+    from .evaluate.run import evaluate
+    from .predict import Predictor, load
+    from .results import Result
+    from .train.loop import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "MaskRCNNError",
+    "ModelConfig",
+    "Predictor",
+    "Result",
+    "TrainConfig",
+    "TrainingError",
+    "evaluate",
+    "load",
+    "train",
+]
+
+_HOMES = {
+    "Config": "config",
+    "ModelConfig": "config",
+    "TrainConfig": "config",
+    "Predictor": "predict",
+    "load": "predict",
+    "Result": "results",
+}
+_VERBS = ("evaluate", "train")  # folders that are called like functions: see `verb.py`
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return import_module(f".{name}", __name__)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module 'maskrcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,6 +1,6 @@
 """What every test relies on: checked shapes, quiet threads, seeded randomness, and skips that are told.
 
-Every function of the package is checked against its annotations, shapes included, but for the kernels, which are compiled.
+Every function of the package is checked against its annotations, shapes included, but for kernels: those are compiled.
 """
 
 import os

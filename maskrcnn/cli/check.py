@@ -1,0 +1,30 @@
+"""`maskrcnn check DATA`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json and val.json.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
+    val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
+    model: Annotated[str, typer.Option(help="Model whose anchors the sizes are held against.")] = "R-50-FPN",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Open every image, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
+) -> None:
+    """Tell what was read of a data set, what was dropped, and why."""
+    from ..config import Config, override, preset
+    from ..data.check import check as describe
+    from ..data.formats.coco import find_splits, read_coco
+    from ..data.records import match_categories
+
+    config = override(Config(model=preset(model)), settings or []).model
+    train_json, val_json = find_splits(data, val)
+    train = read_coco(train_json, images, strict=strict)
+    print(describe(train, config, verify=verify))
+    if val_json is not None:
+        print()
+        print(describe(match_categories(train, read_coco(val_json, images, strict=strict)), config, verify=verify))

@@ -1,0 +1,97 @@
+"""The `maskrcnn` command: one verb a file, and the only place where an error becomes an exit code.
+
+0 the work is done, 1 it failed, 2 the arguments or the data are wrong, 130 it was interrupted. A verb imports what it
+needs when it is called, so that `maskrcnn --help` answers at once.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..errors import MaskRCNNError
+from .check import check
+from .demo import demo
+from .evaluate import evaluate
+from .info import info
+from .predict import predict
+from .train import train
+
+VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, info, demo)
+
+app = typer.Typer(
+    help="Mask R-CNN: train on your own images, evaluate, predict boxes and masks.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Interrupted(MaskRCNNError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `arguments` (default: this process's own) and leaves with its exit code.
+
+    What went wrong is one sentence on standard error; `--debug`, anywhere among the words, shows the traceback instead.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        app([word for word in words if word != "--debug"] or ["--help"], prog_name="maskrcnn")
+    except MaskRCNNError as error:
+        if debug:
+            raise
+        _leave(str(error), error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _leave(f"{where}{error.strerror or error}", 1)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda asked: _print_version(asked), help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def _print_version(asked: bool | None) -> bool:
+    if asked:
+        print(f"maskrcnn {__version__}")
+        raise typer.Exit
+    return False
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f"maskrcnn: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(verb)
+    def run(*arguments: Any, **named: Any) -> None:
+        try:
+            verb(*arguments, **named)
+        except KeyboardInterrupt as error:
+            raise Interrupted(str(error) or f"{verb.__name__} was interrupted") from error
+
+    return run
+
+
+for _verb in VERBS:
+    app.command()(_interruptible(_verb))

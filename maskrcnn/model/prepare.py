@@ -1,0 +1,84 @@
+"""A trained model made ready for inference: norms folded into convolutions, channels last, the precision asked for."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .layers import ConvNorm, FrozenBatchNorm
+from .mask_rcnn import MaskRCNN
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def prepare(model: MaskRCNN, precision: Precision = "fp32") -> MaskRCNN:
+    """A copy of `model` for inference; `model` stays as it is, and the two share no memory that either may change.
+
+    Batch norms, frozen or live, become part of the convolution before them (group norms cannot). Weights of
+    convolutions and fully connected layers take the precision's type; run the copy inside `arithmetic` of the same
+    precision. Boxes, scores and suppression stay float32.
+    """
+    prepared = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in prepared.modules():
+        if isinstance(module, ConvNorm):
+            _fold(module)
+    for module in prepared.modules():
+        if isinstance(module, _LAYERS):
+            module.to(_DTYPES[precision])
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)
+    return prepared
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a prepared model runs."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere."""
+    if wanted in _DTYPES:
+        return wanted  # type: ignore[return-value]
+    if wanted != "auto":
+        raise ValueError(f"precision is one of auto, fp32, bf16, fp16; it got {wanted!r}")
+    return "bf16" if _has_fast_bf16(device) else "fp32"
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Without AVX512-BF16 or AMX a processor emulates bfloat16, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def _fold(block: ConvNorm) -> None:
+    """conv then y = x * s + t becomes one convolution with weight w * s and bias t."""
+    found = _affine(block.norm)
+    if found is None:
+        return
+    scale, shift = found
+    conv = block.conv
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    conv.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).detach(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    block.norm = None
+
+
+def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift of a norm that is one per channel at inference; None for every other."""
+    if isinstance(norm, FrozenBatchNorm):
+        return norm.affine()
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:
+        assert norm.running_mean is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return scale, norm.bias - norm.running_mean * scale
+    return None

@@ -1,0 +1,101 @@
+"""The house as data: which rooms lie on which floor, and how to read what a file imports."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).parents[2] / "maskrcnn"
+
+# A room may import from its own floor and from those below it, never from above.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "config", "structures", "verb"),
+    ("ops",),
+    ("images", "canvas", "inputs", "model"),
+    ("results", "visualize", "tiling", "weights", "data", "evaluate"),
+    ("predict", "train", "export"),
+    ("serve", "demo"),
+    ("cli", "__init__", "__main__"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# What may be imported while a module is being imported; everything else waits until a function needs it.
+EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping"}
+# Rooms that must not know others of their own floor or below.
+STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("ops", ("config", "structures", "errors")),
+    ("model", ("images", "canvas", "inputs")),
+    ("data", ("model", "weights", "results", "evaluate")),
+    ("canvas", ("model",)),
+    ("images", ("canvas", "model")),
+    ("results", ("model", "data.loader")),
+)
+READERS_OF_MODEL_CONFIG = {"model.build"}  # within `model`
+
+
+class Import(NamedTuple):
+    """One import of a module: by whom, of what, whether while importing, and the line."""
+
+    importer: str  # dotted, below the package; `model.rpn`
+    target: str  # dotted, below the package (`ops.nms`), or a foreign module's first name (`torch`)
+    own: bool  # of this package
+    eager: bool
+    line: int
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below the package of every file; a folder's `__init__.py` has the folder's name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = path
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def imports_of(module: str, path: Path) -> list[Import]:
+    """Every import in a file but those under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    return list(_walk(tree, module, path.name == "__init__.py", eager=True))
+
+
+def _walk(node: ast.AST, module: str, is_folder: bool, *, eager: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            for other in child.orelse:
+                yield from _walk(other, module, is_folder, eager=eager)
+        elif isinstance(child, ast.Import):
+            for alias in child.names:
+                yield _named(alias.name, module, eager, child.lineno)
+        elif isinstance(child, ast.ImportFrom):
+            yield from _from(child, module, is_folder, eager)
+        else:
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, module, is_folder, eager=eager and not inside)
+
+
+def _named(name: str, module: str, eager: bool, line: int) -> Import:
+    first, _, rest = name.partition(".")
+    own = first == PACKAGE.name
+    return Import(module, (rest or "__init__") if own else first, own, eager, line)
+
+
+def _from(node: ast.ImportFrom, module: str, is_folder: bool, eager: bool) -> Iterator[Import]:
+    if node.level == 0:
+        base = _named(node.module or "", module, eager, node.lineno)
+        if not base.own:
+            yield base
+            return
+        stem = [] if base.target == "__init__" else base.target.split(".")
+    else:
+        here = [] if module == "__init__" else module.split(".")
+        keep = len(here) + (1 if is_folder else 0) - node.level
+        stem = here[: max(keep, 0)] + (node.module.split(".") if node.module else [])
+    known = modules()
+    for alias in node.names:
+        deeper = ".".join([*stem, alias.name])
+        yield Import(module, deeper if deeper in known else ".".join(stem) or "__init__", True, eager, node.lineno)

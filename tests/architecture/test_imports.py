@@ -1,0 +1,202 @@
+"""Imports point down, heavy libraries stay at the edge, and importing does nothing."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import maskrcnn
+from tests.architecture.layers import (
+    EAGER,
+    FLOOR_OF,
+    FLOORS,
+    READERS_OF_MODEL_CONFIG,
+    STRANGERS,
+    Import,
+    imports_of,
+    modules,
+    room,
+)
+
+MODULES = modules()
+IMPORTS = [found for module, path in MODULES.items() for found in imports_of(module, path)]
+OWN = [found for found in IMPORTS if found.own]
+FOREIGN = [found for found in IMPORTS if not found.own and found.target not in sys.stdlib_module_names]
+
+PUBLIC = {
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "MaskRCNNError",
+    "ModelConfig",
+    "Predictor",
+    "Result",
+    "TrainConfig",
+    "TrainingError",
+    "evaluate",
+    "load",
+    "train",
+}
+
+
+def told(found: list[Import]) -> str:
+    return "\n".join(f"{one.importer}, line {one.line}: imports {one.target}" for one in found)
+
+
+def test_the_reader_of_imports_sees_what_is_there() -> None:
+    seen = {(one.importer, one.target, one.eager) for one in IMPORTS}
+    assert ("model.build", "config", True) in seen
+    assert ("ops.nms", "ops.dispatch", True) in seen
+    assert ("ops.nms", "ops.nms_numba", False) in seen
+    assert ("cli.main", "__init__", True) in seen
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(module) for module in MODULES} <= FLOOR_OF.keys()
+
+
+def test_imports_point_down() -> None:
+    upward = [
+        one
+        for one in OWN
+        if FLOOR_OF[room(one.target)] > FLOOR_OF[room(one.importer)] and one.target != "__init__"  # for the version
+    ]
+    assert not upward, told(upward)
+
+
+def test_rooms_that_must_not_know_each_other_do_not() -> None:
+    wrong = [
+        one
+        for one in OWN
+        for who, others in STRANGERS
+        if room(one.importer) == who
+        and any(one.target == other or one.target.startswith(f"{other}.") for other in others)
+    ]
+    assert not wrong, told(wrong)
+
+
+def test_only_the_parts_list_reads_the_config_of_the_model() -> None:
+    readers = [
+        one
+        for one in OWN
+        if room(one.importer) == "model" and one.target == "config" and one.importer not in READERS_OF_MODEL_CONFIG
+    ]
+    assert not readers, told(readers)
+
+
+def test_there_are_no_circles() -> None:
+    below = {module: {one.target for one in OWN if one.eager and one.importer == module} for module in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for target in below.get(module, ()):
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_heavy_libraries_are_imported_late() -> None:
+    early = [
+        one
+        for one in FOREIGN
+        if one.eager
+        and one.target not in EAGER
+        and not (one.target == "numba" and one.importer.startswith("ops.") and one.importer.endswith("_numba"))
+        and not (one.target == "triton" and one.importer.startswith("ops.") and one.importer.endswith("_triton"))
+        and not (one.target == "typer" and room(one.importer) == "cli")
+    ]
+    assert not early, told(early)
+
+
+@pytest.mark.parametrize("library", ["numba", "triton"])
+def test_kernels_live_in_files_of_their_own(library: str) -> None:
+    wrong = [one for one in FOREIGN if one.target == library and one.eager and not one.importer.endswith(f"_{library}")]
+    assert not wrong, told(wrong)
+    files = [
+        one for one in OWN if one.eager and one.target.endswith(f"_{library}") and one.importer[-6:] != library[-6:]
+    ]
+    assert not files, told(files)
+
+
+def test_the_ground_floor_needs_no_torch_but_for_its_bundles() -> None:
+    wrong = [one for one in FOREIGN if room(one.importer) in set(FLOORS[0]) - {"structures"} and one.target == "torch"]
+    assert not wrong, told(wrong)
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(maskrcnn.__all__) == PUBLIC
+    assert set(dir(maskrcnn)) == PUBLIC | {"__version__"}
+    for name in PUBLIC:
+        assert callable(getattr(maskrcnn, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = maskrcnn.nothing
+
+
+def run_python(program: str) -> Any:
+    """What `program` prints, as JSON, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_importing_does_nothing() -> None:
+    answer = run_python(
+        """
+import json, logging, os, random, sys, threading, warnings
+import numpy, torch
+def state():
+    return [dict(os.environ), torch.get_num_threads(), torch.get_num_interop_threads(), torch.initial_seed(),
+            str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
+            torch.get_rng_state()[:8].tolist(), hash(random.getstate()),
+            int(numpy.random.get_state()[1][0]), len(logging.root.handlers), logging.root.level,
+            threading.active_count(), len(warnings.filters), torch.multiprocessing.get_sharing_strategy()]
+before, loaded = state(), set(sys.modules)
+import maskrcnn
+light = sorted(name for name in set(sys.modules) - loaded if not name.startswith("maskrcnn"))
+for name in maskrcnn.__all__:
+    getattr(maskrcnn, name)
+import maskrcnn.cli.main, maskrcnn.model.build, maskrcnn.train.loop, maskrcnn.evaluate.run
+late = ("numba", "triton", "matplotlib", "faster_coco_eval", "rich", "tensorboard", "torchvision", "cv2")
+heavy = [name for name in late if name in sys.modules and name not in loaded]
+print(json.dumps({"unchanged": state() == before, "light": light, "heavy": heavy}))
+"""
+    )
+    assert answer["unchanged"]
+    assert answer["heavy"] == []
+    assert {str(name).split(".")[0] for name in answer["light"]} <= sys.stdlib_module_names
+
+
+def test_help_needs_no_torch() -> None:
+    answer = run_python(
+        """
+import contextlib, io, json, sys
+from maskrcnn.cli.main import main
+with contextlib.redirect_stdout(io.StringIO()) as text:
+    try:
+        main(["--help"])
+    except SystemExit as end:
+        code = end.code
+heavy = [name for name in ("torch", "numpy", "PIL", "numba") if name in sys.modules]
+print(json.dumps({"code": code, "text": text.getvalue(), "heavy": heavy}))
+"""
+    )
+    assert answer["code"] == 0
+    assert "predict" in str(answer["text"])
+    assert answer["heavy"] == []
+
+
+@pytest.mark.parametrize(("verb", "room_of_verb"), [("train", "train.loop"), ("evaluate", "evaluate.run")])
+def test_a_folder_is_also_the_function_of_its_name(verb: str, room_of_verb: str) -> None:
+    answer = run_python(
+        f"import json, maskrcnn, maskrcnn.{room_of_verb}\n"
+        f"print(json.dumps([callable(maskrcnn.{verb}), maskrcnn.{room_of_verb}.__name__]))"
+    )
+    assert answer == [True, f"maskrcnn.{room_of_verb}"]

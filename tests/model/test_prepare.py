@@ -1,0 +1,109 @@
+"""Prepared for inference, a model says what it said before."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn.config import ModelConfig, preset
+from maskrcnn.model.build import build
+from maskrcnn.model.layers import ConvNorm, FrozenBatchNorm
+from maskrcnn.model.prepare import arithmetic, choose_precision, prepare
+from maskrcnn.structures import Images
+
+CPU = torch.device("cpu")
+
+
+def small(norm: str) -> ModelConfig:
+    config = preset("R-18-FPN-tiny")
+    backbone = replace(config.backbone, norm=norm, width=8, freeze_at=0)
+    return replace(
+        config, classes=3, backbone=backbone, box_head=replace(config.box_head, score_threshold=0.0, max_detections=20)
+    )
+
+
+def wild(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Statistics and affines of every norm drawn from a seed, so that folding them wrongly shows."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2, generator=rng)
+                module.running_var.uniform_(0.5, 2, generator=rng)
+                module.weight.uniform_(0.5, 1.5, generator=rng)
+                module.bias.normal_(0, 0.2, generator=rng)
+    return model
+
+
+def pictures(seed: int = 0) -> Images:
+    rng = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=rng, dtype=torch.uint8)
+    sizes = torch.tensor([[64, 96], [50, 70]])
+    return Images(pixels, sizes, sizes, torch.ones(2, 2), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
+def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str) -> None:
+    model = wild(build(small(norm))).eval()
+    images = pictures()
+    with torch.inference_mode():
+        expected, prepared = model.pyramid(images), prepare(model)
+        for got, want in zip(prepared.pyramid(images), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        before, after = model.detect(images), prepared.detect(images)
+    torch.testing.assert_close(after.scores, before.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(after.boxes, before.boxes, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+def test_norms_are_gone_from_the_copy_and_remain_in_the_model(norm: str) -> None:
+    model = wild(build(small(norm)))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    prepared = prepare(model)
+    assert not any(isinstance(module, FrozenBatchNorm | nn.BatchNorm2d) for module in prepared.modules())
+    assert model.training
+    assert not prepared.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not {p.data_ptr() for p in prepared.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+def test_folding_by_hand() -> None:
+    """w 2, mean 1, var 4 - eps, weight 3, bias 5: y = (2x - 1) / 2 * 3 + 5 = 3x + 3.5."""
+    block = ConvNorm(1, 1, 1, norm="frozen_bn", norm_eps=1.0)
+    with torch.no_grad():
+        block.conv.weight.fill_(2.0)
+        for name, value in (("running_mean", 1.0), ("running_var", 3.0), ("weight", 3.0), ("bias", 5.0)):
+            getattr(block.norm, name).fill_(value)
+    from maskrcnn.model.prepare import _fold
+
+    _fold(block)
+    assert block.norm is None
+    assert block.conv.weight.item() == 3.0
+    assert block.conv.bias is not None
+    assert block.conv.bias.item() == 3.5
+
+
+def test_bf16_stays_near_and_boxes_stay_float32() -> None:
+    model = wild(build(small("bn"))).eval()
+    images = pictures()
+    prepared = prepare(model, "bf16")
+    assert prepared.box_head.fc[0].weight.dtype == torch.bfloat16
+    assert prepared.mean.dtype == torch.float32
+    with torch.inference_mode(), arithmetic("bf16", CPU):
+        got = prepared.pyramid(images)
+        detections = prepared.detect(images)
+    want = model.pyramid(images)
+    assert got[0].dtype == torch.bfloat16
+    assert (got[0].float() - want[0]).abs().max() < 0.05 * want[0].abs().max()
+    assert detections.boxes.dtype == detections.scores.dtype == torch.float32
+
+
+def test_precision_is_what_was_asked_for() -> None:
+    assert choose_precision("fp32", CPU) == "fp32"
+    assert choose_precision("bf16", CPU) == "bf16"
+    assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert choose_precision("auto", torch.device("meta")) == "fp32"
+    with pytest.raises(ValueError, match="fp8"):
+        choose_precision("fp8", CPU)
