@@ -28,8 +28,8 @@ class InputConfig:
     channel_order: Literal["rgb", "bgr"] = "rgb"  # what the first convolution was trained on; pixels are always RGB
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in `channel_order`, of 0..255
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    min_size: int = 800  # shorter side at test; 0 keeps the picture's own size, times `scale`
-    scale: float = 1.0  # canvas pixels per picture pixel where `min_size` is 0: above 1 for objects of few pixels
+    min_size: int = 800  # shorter side at test; 0 keeps the picture's own size, times `zoom`
+    zoom: float = 1.0  # canvas pixels per picture pixel where `min_size` is 0: above 1 for objects of few pixels
     max_size: int = 1333  # bound of the longer side
     resize: Literal["pillow", "float", "opencv"] = "pillow"  # uint8 antialiased, or float bilinear without antialias
     size_rounding: Literal["half_up", "floor", "half_even"] = "half_up"

@@ -61,7 +61,7 @@ def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
 def resize_scales(dataset: Dataset, model: ModelConfig) -> np.ndarray:
     """float64 [N]: the factor by which the model resizes each image."""
     if model.input.min_size == 0:
-        return np.ones(len(dataset))
+        return np.full(len(dataset), model.input.zoom)
     sizes = dataset.sizes.astype(np.float64)
     return np.minimum(model.input.min_size / sizes.min(axis=1), model.input.max_size / sizes.max(axis=1))
 
