@@ -255,13 +255,7 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == bool:
         return array * np.uint8(255)
     if array.dtype.kind == "f":
-        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(array.min()), float(array.max())
-        if low < 0 or high > 255:
-            array = (array - low) * (255 / max(high - low, 1e-30))
-        elif high <= 1:
-            array = array * 255
-        return np.rint(array).astype(np.uint8)
+        return _float_to_uint8(np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0))
     if array.dtype.kind not in "iu":
         raise DataError(f"{name}: pixels of type {array.dtype} are no brightness; expected integers, floats or bits")
     low, high = int(array.min()), int(array.max())
@@ -271,6 +265,17 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
         return array.astype(np.uint8)
     full = 4095 if high <= 4095 else 65535
     return ((array.astype(np.uint32) * 255 + full // 2) // full).astype(np.uint8)
+
+
+def _float_to_uint8(array: np.ndarray) -> np.ndarray:
+    low, high = array.min(), array.max()
+    if low < 0 or high > 255:
+        reach = max(abs(low), abs(high))  # first into -1..1: the difference of two floats need not be a float
+        array, low, high = array / reach, low / reach, high / reach
+        array = (array - low) * (255 / (high - low)) if high > low else np.zeros_like(array)
+    elif high <= 1:
+        array = array * 255
+    return np.rint(array).astype(np.uint8)
 
 
 def _with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
