@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..ops.rle import counts_from_bitmap, string_from_counts
 from .drawn_shapes import CLASSES, FIGURE, FLIP_PAIRS, JOINTS, SKELETON, Shape, shape_of
 
 VERSION = 1  # of the drawing: another number means other pictures from the same seed
@@ -249,10 +250,9 @@ def _segmentation(thing: _Object) -> list[list[float]] | dict[str, Any]:
     whole = min(x1, y1) >= 0 and max(x2, y2) <= SIDE and not thing.shape.holes
     if whole and thing.covered == 0:
         return [part.ravel().tolist() for part in thing.shape.parts]
-    flat = thing.visible.ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat, prepend=False)).tolist()
-    counts = np.diff([0, *changes, flat.size]).tolist()
-    return {"size": [SIDE, SIDE], "counts": counts}
+    counts = counts_from_bitmap(thing.visible)
+    compressed = counts[0] % 2 == 1  # either form may stand in a file, so both do here
+    return {"size": [SIDE, SIDE], "counts": string_from_counts(counts).decode() if compressed else counts.tolist()}
 
 
 def _joints(thing: _Object, joints: np.ndarray) -> dict[str, Any]:

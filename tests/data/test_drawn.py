@@ -72,6 +72,8 @@ def test_the_statistics_are_the_claimed_ones(folder) -> None:
     assert min(np.bincount([a["category_id"] for a in annotations], minlength=7)[1:]) > len(annotations) / 12
     kinds = [isinstance(annotation["segmentation"], list) for annotation in annotations]
     assert 0.15 < np.mean(kinds) < 0.85
+    counts = [type(a["segmentation"]["counts"]) for a, kind in zip(annotations, kinds, strict=True) if not kind]
+    assert 0.2 < np.mean([kind is str for kind in counts]) < 0.8
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
@@ -92,7 +94,9 @@ def test_an_annotation_is_what_can_be_seen() -> None:
                 theirs = pycocotools_mask.decode(rle).astype(bool)  # rounds vertices to a fifth of a pixel
                 assert (mask & theirs).sum() / (mask | theirs).sum() > 0.8
             else:
-                mask = pycocotools_mask.decode(pycocotools_mask.frPyObjects(segmentation, SIDE, SIDE)).astype(bool)
+                if isinstance(segmentation["counts"], list):
+                    segmentation = pycocotools_mask.frPyObjects(segmentation, SIDE, SIDE)
+                mask = pycocotools_mask.decode(segmentation).astype(bool)
             assert (mask == visible).all()
             assert annotation["area"] == visible.sum()
             rows, columns = np.nonzero(visible)
