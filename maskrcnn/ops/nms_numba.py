@@ -1,5 +1,7 @@
 """`nms` on a CPU: one image a thread, no matrix, and no more work once `top` boxes have survived."""
 
+# ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
+
 import numba
 import numpy as np
 import torch
@@ -31,13 +33,13 @@ def nms_numba(
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _nms_images(boxes, groups, candidates, order, limit, extra, index, kept):  # noqa: ANN001, ANN202
+def _nms_images(boxes, groups, candidates, order, limit, extra, index, kept):
     for b in numba.prange(len(boxes)):
         _nms_image(boxes[b], groups[b], candidates[b], order[b], limit, extra, index[b], kept[b])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _nms_image(boxes, groups, candidates, order, limit, extra, index, kept):  # noqa: ANN001, ANN202
+def _nms_image(boxes, groups, candidates, order, limit, extra, index, kept):
     zero, top = np.float32(0), len(index)
     x1, y1, x2, y2, areas = np.empty((5, top), np.float32)  # the survivors, so that the inner loop reads in order
     group = np.empty(top, np.int64)

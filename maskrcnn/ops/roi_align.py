@@ -75,9 +75,10 @@ def roi_align_reference(
     B, C = pyramid[0].shape[:2]
     R, S = boxes.shape[1], grid.size
     shapes = [(features.shape[2], features.shape[3]) for features in pyramid]
-    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1)
+    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, the gradient's too
+    pixels = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in pyramid], dim=1).to(dtype)
     total = pixels.shape[1]
-    pixels = pixels.reshape(B * total, C)
+    pixels = pixels.flatten(0, 1)
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes, 0.0)
     row = torch.tensor([width for _, width in shapes], device=boxes.device)[levels]
@@ -87,7 +88,6 @@ def roi_align_reference(
     scale = boxes.new_tensor(grid.scales)[levels]  # [B R 2]
     y, bound_y, count_y = _axis(boxes[..., 1] * scale[..., 0], boxes[..., 3] * scale[..., 0], heights, grid)
     x, bound_x, count_x = _axis(boxes[..., 0] * scale[..., 1], boxes[..., 2] * scale[..., 1], widths, grid)
-    dtype = torch.promote_types(pixels.dtype, torch.float32)
     out = torch.zeros(B, R, S, S, C, dtype=dtype, device=boxes.device)
     for i in range(bound_y):
         for j in range(bound_x):
@@ -107,7 +107,7 @@ def roi_align_reference(
     if aggregate == "average":
         out = out / (count_y * count_x).clamp(min=1)[..., None, None, None].to(dtype)
     out = torch.where(valid[..., None, None, None], out, 0.0)
-    return out.to(pixels.dtype).permute(0, 1, 4, 2, 3)
+    return out.to(pyramid[0].dtype).permute(0, 1, 4, 2, 3)
 
 
 def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:

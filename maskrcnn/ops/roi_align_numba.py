@@ -5,6 +5,8 @@ bin is a short weighted sum of pixels, and the inner loop runs over their channe
 rows of the map that only it writes, in the order of the boxes: no races, and the same sum for any number of threads.
 """
 
+# ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +104,7 @@ def _read(value: Any) -> Any:
 
 
 @overload(_read, inline="always")
-def _overload_read(value):  # noqa: ANN001, ANN202
+def _overload_read(value):
     if isinstance(value, types.Integer):  # bfloat16 is the upper half of a float32
         return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
     return lambda value: value
@@ -113,10 +115,10 @@ def _write(out: Any, sums: Any) -> None:
 
 
 @overload(_write)
-def _overload_write(out, sums):  # noqa: ANN001, ANN202
+def _overload_write(out, sums):
     if isinstance(out.dtype, types.Integer):
 
-        def write(out, sums):  # noqa: ANN001, ANN202
+        def write(out, sums):
             bits = sums.view(np.uint32)
             for c in range(len(out)):  # to the nearest, ties to even; a NaN that came from bfloat16 stays one
                 odd = (bits[c] >> np.uint32(16)) & np.uint32(1)
@@ -124,7 +126,7 @@ def _overload_write(out, sums):  # noqa: ANN001, ANN202
 
         return write
 
-    def copy(out, sums):  # noqa: ANN001, ANN202
+    def copy(out, sums):
         for c in range(len(out)):
             out[c] = sums[c]
 
@@ -132,7 +134,7 @@ def _overload_write(out, sums):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _axis(start, end, side, sampling, size, aligned):  # noqa: ANN001, ANN202
+def _axis(start, end, side, sampling, size, aligned):
     """Pixels and weights that each bin has along one axis: those of bin p stand at first[p] .. first[p + 1].
 
     `sampling` as in `roi_align`, or where it is negative as many points as a bin has pixels, at most -sampling.
@@ -175,7 +177,7 @@ def _axis(start, end, side, sampling, size, aligned):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out):  # noqa: ANN001, ANN202
+def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out):
     _, H, W, C = pixels.shape
     for k in numba.prange(len(slots)):
         b, box = slots[k] // R, boxes[slots[k]]
@@ -200,7 +202,7 @@ def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, aligned,
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _split(boxes, slots, R, scale_y, shape, size, parts):  # noqa: ANN001, ANN202
+def _split(boxes, slots, R, scale_y, shape, size, parts):
     """Bounds of `parts` runs of the B x H rows of a map with about the same work, clearing included."""
     B, H, W, _ = shape
     work = np.full(B * H + 1, W / 4)  # clearing a pixel costs about a quarter of adding to one
@@ -221,7 +223,7 @@ def _split(boxes, slots, R, scale_y, shape, size, parts):  # noqa: ANN001, ANN20
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out, parts):  # noqa: ANN001, ANN202
+def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out, parts):
     _, H, W, C = out.shape
     bounds = _split(boxes, slots, R, scale_y, out.shape, size, parts)
     for part in numba.prange(parts):
