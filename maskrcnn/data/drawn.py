@@ -171,7 +171,7 @@ def _texture(size: tuple[int, int], palette: np.ndarray, rng: np.random.Generato
         case "clouds":
             grain = rng.uniform(5, 20)  # pixels
             coarse = rng.uniform(0, 255, (round(size[0] / grain) + 1, round(size[1] / grain) + 1)).astype(np.uint8)
-            mix = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)) / 255
+            mix = np.asarray(Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC)) / 255
         case _:
             mix = np.sin(along / rng.uniform(90, 300) + phase) / 2 + 0.5
     first, second = palette[rng.choice(len(palette), 2, replace=False)]

@@ -262,11 +262,8 @@ def _evaluate(
         annotations = [_with_mask(a, s) for a, s in zip(truth.annotations, truth.segmentations, strict=True)]
     categories = [{"id": id, "name": dataset.categories[label].name} for id, label in zip(ids, labels, strict=True)]
     gt = COCO({"info": {}, "images": truth.images, "annotations": annotations, "categories": categories})
-    # Only the task's own field: with a `bbox` beside it a mask would count with the area of its box.
-    fields = ("image_id", "category_id", "score", _FIELD[task])
-    found = gt.loadRes(
-        [{f: row[f] for f in fields} for row in rows if row["category_id"] in wanted and row.get(fields[3])]
-    )
+    mine = [row for row in rows if row["category_id"] in wanted and row.get(_FIELD[task])]
+    found = COCO({**gt.dataset, "annotations": _found(task, mine)})
     run = COCOeval_faster(gt, found, _KIND[task], kpt_oks_sigmas=None if sigmas is None else list(sigmas))  # type: ignore[arg-type]
     run.params.catIds = ids
     run.params.maxDets = limits
@@ -274,6 +271,29 @@ def _evaluate(
     run.accumulate()
     arrays = (np.asarray(run.eval[name]) for name in ("precision", "recall", "scores"))
     return _Piece(labels, *arrays, areas=list(run.params.areaRngLbl), limits=limits)
+
+
+def _found(task: str, rows: list[Row]) -> list[dict[str, Any]]:
+    """The rows as faster-coco-eval's `loadRes` completes them: with an id, and an area that comes from the task's own
+    field alone. A mask must not count with the area of its box.
+    """
+    from faster_coco_eval.core import mask as mask_api
+
+    field = _FIELD[task]
+    match task:
+        case "box":
+            areas = [row["bbox"][2] * row["bbox"][3] for row in rows]
+        case "mask":
+            areas = np.asarray(mask_api.area([row["segmentation"] for row in rows])).tolist() if rows else []
+        case _:
+            areas = [float(np.ptp(row["keypoints"][0::3]) * np.ptp(row["keypoints"][1::3])) for row in rows]
+    return [
+        {
+            "id": i, "image_id": row["image_id"], "category_id": row["category_id"], "score": row["score"],
+            field: row[field], "area": area, "iscrowd": 0,
+        }
+        for i, (row, area) in enumerate(zip(rows, areas, strict=True), 1)
+    ]  # fmt: skip
 
 
 def _with_mask(annotation: dict[str, Any], segmentation: Any) -> dict[str, Any]:
