@@ -1,0 +1,294 @@
+"""What a training picture goes through, on image and record alike: jittered resize, square crop, flips, colour.
+
+`draw_geometry` makes every geometric choice from the picture's size alone, before a pixel is read: the loader knows a
+picture's canvas from it, and `augment` resizes only the part of the picture that the crop keeps. Section 3.1 of the
+paper has the resize and the horizontal flip; the rest is for training from scratch on little data.
+
+A mask is made once, in the original picture, as S x S bits over its object's tight box. What follows moves the frame of
+the bits and never the bits; a quarter turn also transposes them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..canvas import fit, resize
+from ..config import AugmentConfig, InputConfig
+from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
+from .records import Record
+
+MASK_SIDE = 112  # S, of a stored mask
+NO_AUGMENTATION = AugmentConfig(horizontal_flip=0.0)
+_SMALLEST = 1.0  # canvas pixels; of what a crop leaves of an object, a side below that is nothing to learn from
+
+
+class Geometry(NamedTuple):
+    """Where a picture goes: resized, cut, mirrored, then turned."""
+
+    resized: tuple[int, int]
+    scales: tuple[float, float]  # new pixels per original pixel, (y, x)
+    window: tuple[int, int, int, int]  # y1, x1, y2, x2 of the crop, in resized pixels
+    mirror_x: bool  # left becomes right
+    mirror_y: bool
+    quarter_turns: int  # counterclockwise
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the result."""
+        y1, x1, y2, x2 = self.window
+        return (x2 - x1, y2 - y1) if self.quarter_turns % 2 else (y2 - y1, x2 - x1)
+
+
+class Sample(NamedTuple):
+    """An augmented picture and its n objects, in its pixels. `frames` are the masks', mirrored where the mask is."""
+
+    image: np.ndarray  # [h w I], uint8 or float32 as the resize kernel gives it, 0..255
+    scales: tuple[float, float]
+    boxes: np.ndarray  # float32 [n 4], xyxy
+    labels: np.ndarray  # int64 [n]
+    ignore: np.ndarray  # bool [n]
+    masks: np.ndarray | None  # bool [n S S]; all False where the mask is not known (box only, crowd)
+    frames: np.ndarray | None  # float32 [n 4]
+    joints: np.ndarray | None  # float32 [n J 3]
+
+
+def draw_geometry(
+    rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig, rule: InputConfig
+) -> Geometry:
+    """The geometric choices for a picture of `size`. Always the same number of draws, so that settings don't mix."""
+    choice, factor, top, left, across, down = rng.random(6)
+    turns = int(rng.integers(4))
+    min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
+    resized, scales = fit(
+        *size, min_size=min_size, max_size=rule.max_size, size_rounding=rule.size_rounding, zoom=rule.zoom
+    )
+    low, high = (math.log(bound) for bound in config.scale)
+    if (low, high) != (0.0, 0.0):
+        scale = math.exp(low + (high - low) * factor)
+        if not config.crop:  # nothing else bounds the canvas
+            scale = min(scale, max(rule.max_size / max(resized), 1.0))
+        resized = max(round(resized[0] * scale), 1), max(round(resized[1] * scale), 1)
+        scales = resized[0] / size[0], resized[1] / size[1]
+    height, width = resized
+    if config.crop:
+        height, width = min(height, config.crop), min(width, config.crop)
+    y, x = int(top * (resized[0] - height + 1)), int(left * (resized[1] - width + 1))
+    return Geometry(
+        resized=resized,
+        scales=scales,
+        window=(y, x, y + height, x + width),
+        mirror_x=bool(across < config.horizontal_flip),
+        mirror_y=bool(down < config.vertical_flip),
+        quarter_turns=turns if config.rotate90 else 0,
+    )
+
+
+def augment(
+    image: np.ndarray,
+    record: Record,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    rule: InputConfig,
+    *,
+    masks: bool = True,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+    joint_shift: float = 0.0,
+) -> Sample:
+    """The picture, uint8 [H W I] of the record's size, and its objects as `rng` wills. Changes neither argument.
+
+    An object that the crop cuts gets the tight box of what is left of its mask. Where that is less than
+    `config.min_visible` of its area it becomes an ignore region: the network may find it and need not. Boxes that
+    nothing cuts stay exact.
+
+    An object without a mask (box only) keeps its box and has an all-False mask, which says "not known" and must carry
+    no mask loss; so has a crowd, which carries none anyway, and an object so thin that it covers no cell's centre.
+
+    Args:
+        masks: whether to make masks; without, `masks` and `frames` are None.
+        flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
+        joint_shift: added to the annotated joints; 0.5 where they are indices of pixels.
+    """
+    geometry = draw_geometry(rng, record.size, config, rule)
+    pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
+    seen = _see(record, geometry, config.min_visible, masks)
+    boxes, frames, bits = _turn(seen.boxes, geometry), _turn(seen.frames, geometry), seen.bits
+    if bits is not None and geometry.quarter_turns % 2:
+        bits = bits.swapaxes(1, 2)
+    joints = None if record.joints is None else record.joints[seen.index]
+    return Sample(
+        image=pixels,
+        scales=geometry.scales,
+        boxes=np.concatenate((np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])), axis=1),
+        labels=record.labels[seen.index],
+        ignore=seen.ignore,
+        masks=bits,
+        frames=frames if masks else None,
+        joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift),
+    )
+
+
+# --- pixels ------------------------------------------------------------------------------------------------------
+
+
+def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
+    """The crop alone is resized, from the part of the picture that it shows."""
+    y1, x1, y2, x2 = geometry.window
+    step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
+    if (y1, x1, y2, x2) == (0, 0, *geometry.resized):
+        window = None
+    else:
+        # never a hair beyond the picture
+        right, bottom = min(x2 * step_x, image.shape[1]), min(y2 * step_y, image.shape[0])
+        window = (y1 * step_y, x1 * step_x, bottom, right)
+    steps = (step_y, step_x) if rule.resize == "opencv" else None
+    pixels = resize(image, (y2 - y1, x2 - x1), rule.resize, steps=steps, window=window)
+    pixels = pixels[:, ::-1] if geometry.mirror_x else pixels
+    pixels = pixels[::-1] if geometry.mirror_y else pixels
+    return np.rot90(pixels, geometry.quarter_turns)
+
+
+def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
+    """Brightness multiplies; contrast scales about the mean grey; saturation scales about each pixel's own grey."""
+    strengths = np.array([config.brightness, config.contrast, config.saturation])
+    brightness, contrast, saturation = 1 + strengths * rng.uniform(-1, 1, size=3)
+    if not strengths.any():
+        return pixels
+    values = pixels.astype(np.float32) * np.float32(brightness)
+    if config.contrast:
+        values = values.mean() + (values - values.mean()) * np.float32(contrast)
+    if config.saturation and values.shape[2] == 3:
+        grey = values @ _LUMINANCE
+        values = grey[..., None] + (values - grey[..., None]) * np.float32(saturation)
+    values = values.clip(0, 255)
+    return np.rint(values).astype(np.uint8) if pixels.dtype == np.uint8 else values.astype(np.float32)
+
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+
+
+# --- objects -----------------------------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    """The objects of which the window shows something, in its pixels, before mirrors and turns."""
+
+    index: np.ndarray  # [n], into the record
+    boxes: np.ndarray  # float32 [n 4]
+    frames: np.ndarray  # float32 [n 4]
+    bits: np.ndarray | None  # bool [n S S]
+    ignore: np.ndarray  # bool [n]
+
+
+def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) -> _Seen:
+    """Masks are made only of objects in the window; those on its rim are cut to what their bits show inside."""
+    scale, offset = np.tile(geometry.scales[::-1], 2), np.tile([geometry.window[1], geometry.window[0]], 2)
+    whole = geometry.window == (0, 0, *geometry.resized)
+    y1, x1, y2, x2 = geometry.window
+    limits = np.array([x2 - x1, y2 - y1], dtype=np.float64)
+    boxes = record.boxes * scale - offset
+    index = np.flatnonzero(((boxes[:, :2] < limits) & (boxes[:, 2:] > 0)).all(axis=1) | whole)
+    boxes, ignore = boxes[index], record.ignore[index]
+    frames, bits = boxes, None
+    if masks:
+        original, bits = _masks(record, index)
+        frames = original * scale - offset
+    if not whole:
+        low, high = np.minimum(boxes, frames)[:, :2], np.maximum(boxes, frames)[:, 2:]
+        cut = ((low < 0) | (high > limits)).any(axis=1)
+        boxes, share = _cut(boxes, frames, bits, cut, limits)
+        ignore = ignore | (share < min_visible)
+        left = ~cut | ((share > 0) & (boxes[:, 2:] - boxes[:, :2] >= _SMALLEST).all(axis=1))
+        index, boxes, frames, ignore = index[left], boxes[left], frames[left], ignore[left]
+        bits = None if bits is None else bits[left]
+    return _Seen(index, boxes.astype(np.float32), frames.astype(np.float32), bits, ignore)
+
+
+def _cut(
+    boxes: np.ndarray, frames: np.ndarray, bits: np.ndarray | None, cut: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For objects on the rim (`cut`), the box of what is inside 0..limits and its share of the whole; others as they
+    are, share 1. By the bits where there are any (to a cell, 1/S of the frame), else by the box.
+    """
+    inner = np.concatenate((boxes[:, :2].clip(0, limits), boxes[:, 2:].clip(0, limits)), axis=1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    share = (inner[:, 2:] - inner[:, :2]).prod(axis=1) / np.maximum(area, 1e-9)
+    boxes, share = np.where(cut[:, None], inner, boxes), np.where(cut, share, 1.0)
+    for i in np.flatnonzero(cut) if bits is not None else ():
+        assert bits is not None
+        total = np.count_nonzero(bits[i])
+        if not total:
+            continue
+        edges_x = np.linspace(frames[i, 0], frames[i, 2], MASK_SIDE + 1)
+        edges_y = np.linspace(frames[i, 1], frames[i, 3], MASK_SIDE + 1)
+        columns, rows = _centres_inside(edges_x, limits[0]), _centres_inside(edges_y, limits[1])
+        part = bits[i, rows, columns]
+        share[i] = np.count_nonzero(part) / total
+        if share[i]:
+            used_x, used_y = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
+            x1, x2 = edges_x[columns.start + used_x[0]], edges_x[columns.start + used_x[-1] + 1]
+            y1, y2 = edges_y[rows.start + used_y[0]], edges_y[rows.start + used_y[-1] + 1]
+            boxes[i] = [max(x1, 0), max(y1, 0), min(x2, limits[0]), min(y2, limits[1])]
+    return boxes, share
+
+
+def _centres_inside(edges: np.ndarray, limit: float) -> slice:
+    """The cells of an axis whose centres lie in 0..limit."""
+    centres = (edges[:-1] + edges[1:]) / 2
+    return slice(int(np.searchsorted(centres, 0, side="left")), int(np.searchsorted(centres, limit, side="left")))
+
+
+def _masks(record: Record, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the objects at `index`: tight boxes of the masks, float64 [n 4] in original pixels, and the bits in them, bool
+    [n S S]. An object without a mask has its own box, and no bits; a crowd too.
+    """
+    frames = record.boxes[index].astype(np.float64)
+    bits = np.zeros((len(index), MASK_SIDE, MASK_SIDE), dtype=bool)
+    for slot, i in enumerate(index.tolist()):
+        segmentation = record.segmentations[i]
+        if segmentation is None or record.ignore[i]:
+            continue
+        if isinstance(segmentation, tuple):
+            counts, size = segmentation
+            frames[slot] = rle_box(counts, size)
+            bits[slot] = rasterize_rle(counts, size, frames[slot], MASK_SIDE)
+        else:
+            frames[slot] = polygon_box(segmentation)
+            bits[slot] = rasterize_polygons(segmentation, frames[slot], MASK_SIDE)
+    return frames, bits
+
+
+def _turn(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Mirrors and turns [n 4] corner by corner: what was the first corner stays the first, so frames come mirrored."""
+    corners = _turn_points(boxes.reshape(-1, 2, 2), geometry)
+    return corners.reshape(-1, 4)
+
+
+def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Mirrors and turns (x, y), [... 2]."""
+    y1, x1, y2, x2 = geometry.window
+    width, height = x2 - x1, y2 - y1
+    x, y = points[..., 0], points[..., 1]
+    x = width - x if geometry.mirror_x else x
+    y = height - y if geometry.mirror_y else y
+    for _ in range(geometry.quarter_turns):
+        x, y, width, height = y, width - x, height, width
+    return np.stack((x, y), axis=-1)
+
+
+def _move_joints(
+    joints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float
+) -> np.ndarray:
+    """Joints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not."""
+    y1, x1, y2, x2 = geometry.window
+    points = (joints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]
+    labelled = (joints[..., 2] > 0) & (points >= 0).all(-1) & (points <= [x2 - x1, y2 - y1]).all(-1)
+    moved = np.concatenate((_turn_points(points, geometry), joints[..., 2:]), axis=-1)
+    moved = np.where(labelled[..., None], moved, 0).astype(np.float32)
+    if geometry.mirror_x != geometry.mirror_y and len(flip_pairs):
+        order = np.arange(moved.shape[1])
+        for a, b in flip_pairs:
+            order[a], order[b] = b, a
+        moved = moved[:, order]
+    return moved

@@ -1,0 +1,225 @@
+"""One batch, made where the workers are and laid out where the model is.
+
+`Maker` reads, augments and rasterises the pictures of a job; its `Parcel` holds the objects end to end and their masks
+as packed bits, so that little passes between processes. `unfold` gives every picture its slots. A picture's canvas is
+known from the data set alone, before anything is read.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils import data
+
+from ..canvas import canvas_size, to_images
+from ..config import AugmentConfig, InputConfig
+from ..errors import DataError
+from ..images import read_image
+from ..structures import GroundTruth, Images
+from .augment import MASK_SIDE, Sample, augment, draw_geometry
+from .records import Dataset, joint_slices
+
+FEWEST_SLOTS = 16
+MOST_REPLACEMENTS = 20  # unreadable pictures in a row, after which it must be the whole data set
+
+
+class Batch(NamedTuple):
+    """What a step or an evaluation sees. Pixels lie channels last in memory."""
+
+    images: Images
+    gt: GroundTruth | None  # None where an evaluation did not ask for it
+    image_ids: Int[Tensor, " B"]
+
+
+class Job(NamedTuple):
+    """A batch to be made: which pictures of the data set, on which canvas (height, width)."""
+
+    epoch: int
+    indices: tuple[int, ...]
+    canvas: tuple[int, int]
+
+
+class Parcel(NamedTuple):
+    """A batch on its way: N objects of B pictures end to end."""
+
+    images: Images | None  # None where no picture could be read
+    counts: Tensor  # int64 [B], objects of each picture
+    boxes: Tensor  # float32 [N 4]
+    labels: Tensor  # int64 [N]
+    ignore: Tensor  # bool [N]
+    masks: Tensor | None  # uint8 [N S*S/8], packed
+    frames: Tensor | None  # float32 [N 4]
+    joints: Tensor | None  # float32 [N J 3]
+    image_ids: Tensor  # int64 [B]
+    problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
+
+
+@dataclass
+class Maker(data.Dataset):
+    """Makes the parcel of a `Job`. Holds the data set's buffers and settings only, so it pickles cheaply.
+
+    `policy` is the canvas of pictures that are not cropped. With `replace`, a picture that cannot be read is replaced
+    by the next one of the data set that has the same canvas; else it is left out.
+    """
+
+    dataset: Dataset
+    rule: InputConfig
+    augmentation: AugmentConfig
+    seed: int
+    policy: str
+    masks: bool
+    joint_shift: float
+    replace: bool
+
+    def __post_init__(self) -> None:
+        slices = joint_slices(self.dataset.categories)
+        self.flip_pairs = [
+            (part.start + a, part.start + b)
+            for category, part in zip(self.dataset.categories, slices, strict=True)
+            for a, b in category.flip_pairs
+        ]
+        self.image_ids, self.sizes = self.dataset.image_ids, self.dataset.sizes
+
+    def sample_seed(self, index: int, epoch: int) -> int:
+        """The seed of one picture in one epoch."""
+        return sample_seed(self.seed, epoch, int(self.image_ids[index]))
+
+    def canvas(self, index: int, epoch: int) -> tuple[int, int]:
+        """The canvas of one picture in one epoch."""
+        if self.augmentation.crop:
+            side = self.augmentation.crop
+            return canvas_size((side, side), "exact" if self.policy == "exact" else "multiple-of-32")
+        rng = np.random.default_rng(self.sample_seed(index, epoch))
+        height, width = self.sizes[index].tolist()
+        size = draw_geometry(rng, (height, width), self.augmentation, self.rule).size
+        largest = max(self.augmentation.min_sizes, default=self.rule.min_size)
+        return canvas_size(size, self.policy, min_size=largest, max_size=self.rule.max_size)
+
+    def __getitem__(self, job: Job) -> Parcel:
+        made: list[tuple[int, Sample]] = []
+        problems: list[tuple[int, str]] = []
+        for index in job.indices:
+            found = self._first_readable(index, job, problems)
+            if found is not None:
+                made.append(found)
+        return self._pack(made, job, tuple(problems))
+
+    def _first_readable(self, index: int, job: Job, problems: list[tuple[int, str]]) -> tuple[int, Sample] | None:
+        failed = 0
+        for step in range(len(self.dataset)):
+            candidate = (index + step) % len(self.dataset)
+            if step and self.canvas(candidate, job.epoch) != job.canvas:
+                continue
+            try:
+                return candidate, self._sample(candidate, job.epoch)
+            except DataError as error:
+                problems.append((int(self.image_ids[candidate]), str(error)))
+                failed += 1
+            if not self.replace or failed == MOST_REPLACEMENTS:
+                break
+        return None
+
+    def _sample(self, index: int, epoch: int) -> Sample:
+        record = self.dataset.record(index)
+        image = read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
+        return augment(
+            image,
+            record,
+            np.random.default_rng(self.sample_seed(index, epoch)),
+            self.augmentation,
+            self.rule,
+            masks=self.masks,
+            flip_pairs=self.flip_pairs,
+            joint_shift=self.joint_shift,
+        )
+
+    def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:
+        indices = [index for index, _ in made]
+        samples = [sample for _, sample in made]
+        images = None
+        if made:
+            images = to_images(
+                [sample.image for sample in samples],
+                [(int(h), int(w)) for h, w in self.sizes[indices]],
+                [self.sample_seed(index, job.epoch) for index in indices],
+                canvas=job.canvas,
+                scales=[sample.scales for sample in samples],
+            )
+
+        def together(field: str, *shape: int) -> Tensor:
+            arrays = [getattr(sample, field) for sample in samples]
+            return torch.from_numpy(np.concatenate(arrays)) if arrays else torch.zeros(0, *shape)
+
+        masks = None
+        if self.masks:
+            bits = [sample.masks.reshape(-1, MASK_SIDE**2) for sample in samples if sample.masks is not None]
+            masks = torch.from_numpy(np.packbits(np.concatenate(bits), axis=1)) if bits else torch.zeros(0)
+        return Parcel(
+            images=images,
+            counts=torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64),
+            boxes=together("boxes", 4),
+            labels=together("labels"),
+            ignore=together("ignore"),
+            masks=masks,
+            frames=together("frames", 4) if self.masks else None,
+            joints=together("joints", self.dataset.num_joints, 3) if self.dataset.num_joints else None,
+            image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
+            problems=problems,
+        )
+
+
+def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
+    """Source of all that is random about a sample, 0..2^63 - 1: the three numbers hashed (splitmix64)."""
+    state = 0
+    for word in (run_seed, epoch, image_id):
+        state = (state + word + 0x9E3779B97F4A7C15) & _64_BITS
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _64_BITS
+        state ^= state >> 31
+    return state >> 1
+
+
+_64_BITS = 2**64 - 1
+
+
+def slots(most: int) -> int:
+    """G: the next of 16, 32, 64, ... that holds `most` objects."""
+    count = FEWEST_SLOTS
+    while count < most:
+        count *= 2
+    return count
+
+
+def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
+    """The batch of a parcel that has pictures; `gt` asks for the objects."""
+    assert parcel.images is not None
+    if not gt:
+        return Batch(parcel.images, None, parcel.image_ids)
+    counts = parcel.counts.tolist()
+    B, G = len(counts), slots(max(counts))
+    ends = np.cumsum(counts)
+
+    def laid_out(values: Tensor) -> Tensor:
+        source = values.numpy()
+        table = np.zeros((B, G, *source.shape[1:]), dtype=source.dtype)  # memory that is never touched costs nothing
+        for b, (count, end) in enumerate(zip(counts, ends, strict=True)):
+            table[b, :count] = source[end - count : end]
+        return torch.from_numpy(table)
+
+    masks = None
+    if parcel.masks is not None:
+        bits = np.unpackbits(parcel.masks.numpy(), axis=1).view(np.bool_)
+        masks = laid_out(torch.from_numpy(bits.reshape(-1, MASK_SIDE, MASK_SIDE)))
+    truth = GroundTruth(
+        boxes=laid_out(parcel.boxes),
+        labels=laid_out(parcel.labels),
+        masks=masks,
+        mask_boxes=None if parcel.frames is None else laid_out(parcel.frames),
+        joints=None if parcel.joints is None else laid_out(parcel.joints),
+        ignore=laid_out(parcel.ignore),
+        valid=torch.arange(G) < parcel.counts[:, None],
+    )
+    return Batch(parcel.images, truth, parcel.image_ids)
