@@ -71,7 +71,7 @@ def test_sizes_are_those_after_the_resize(make) -> None:
     np.testing.assert_allclose(resized_sizes(data, MODEL)[0], [40 * 1333 / 200, 30 * 1333 / 200])
     own = replace(MODEL, input=replace(MODEL.input, min_size=0))
     np.testing.assert_allclose(resized_sizes(data, own), [[40, 30], [10, 10]])
-    twice = replace(MODEL, input=replace(MODEL.input, min_size=0, scale=2.0))
+    twice = replace(MODEL, input=replace(MODEL.input, min_size=0, zoom=2.0))
     np.testing.assert_allclose(resized_sizes(data, twice), [[80, 60], [20, 20]])
 
 

@@ -67,10 +67,11 @@ def read_coco(
     roots = _roots(json_path) if images_dir is None else (Path(images_dir),)
     images, rows = _read_images(content["images"], roots, report, json_path)
     flat = Flat(rows, images.ids, images.sizes, categories, report, keypoints=keypoints)
-    annotations = content["annotations"]
+    annotations = content.pop("annotations")
     report.annotations_in_file = len(annotations)
-    for annotation in annotations:
-        flat.add(annotation)
+    annotations.reverse()
+    while annotations:  # each is freed once it is flat, so that both forms of a large file never stand side by side
+        flat.add(annotations.pop())
     return Dataset(json_path, categories, images, flat.table(), fingerprint, report)
 
 
@@ -134,7 +135,9 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
     try:
-        loaded = json.loads(content)
+        text = content.decode(json.detect_encoding(content))
+        del content
+        loaded = json.loads(text.removeprefix("\ufeff"))
     except ValueError as error:  # wrong json and wrong UTF-8
         raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
     except RecursionError as error:

@@ -37,6 +37,7 @@ def _decode(characters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np
     wrong = (bits < 0) | (bits > 63)
     wrong[offsets[1:] - 1] |= ~ends[offsets[1:] - 1]
     starts = np.concatenate([[True], ends[:-1]])
+    starts[offsets[:-1]] = True  # a string that ends within a count must not run into the next
     count_of = np.cumsum(starts) - 1
     place = np.arange(len(bits)) - np.flatnonzero(starts)[count_of]
     wrong |= place >= _LONGEST
