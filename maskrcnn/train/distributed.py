@@ -1,0 +1,116 @@
+"""Several processes as torchrun starts them: who am I, add over all, gather, and let one write.
+
+With one process every function is the identity, so that callers never ask. Objects and flags travel over gloo on the
+host, whatever carries the gradients.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+
+class Ranks(NamedTuple):
+    """This process among all: `rank` of `world`, on `device`."""
+
+    rank: int
+    world: int
+    device: torch.device
+    host: Any  # the gloo group for objects and flags; None for one process
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+
+def alone(device: torch.device | str = "cpu") -> Ranks:
+    """One process."""
+    return Ranks(0, 1, torch.device(device), None)
+
+
+@contextmanager
+def ranks(device: str | None = None) -> Iterator[Ranks]:
+    """Joins the processes that torchrun started, by its environment variables, or is alone; leaves them at the end.
+
+    A group that the caller has set up already is used and left as it is. `device` None is CUDA where there is one.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dist.is_available() and dist.is_initialized():
+        yield _joined(kind)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield alone(kind)
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start several processes with torchrun")
+    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield _joined(kind)
+    finally:
+        dist.destroy_process_group()
+
+
+def _joined(kind: str) -> Ranks:
+    device = torch.device(kind)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    host = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device, host)
+
+
+def wrap(module: nn.Module, among: Ranks, *, live_norms: bool) -> nn.Module:
+    """`module` with gradients averaged over the ranks, and live batch norms synchronised where torch can (on GPUs)."""
+    if among.world == 1:
+        return module
+    if live_norms and among.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    ids = [among.device.index] if among.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=live_norms)
+
+
+def total_over(tensor: Tensor, among: Ranks) -> Tensor:
+    """The sum of `tensor` over the ranks, on every rank, without gradient."""
+    tensor = tensor.detach().clone()
+    if among.world > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def on_any(flag: bool, among: Ranks) -> bool:
+    """Whether `flag` is true on some rank; the same answer everywhere."""
+    if among.world == 1:
+        return flag
+    value = torch.tensor(int(flag))
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=among.host)
+    return bool(value.item())
+
+
+def gather(value: Any, among: Ranks) -> list[Any] | None:
+    """The `value` of every rank, in order, on the first rank; None on the others."""
+    if among.world == 1:
+        return [value]
+    values: list[Any] | None = [None] * among.world if among.first else None
+    dist.gather_object(value, values, dst=0, group=among.host)
+    return values
+
+
+def from_first(value: Any, among: Ranks) -> Any:
+    """What the first rank holds, on every rank."""
+    if among.world == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=among.host)
+    return box[0]
+
+
+def wait_for_all(among: Ranks) -> None:
+    if among.world > 1:
+        dist.barrier(group=among.host)

@@ -1,0 +1,53 @@
+"""What the loop works on and does not change: settings, batches, the judge, the writer of checkpoints."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..config import TrainConfig
+from ..structures import GroundTruth, Images
+
+STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
+METRICS = "metrics.json"  # of the best evaluation
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Batch = tuple[Images, GroundTruth, Any]  # as `data.loader` yields them; the last are the image ids
+
+
+class Job(NamedTuple):
+    """One run, as the loop sees it."""
+
+    config: TrainConfig
+    out: Path
+    images: int  # in the training data
+    epoch: Callable[[int, int], Iterable[Batch]]  # (epoch, first batch) -> this rank's micro-batches from there on
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None  # metrics, the same on every rank
+    validation: Callable[[], Iterable[Batch]] | None  # this rank's batches for the validation loss
+    write: Callable[[Path, nn.Module, Mapping[str, Any]], None]  # a checkpoint with this provenance
+    precision: str = "fp32"
+    counts: str = "global"  # losses are divided by counts over all ranks, or per "rank"
+
+    def images_per_step(self, world: int) -> int:
+        """Images of an optimiser step, over all ranks."""
+        return self.config.batch * self.config.accumulate * world
+
+    def total(self, world: int) -> int:
+        """Optimiser steps of the whole run."""
+        return max(1, math.ceil(self.config.epochs * self.images / self.images_per_step(world)))
+
+    def epochs_after(self, steps: int, world: int) -> float:
+        """Passes over the data that so many optimiser steps make."""
+        return steps * self.images_per_step(world) / self.images
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass in this run's precision."""
+        return torch.autocast(device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
+
+
+def to_device(bundle: Any, device: torch.device) -> Any:
+    """A bundle of tensors, some of them perhaps None, on `device`."""
+    return type(bundle)(*(field if field is None else field.to(device, non_blocking=True) for field in bundle))

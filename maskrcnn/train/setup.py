@@ -1,0 +1,242 @@
+"""What a run is, decided before its first step: data, categories, defaults and slots. Everything decided is printed."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..config import Config, ModelConfig, override, preset, read_toml
+from ..data.formats.coco import find_splits, read_coco
+from ..data.loader import EvalLoader, TrainLoader
+from ..data.records import Dataset, hold_out, match_categories
+from ..errors import ConfigError, DataError
+from ..evaluate.run import detect_rows, measure
+from ..model.build import build
+from ..model.mask_rcnn import MaskRCNN
+from ..model.prepare import choose_precision
+from ..weights.checkpoint import Checkpoint, adopt, load_checkpoint, save_checkpoint
+from .distributed import Ranks, from_first, gather
+from .job import Job
+from .optim import scaled_rate
+
+SMALL_BATCH = 4  # images a rank below which batch statistics are too noisy and group norm takes over
+
+
+class Plan(NamedTuple):
+    """A run, ready to be started or resumed."""
+
+    config: Config
+    train: Dataset
+    val: Dataset | None
+    start: Checkpoint | None  # weights to start from
+    out: Path
+    precision: str
+    strict: bool  # a picture that cannot be read ends the run
+
+
+def plan(
+    data: str | Path,
+    *,
+    model: str | None,
+    weights: str | Path | None,
+    out: str | Path | None,
+    named: Mapping[str, Any],
+    overrides: Sequence[str],
+    config: str | Path | None,
+    reading: Mapping[str, Any],
+    among: Ranks,
+    say: Callable[[str], None],
+) -> Plan:
+    """Reads the data, settles every setting and prints what a user should know.
+
+    Raises `DataError`, `ConfigError` and `CheckpointError`. `named` are settings that have an argument of their own,
+    as {"train.epochs": 12}, None where not given; `reading` is how data is read: val, images, strict, keypoints.
+    """
+    start = load_checkpoint(weights) if weights is not None else None
+    assignments = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    assignments += list(overrides)
+    base = _base(model, config, start, weights)
+    first_look = override(base, assignments)
+    train, held = _read(data, seed=first_look.train.seed, **reading)
+    if not len(train):
+        raise DataError(f"{train.json_path}: there is no image to train on")
+    if config is None:
+        base = replace(base, model=_slots(_norms(base.model, first_look, start), int(train.annotation_counts.max())))
+    settled = override(base, assignments)
+    settled = replace(settled, model=replace(settled.model, classes=len(train.categories)))
+    folder = Path(out) if out is not None else Path("runs") / _name(Path(data))
+    precision = resolve_precision(settled.train.precision, among.device)
+    result = Plan(settled, train, held, start, folder, precision, reading["strict"])
+    for line in _introduction(result, among):
+        say(line)
+    return result
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """`auto` as bf16 where the processor is fast at it, else fp32. Raises `ConfigError` for fp16 without a GPU."""
+    if wanted == "fp16" and device.type != "cuda":
+        raise ConfigError("precision fp16 needs a GPU; take bf16, fp32 or auto")
+    return choose_precision(wanted, device)
+
+
+def build_model(plan: Plan, among: Ranks, say: Callable[[str], None]) -> nn.Module:
+    """The model with its first weights, drawn from the run's seed or taken from the checkpoint, on its device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.config.train.seed)
+        model = build(plan.config.model, skip_empty=among.device.type == "cpu")
+    if plan.start is not None:
+        fresh = adopt(model, plan.start.state, "the start checkpoint")
+        say(f"{len(model.state_dict()) - len(fresh)} tensors from the checkpoint" + _fresh(fresh))
+    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fresh(names: list[str]) -> str:
+    if not names:
+        return ""
+    return f", {len(names)} new: {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")
+
+
+def make_job(plan: Plan, among: Ranks) -> Job:
+    """The run as the loop sees it: loaders, judge and writer bound to the plan."""
+    model, train = plan.config.model, plan.config.train
+    shared: dict[str, Any] = {
+        "batch": train.batch,
+        "rank": among.rank,
+        "world": among.world,
+        "workers": train.workers,
+        "masks": model.mask_head.enabled,
+        "joint_shift": model.keypoint_head.shift,
+        "strict": plan.strict,
+        "pin_memory": among.device.type == "cuda",
+    }
+    loader = TrainLoader(plan.train, model.input, train.augment, seed=train.seed, **shared)
+    judged = None if plan.val is None else EvalLoader(plan.val, model.input, gt=train.validation_loss, **shared)
+
+    def judge(network: nn.Module) -> Mapping[str, Any]:
+        assert judged is not None
+        rows = detect_rows(
+            cast(MaskRCNN, network), judged, model, plan.train.categories, precision=cast(Any, plan.precision)
+        )
+        gathered = gather(rows, among)
+        found = None if gathered is None else [row for share in gathered for row in share]
+        metrics = None if found is None else measure(found, judged, model, plan.train.categories)
+        return from_first(metrics, among)
+
+    def write(path: Path, network: nn.Module, provenance: Mapping[str, Any]) -> None:
+        origin = {"data": plan.train.fingerprint, "seed": train.seed, "release": __version__, **provenance}
+        save_checkpoint(path, network.state_dict(), model, plan.train.categories, origin)
+
+    return Job(
+        config=train,
+        out=plan.out,
+        images=len(plan.train),
+        epoch=cast(Any, loader.batches),
+        evaluate=None if judged is None else judge,
+        validation=None if judged is None or not train.validation_loss else cast(Any, lambda: judged),
+        write=write,
+        precision=plan.precision,
+        counts=model.loss_counts,
+    )
+
+
+# --- defaults --------------------------------------------------------------------------------------------------------
+
+
+def _base(model: str | None, config: str | Path | None, start: Checkpoint | None, weights: str | Path | None) -> Config:
+    """The settings before data and arguments have their say: a file's, the start checkpoint's, or a preset's."""
+    if config is not None:
+        return read_toml(config)
+    if start is None:
+        return Config(model=preset(model or "R-50-FPN"))
+    if model is not None and model != start.config.name:
+        raise ConfigError(f"{weights} is a {start.config.name}, not a {model}")
+    return Config(model=start.config)
+
+
+def _norms(model: ModelConfig, given: Config, start: Checkpoint | None) -> ModelConfig:
+    """From scratch the norms are live and nothing is frozen; given weights keep norms, stem and res2 as they are."""
+    backbone = model.backbone
+    if start is None:
+        norm = "bn" if given.train.batch >= SMALL_BATCH else "gn"
+        return replace(model, backbone=replace(backbone, norm=norm, freeze_at=0))
+    norm = "frozen_bn" if backbone.norm == "bn" else backbone.norm
+    return replace(model, backbone=replace(backbone, norm=norm, freeze_at=2))
+
+
+def _slots(model: ModelConfig, most: int) -> ModelConfig:
+    """Room for 1.5 times the most objects of a training image, rounded up to hundreds, and three proposals for each."""
+    detections = max(100, math.ceil(1.5 * most / 100) * 100)
+    rpn = model.rpn
+    train, test = max(rpn.post_nms_train, 3 * detections), max(rpn.post_nms_test, 3 * detections)
+    rpn = replace(
+        rpn,
+        post_nms_train=train,
+        post_nms_test=test,
+        pre_nms_train=max(rpn.pre_nms_train, train),
+        pre_nms_test=max(rpn.pre_nms_test, test),
+    )
+    return replace(model, rpn=rpn, box_head=replace(model.box_head, max_detections=detections))
+
+
+def _read(
+    data: str | Path, *, val: str | Path | None, images: str | Path | None, strict: bool, keypoints: bool, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """The images to train on and those to evaluate on, with one set of labels."""
+    train_json, val_json = find_splits(data, val, keypoints=keypoints)
+    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
+    if val_json is not None:
+        return train, match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
+    if len(train) < 2:
+        return train, None
+    kept, held = hold_out(train, 0.1, seed)
+    return train.subset(kept), train.subset(held)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _introduction(plan: Plan, among: Ranks) -> list[str]:
+    model, train = plan.config.model, plan.config.train
+    step = train.batch * train.accumulate * among.world
+    lines = [text for data in (plan.train, plan.val) if data is not None and (text := data.report.summary())]
+    lines.append(f"train: {_contents(plan.train)}")
+    if plan.val is None:
+        lines.append("val: none; nothing is evaluated")
+    elif plan.val.json_path == plan.train.json_path:
+        lines.append(f"val: {_contents(plan.val)}, held out of it, listed in {plan.out / 'held_out.json'}")
+    else:
+        lines.append(f"val: {_contents(plan.val)}")
+    most = int(plan.train.annotation_counts.max())
+    lines.append(
+        f"slots: at most {most} objects in a training image, so {model.box_head.max_detections} detections, "
+        f"{model.rpn.post_nms_train} proposals in training and {model.rpn.post_nms_test} after"
+    )
+    lines.append(
+        f"model: {model.name}, norm {model.backbone.norm}, {plan.precision} on {among.device}, {step} images a step "
+        f"({train.batch} x {train.accumulate} x {among.world}), lr {train.lr:g} per 16 images: "
+        f"{scaled_rate(train, step):.4g}"
+    )
+    if plan.start is None:
+        lines.append("from scratch; --weights with a trained checkpoint needs fewer images and less time")
+    if model.backbone.norm == "bn" and among.world > 1 and among.device.type == "cpu":
+        lines.append("batch norms see one rank's images each: torch cannot synchronise them on CPUs")
+    return lines
+
+
+def _contents(data: Dataset) -> str:
+    names = ", ".join(category.name for category in data.categories[:8])
+    more = ", ..." if len(data.categories) > 8 else ""
+    counts = data.annotation_counts
+    return (
+        f"{len(data)} images ({int((counts == 0).sum())} without objects), {int(counts.sum())} objects, {names}{more}"
+    )
+
+
+def _name(data: Path) -> str:
+    return data.stem if data.is_file() else data.resolve().name
