@@ -1,0 +1,230 @@
+"""What was found in one picture, in its own pixels, as NumPy arrays and the files that people keep.
+
+Masks stay M x M in their boxes. The RLE, the outlines and the picture-size masks are made from them when asked for;
+nothing holds detections x height x width unless `masks` is read.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .canvas import boxes_to_image, joints_to_image
+from .data.records import Category, joint_slices
+from .errors import ConfigError
+from .ops import rle
+from .ops.contour import Outline, trace
+from .ops.paste import paste
+from .structures import Detections, Images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("overlay", "coco")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """The objects of one picture, best first. D is how many, M the side of the stored masks, J all joints."""
+
+    size: tuple[int, int]  # (height, width) of the picture
+    boxes: np.ndarray  # float32 [D 4], xyxy, continuous pixels of the picture
+    scores: np.ndarray  # float32 [D], 0..1
+    labels: np.ndarray  # int64 [D], the data set's own category ids
+    small_masks: np.ndarray | None = None  # float32 [D M M], probability inside the box
+    keypoints: np.ndarray | None = None  # float32 [D J 3], x, y, score; zeros for joints of other categories
+    categories: tuple[Category, ...] = ()
+    path: Path | None = None  # of the picture, where it came from a file
+    image: np.ndarray | None = field(default=None)  # uint8 [H W C], where it did not
+    image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
+    paste_rule: str = "grid"  # see ops.paste
+    threshold: float = 0.5  # of masks
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for name in self.names:
+            counts[name] = counts.get(name, 0) + 1
+        found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        return f"Result({self.path.name if self.path else 'picture'}, {self.size[0]} x {self.size[1]}: {found})"
+
+    @property
+    def stem(self) -> str:
+        """What files of this result are called: the picture's name without its suffix, or "image"."""
+        return self.path.stem if self.path else "image"
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The category's name of each object; "category 7" for an id that the categories lack."""
+        known = {category.id: category.name for category in self.categories}
+        return [known.get(label, f"category {label}") for label in self.labels.tolist()]
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        """bool [D H W], or None for a model without masks. D x H x W bytes: `mask(i)` makes one, `rle` none at all."""
+        return None if self.small_masks is None else self._paste(slice(None))
+
+    def mask(self, i: int) -> np.ndarray:
+        """The mask of object i, bool [H W]. Raises ConfigError for a model without masks."""
+        self._require_masks()
+        return self._paste([i])[0]
+
+    @cached_property
+    def rle(self) -> list[dict[str, Any]] | None:
+        """COCO's compressed RLE of each object, `{"size": [H, W], "counts": bytes}`, or None without masks."""
+        if self.small_masks is None:
+            return None
+        masks, boxes = torch.from_numpy(self.small_masks), torch.from_numpy(self.boxes)
+        return rle.encode(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule)
+
+    @cached_property
+    def outlines(self) -> list[Outline] | None:
+        """Each object's outer outlines and holes, with sub-pixel vertices, or None without masks."""
+        if self.small_masks is None:
+            return None
+        return [
+            trace(mask, box, self.size, threshold=self.threshold, rule=self.paste_rule)
+            for mask, box in zip(self.small_masks, self.boxes, strict=True)
+        ]
+
+    @property
+    def polygons(self) -> list[list[np.ndarray]] | None:
+        """Each object's outer outlines, float64 [n 2], (x, y). Holes, which COCO polygons cannot say, are in
+        `outlines`."""
+        return None if self.outlines is None else [outline.outer for outline in self.outlines]
+
+    def select(self, keep: np.ndarray | Sequence[int]) -> "Result":
+        """The objects at indices, or where a bool array is True: `result.select(result.scores > 0.7)`."""
+        index = np.asarray(keep)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("boxes", "scores", "labels", "small_masks", "keypoints"):
+            if rest[name] is not None:
+                rest[name] = rest[name][index]
+        return Result(**rest)
+
+    def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
+        """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, joints of the category."""
+        chosen = image_id if image_id is not None else self.image_id if self.image_id is not None else self.stem
+        corners = self.boxes.astype(np.float64)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(4).tolist()
+        rows: list[dict[str, Any]] = [
+            {"image_id": chosen, "category_id": label, "bbox": box, "score": score}
+            for label, box, score in zip(self.labels.tolist(), boxes, self.scores.tolist(), strict=True)
+        ]
+        for row, mask in zip(rows, self.rle or [], strict=self.rle is not None):
+            row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
+        if self.keypoints is not None:
+            for row, joints in zip(rows, self._own_joints(), strict=True):
+                if len(joints):
+                    row["keypoints"] = joints.astype(np.float64).round(4).ravel().tolist()
+        return rows
+
+    def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
+        """Writes into folder `out`: `name`.png, the picture with what was found; `name`.json, the rows of `to_coco`.
+
+        `name` is the picture's own without suffix. Returns the files. Raises ConfigError for an unknown format.
+        """
+        unknown = sorted(set(formats) - set(FORMATS))
+        if unknown or isinstance(formats, str):
+            raise ConfigError(f"formats are a list of {', '.join(FORMATS)}; not {formats!r}")
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        if "overlay" in formats:
+            files.append(folder / f"{name or self.stem}.png")
+            self.overlay().save(files[-1], compress_level=1)
+        if "coco" in formats:
+            files.append(folder / f"{name or self.stem}.json")
+            files[-1].write_text(json.dumps(self.to_coco()), encoding="utf-8")
+        return files
+
+    def overlay(self) -> "Image":
+        """The picture with masks, boxes, names, scores and joints drawn on it."""
+        from .visualize import draw
+
+        return draw(self)
+
+    def show(self) -> None:
+        """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""
+        self.overlay().show()
+
+    def _own_joints(self) -> list[np.ndarray]:
+        """For each object the joints of its own category, [j 3]."""
+        assert self.keypoints is not None
+        part = dict(zip((category.id for category in self.categories), joint_slices(self.categories), strict=True))
+        return [joints[part.get(label, slice(0))] for joints, label in zip(self.keypoints, self.labels, strict=True)]
+
+    def _paste(self, index: slice | list[int]) -> np.ndarray:
+        assert self.small_masks is not None
+        masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self.boxes[index])
+        return paste(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule).numpy()
+
+    def _require_masks(self) -> None:
+        if self.small_masks is None:
+            raise ConfigError(f"{self!r} has no masks: its model has no mask branch")
+
+
+def from_detections(
+    detections: Detections,
+    images: Images,
+    categories: Sequence[Category],
+    paths: Sequence[Path | None] | None = None,
+    *,
+    originals: Sequence[np.ndarray | None] | None = None,
+    image_ids: Sequence[int | str] | None = None,
+    paste_rule: str = "grid",
+    threshold: float = 0.5,
+) -> list[Result]:
+    """One `Result` for each picture of a batch: canvas boxes and joints brought back to its own pixels.
+
+    Boxes are cut to the picture, and those that nothing is left of are dropped. `categories` are those of the labels
+    0..K-1, in that order; `originals` the pictures, uint8 [H W C], of those that came from no file.
+    """
+    B = len(detections.boxes)
+    boxes = boxes_to_image(detections.boxes.float(), images)
+    joints = None if detections.joints is None else _numpy(joints_to_image(detections.joints.float(), images))
+    keep = _numpy(detections.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1))
+    corners, scores, labels = _numpy(boxes), _numpy(detections.scores.float()), _numpy(detections.labels)
+    masks = None if detections.masks is None else _numpy(detections.masks.float())
+    ids = np.array([category.id for category in categories], dtype=np.int64)
+    results = []
+    for b, (height, width) in enumerate(images.original_sizes.tolist()):
+        mine = keep[b]
+        results.append(
+            Result(
+                size=(height, width),
+                boxes=corners[b][mine],
+                scores=scores[b][mine],
+                labels=ids[labels[b][mine]],
+                small_masks=None if masks is None else masks[b][mine],
+                keypoints=None if joints is None else _only_own(joints[b][mine], labels[b][mine], categories),
+                categories=tuple(categories),
+                path=paths[b] if paths else None,
+                image=originals[b] if originals else None,
+                image_id=image_ids[b] if image_ids else None,
+                paste_rule=paste_rule,
+                threshold=threshold,
+            )
+        )
+    assert len(results) == B
+    return results
+
+
+def _only_own(joints: np.ndarray, labels: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
+    """The joints with those of other categories than the object's set to zero."""
+    own = np.zeros((len(categories), joints.shape[1], 1), dtype=joints.dtype)
+    for label, part in enumerate(joint_slices(categories)):
+        own[label, part] = 1
+    return joints * own[labels]
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
