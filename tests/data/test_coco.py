@@ -115,6 +115,7 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "a line": ({"segmentation": [[1, 1, 3, 3, 5, 5]]}, "without an area"),
     "a point": ({"segmentation": [[4, 4, 4, 4, 4, 4]]}, "without an area"),
     "outside": ({"segmentation": [[20, 1, 25, 1, 25, 5]]}, "outside its image"),
+    "a sliver inside": ({"segmentation": [[-2, 1, 1e-130, 1, 1e-130, 5]], "bbox": None}, "outside its image"),
     "segmentation is text": ({"segmentation": "abc"}, "neither polygons nor RLE"),
     "segmentation is a number": ({"segmentation": 5}, "neither polygons nor RLE"),
     "counts do not add up": ({"segmentation": {"size": [10, 12], "counts": [60, 59]}}, "do not add up"),
