@@ -112,7 +112,7 @@ class PoolConfig:
 @dataclass(frozen=True)
 class BoxHeadConfig:
     kind: Literal["2fc", "4conv1fc", "res5"] = "2fc"
-    pool_size: int = 7
+    pool_size: int = 7  # side of what the head reads; the C4 head pools at res5_stride times that
     channels: int = 1024  # of the fully connected layers
     norm: Literal["none", "bn", "gn"] = "none"  # of the convolutions of 4conv1fc
     res5_stride: int = 2  # of the C4 head: 14x14 with stride 2 (all zoos), or 7x7 with stride 1 (the paper's Figure 4)
@@ -247,16 +247,8 @@ _RESNETS = {
     "X-152-32x8d": BackboneConfig(blocks=(3, 8, 36, 3), groups=32, width_per_group=8),
 }
 
-MODEL_NAMES = (
-    "R-18-FPN-tiny",
-    "R-18-FPN",
-    "R-34-FPN",
-    "R-50-FPN",
-    "R-101-FPN",
-    "X-101-32x8d-FPN",
-    "X-101-64x4d-FPN",
-    "X-152-32x8d-FPN",
-)
+_WITHOUT_PYRAMID = ("R-18-C4", "R-34-C4", "R-50-C4", "R-101-C4", "R-18-C5", "R-50-C5", "R-50-DC5")
+MODEL_NAMES = ("R-18-FPN-tiny", *(f"{network}-FPN" for network in _RESNETS), *_WITHOUT_PYRAMID)
 
 
 def preset(name: str) -> ModelConfig:
@@ -267,8 +259,23 @@ def preset(name: str) -> ModelConfig:
         )
     if name == "R-18-FPN-tiny":
         return _tiny(name)
-    network, _, _features = name.rpartition("-")
-    return ModelConfig(name=name, backbone=_RESNETS[network])
+    network, _, features = name.rpartition("-")
+    if features == "FPN":
+        return ModelConfig(name=name, backbone=_RESNETS[network])
+    return _one_level(name, network, features.lower())
+
+
+def _one_level(name: str, network: str, features: str) -> ModelConfig:
+    """Without a pyramid: all anchors, and all proposals, on one map."""
+    c4 = features == "c4"
+    return ModelConfig(
+        name=name,
+        backbone=replace(_RESNETS[network], features=features),  # type: ignore[arg-type]
+        anchors=AnchorConfig(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),)),
+        rpn=RPNConfig(pre_nms_train=12000, pre_nms_test=6000, post_nms_train=2000),
+        box_head=BoxHeadConfig(kind="res5" if c4 else "2fc"),
+        mask_head=MaskHeadConfig(kind="res5" if c4 else "fcn"),
+    )
 
 
 def _tiny(name: str) -> ModelConfig:

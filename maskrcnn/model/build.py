@@ -1,17 +1,23 @@
 """The parts list: `ModelConfig` to `MaskRCNN`. The only reader of the model's config."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import ConfigError
+from ..ops.roi_align import roi_align
 from . import inference, losses, rpn, targets
-from .backbone import ResNet
+from .backbone import ResNet, make_stage, stage_channels
 from .box_head import BoxHead
 from .fpn import FPN
+from .keypoint_head import KeypointHead
+from .layers import init_msra
 from .mask_head import MaskHead
-from .mask_rcnn import MaskRCNN, Steps
+from .mask_rcnn import Flat, MaskRCNN, Steps
 from .pooler import Pool
 
 
@@ -20,15 +26,99 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
 
     `skip_empty` leaves out work on slots that no picture of the batch fills; off on a GPU, under compile and in export.
     """
+    _check(config)
+    box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
     backbone = _backbone(config)
-    neck = FPN(backbone.channels, config.fpn.channels, norm=config.fpn.norm)
-    channels = config.fpn.channels
-    strides = [*backbone.strides, backbone.strides[-1] * 2]
-    if len(config.anchors.sizes) != len(strides):
+    if config.backbone.features == "fpn":
+        neck: nn.Module = FPN(backbone.channels, config.fpn.channels, norm=config.fpn.norm)
+        channels, strides = config.fpn.channels, backbone.strides
+        rpn_strides = [*strides, strides[-1] * 2]
+    else:
+        neck = Flat()
+        channels, strides = backbone.channels[-1], backbone.strides[-1:]
+        rpn_strides = strides
+    if len(config.anchors.sizes) != len(rpn_strides):
         raise ConfigError(
-            f"model.anchors.sizes needs one entry per level, {len(strides)}; it has {config.anchors.sizes}"
+            f"model.anchors.sizes needs one entry per level, {len(rpn_strides)}; it has {config.anchors.sizes}"
         )
-    head = rpn.RPN(
+    trunk = _res5(config, channels) if box.kind == "res5" else None
+    features = stage_channels(3, block=config.backbone.block, width=config.backbone.width) if trunk else channels
+    shared = mask.kind == "res5"  # masks and joints read what the box branch reads
+    side = mask.pool_size if mask.enabled else keypoint.pool_size
+    details = (mask.enabled or keypoint.enabled) and not shared
+    return MaskRCNN(
+        backbone=backbone,
+        neck=neck,
+        rpn=_rpn(config, channels, rpn_strides),
+        box_pool=_pool(config, strides, box.pool_size * (box.res5_stride if trunk else 1), trunk),
+        box_head=_box_head(config, features),
+        detail_pool=_pool(config, strides, side) if details else None,
+        mask_head=_mask_head(config, features if shared else channels) if mask.enabled else None,
+        keypoint_head=_keypoint_head(config, features if shared else channels) if keypoint.enabled else None,
+        steps=_steps(config),
+        foreground=box.samples if box.ohem else round(box.samples * box.positive_fraction),
+        mean=config.input.mean,
+        std=config.input.std,
+        reverse_channels=config.input.channel_order == "bgr",
+        skip_empty=skip_empty,
+    )
+
+
+def _check(config: ModelConfig) -> None:
+    """Raises `ConfigError` where two settings contradict each other."""
+    box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
+    if (box.kind == "res5") != (config.backbone.features == "c4"):
+        raise ConfigError(
+            f"model.box_head.kind {box.kind!r} and model.backbone.features {config.backbone.features!r} do not fit: "
+            "res5 is the head of c4, and of nothing else"
+        )
+    if mask.kind == "res5" and box.kind != "res5":
+        raise ConfigError(
+            "model.mask_head.kind 'res5' shares the box head's res5, so model.box_head.kind must be 'res5'"
+        )
+    sides = {head.pool_size for head in (mask, keypoint) if head.enabled}
+    if len(sides) > 1 and mask.kind != "res5":
+        raise ConfigError(
+            f"masks and joints share a pool, so their pool_size must be one number; it is {sorted(sides)}"
+        )
+
+
+def _stages(config: ModelConfig) -> dict[str, Any]:
+    b = config.backbone
+    return {
+        "block": b.block,
+        "blocks": b.blocks,
+        "width": b.width,
+        "groups": b.groups,
+        "width_per_group": b.width_per_group,
+        "stride_in": b.stride_in,
+        "norm": b.norm,
+        "norm_eps": b.norm_eps,
+    }
+
+
+def _backbone(config: ModelConfig) -> ResNet:
+    b = config.backbone
+    return ResNet(
+        in_channels=config.input.channels,
+        depth=3 if b.features == "c4" else 4,
+        dilate_last=b.features == "dc5",
+        freeze_at=b.freeze_at,
+        **_stages(config),
+    )
+
+
+def _res5(config: ModelConfig, channels: int) -> nn.Module:
+    """The last stage as a head (Figure 4, left)."""
+    trunk = make_stage(3, channels, stride=config.box_head.res5_stride, **_stages(config))
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            init_msra(module)
+    return trunk
+
+
+def _rpn(config: ModelConfig, channels: int, strides: list[int]) -> rpn.RPN:
+    return rpn.RPN(
         channels,
         strides=strides,
         sizes=config.anchors.sizes,
@@ -38,51 +128,17 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
         order=config.anchors.order,
         stride_rule=config.anchors.stride,
     )
-    mask = config.mask_head
-    return MaskRCNN(
-        backbone=backbone,
-        neck=neck,
-        rpn=head,
-        box_pool=_pool(config, backbone.strides, config.box_head.pool_size),
-        box_head=_box_head(config, channels),
-        mask_pool=_pool(config, backbone.strides, mask.pool_size) if mask.enabled else None,
-        mask_head=_mask_head(config, channels) if mask.enabled else None,
-        steps=_steps(config),
-        foreground=round(config.box_head.samples * config.box_head.positive_fraction),
-        mean=config.input.mean,
-        std=config.input.std,
-        reverse_channels=config.input.channel_order == "bgr",
-        skip_empty=skip_empty,
-    )
-
-
-def _backbone(config: ModelConfig) -> ResNet:
-    b = config.backbone
-    return ResNet(
-        in_channels=config.input.channels,
-        depth=4,
-        dilate_last=False,
-        freeze_at=b.freeze_at,
-        block=b.block,
-        blocks=b.blocks,
-        width=b.width,
-        groups=b.groups,
-        width_per_group=b.width_per_group,
-        stride_in=b.stride_in,
-        norm=b.norm,
-        norm_eps=b.norm_eps,
-    )
 
 
 def _pool(config: ModelConfig, strides: list[int], size: int, trunk: nn.Module | None = None) -> Pool:
+    pool = config.pool
+    operators: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align}
     return Pool(
+        partial(operators[pool.operator], sampling=pool.sampling, aligned=pool.aligned, aggregate=pool.aggregate),
         strides=strides,
         size=size,
-        sampling=config.pool.sampling,
-        aligned=config.pool.aligned,
-        aggregate=config.pool.aggregate,
-        level_epsilon=config.pool.level_epsilon,
-        level_epsilon_place=config.pool.level_epsilon_place,
+        level_epsilon=pool.level_epsilon,
+        level_epsilon_place=pool.level_epsilon_place,
         inclusive=config.box_arithmetic.inclusive,
         trunk=trunk,
     )
@@ -90,7 +146,7 @@ def _pool(config: ModelConfig, strides: list[int], size: int, trunk: nn.Module |
 
 def _box_head(config: ModelConfig, channels: int) -> BoxHead:
     box = config.box_head
-    convs, layers = {"2fc": (0, 2), "4conv1fc": (4, 1)}[box.kind]
+    convs, layers = {"2fc": (0, 2), "4conv1fc": (4, 1), "res5": (0, 0)}[box.kind]
     return BoxHead(
         channels,
         box.pool_size,
@@ -103,15 +159,22 @@ def _box_head(config: ModelConfig, channels: int) -> BoxHead:
     )
 
 
-def _mask_head(config: ModelConfig, channels: int) -> MaskHead:
+def _mask_head(config: ModelConfig, channels: int) -> nn.Module:
     mask = config.mask_head
     return MaskHead(
         channels,
         config.classes,
-        convs=mask.convs,
+        convs=0 if mask.kind == "res5" else mask.convs,
         channels=mask.channels,
         norm=mask.norm,
         class_agnostic=mask.class_agnostic,
+    )
+
+
+def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
+    keypoint = config.keypoint_head
+    return KeypointHead(
+        channels, keypoint.joints, convs=keypoint.convs, channels=keypoint.channels, edges=keypoint.upsample
     )
 
 
@@ -144,8 +207,11 @@ def _steps(config: ModelConfig) -> Steps:
         ),
         rpn_loss=partial(losses.rpn_loss, samples=r.samples, normalise=r.normalise, beta=r.smooth_l1_beta),
         box_loss=partial(losses.box_loss, weights=b.weights, beta=b.smooth_l1_beta, inclusive=inclusive),
+        mine_rois=None,
         mask_targets=partial(targets.mask_targets, soft=config.mask_head.target == "soft"),
         mask_loss=losses.mask_loss,
+        keypoint_targets=targets.keypoint_targets,
+        keypoint_loss=losses.keypoint_loss,
         select=partial(
             inference.select,
             weights=b.weights,
@@ -156,5 +222,9 @@ def _steps(config: ModelConfig) -> Steps:
             inclusive=inclusive,
             closed=closed,
             in_image=arithmetic.frame == "image",
+        ),
+        mask_probabilities=torch.sigmoid,
+        joints=partial(
+            inference.joints, score=config.keypoint_head.score, in_image=config.keypoint_head.frame == "image"
         ),
     )

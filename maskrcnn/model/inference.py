@@ -5,6 +5,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from ..ops.boxes import clip, decode
+from ..ops.heatmap import decode_joints
 from ..ops.nms import nms
 from ..structures import Detections, Proposals
 
@@ -60,3 +61,26 @@ def select(
         None,
         kept,
     )
+
+
+def joints(
+    logits: Float[Tensor, "B D J Q Q"],
+    detections: Detections,
+    scales: Float[Tensor, "B 2"],
+    *,
+    score: str,
+    in_image: bool = False,
+    bound: tuple[int, int] | None = None,
+) -> Float[Tensor, "B D J 3"]:
+    """x, y on the canvas and score of each detection's joints: the highest point of each map, laid over the box.
+
+    `in_image` finds it among the pixels of the original picture (Detectron), else of the canvas, whose size is the
+    `bound` of every box there.
+    """
+    B, D = detections.valid.shape
+    factor = scales.float().flip(-1)[:, None] if in_image else scales.new_ones(B, 1, 2)
+    boxes = (detections.boxes / factor.repeat(1, 1, 2)).flatten(0, 1)
+    found = decode_joints(logits.flatten(0, 1), boxes, score=score, bound=None if in_image else bound)
+    found = found.unflatten(0, (B, D))
+    found = torch.cat((found[..., :2] * factor[:, :, None], found[..., 2:]), dim=-1)
+    return torch.where(detections.valid[..., None, None], found, 0.0)

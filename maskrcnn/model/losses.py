@@ -1,8 +1,8 @@
-"""L = L_cls + L_box + L_mask (section 3) and the RPN's two, each a sum and the count that divides it, in float32."""
+"""L = L_cls + L_box + L_mask + L_keypoint (section 3) and the RPN's two, each a sum and the count that divides it."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..ops.boxes import encode
@@ -40,6 +40,28 @@ def rpn_loss(
     return Term((class_loss * targets.valid).sum(), count), Term(smooth_l1(error, beta).sum(), count)
 
 
+def roi_errors(
+    class_logits: Float[Tensor, "B R K+1"],
+    box_deltas: Float[Tensor, "B R Kd 4"],
+    rois: RoIs,
+    *,
+    weights: tuple[float, float, float, float],
+    beta: float,
+    inclusive: bool = False,
+) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
+    """Softmax cross-entropy of each RoI, and smooth L1 of the true class's deltas, 0 for background and empty slots."""
+    per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
+    rows = torch.where(rois.foreground, rois.labels, 0).clamp(max=box_deltas.shape[2] - 1)
+    predicted = box_deltas.gather(2, rows[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+    harmless = rois.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    boxes = torch.where(rois.foreground[..., None], rois.boxes, harmless)
+    target = encode(
+        torch.where(rois.foreground[..., None], rois.gt_boxes, harmless), boxes, weights, inclusive=inclusive
+    )
+    error = torch.where(rois.foreground[..., None], predicted - target, 0.0)
+    return per_roi * rois.valid, smooth_l1(error, beta).sum(-1)
+
+
 def box_loss(
     class_logits: Float[Tensor, "B R K+1"],
     box_deltas: Float[Tensor, "B R Kd 4"],
@@ -50,17 +72,9 @@ def box_loss(
     inclusive: bool = False,
 ) -> tuple[Term, Term]:
     """Softmax cross-entropy over the sampled RoIs; smooth L1 of the true class's deltas. Both divided by the RoIs."""
-    per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
+    classes, boxes = roi_errors(class_logits, box_deltas, rois, weights=weights, beta=beta, inclusive=inclusive)
     count = rois.valid.sum().float()
-    rows = torch.where(rois.foreground, rois.labels, 0).clamp(max=box_deltas.shape[2] - 1)
-    predicted = box_deltas.gather(2, rows[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-    harmless = rois.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-    boxes = torch.where(rois.foreground[..., None], rois.boxes, harmless)
-    target = encode(
-        torch.where(rois.foreground[..., None], rois.gt_boxes, harmless), boxes, weights, inclusive=inclusive
-    )
-    error = torch.where(rois.foreground[..., None], predicted - target, 0.0)
-    return Term((per_roi * rois.valid).sum(), count), Term(smooth_l1(error, beta).sum(), count)
+    return Term(classes.sum(), count), Term(boxes.sum(), count)
 
 
 def mask_loss(logits: Float[Tensor, "B F M M"], targets: Float[Tensor, "B F M M"], fg: RoIs) -> Term:
@@ -69,6 +83,13 @@ def mask_loss(logits: Float[Tensor, "B F M M"], targets: Float[Tensor, "B F M M"
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     side = logits.shape[-1]
     return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
+
+
+def keypoint_loss(logits: Float[Tensor, "B F J Q Q"], cells: Int[Tensor, "B F J"], seen: Bool[Tensor, "B F J"]) -> Term:
+    """Cross-entropy of a softmax over the Q x Q positions, over the joints that are labelled and inside their RoI."""
+    logits = torch.where(seen[..., None, None], logits, 0.0)
+    loss = F.cross_entropy(logits.flatten(3).flatten(0, 2), cells.flatten(), reduction="none").view_as(cells)
+    return Term((loss * seen).sum(), seen.sum().float())
 
 
 def total(losses: Losses) -> Float[Tensor, ""]:

@@ -24,13 +24,21 @@ class Steps(NamedTuple):
     sample_rois: Callable[..., RoIs]
     rpn_loss: Callable[..., tuple[Term, Term]]
     box_loss: Callable[..., tuple[Term, Term]]
+    mine_rois: Callable[..., RoIs] | None  # keeps the hardest of the RoIs; None where sampling is random
     mask_targets: Callable[..., Tensor]
     mask_loss: Callable[..., Term]
+    keypoint_targets: Callable[..., tuple[Tensor, Tensor]]
+    keypoint_loss: Callable[..., Term]
     select: Callable[..., Detections]
+    mask_probabilities: Callable[..., Tensor]
+    joints: Callable[..., Tensor]
 
 
 class MaskRCNN(nn.Module):
     """Mask R-CNN, arXiv 1703.06870. `loss` and `detect` are the paper."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -40,8 +48,9 @@ class MaskRCNN(nn.Module):
         rpn: RPN,
         box_pool: Pool,
         box_head: nn.Module,
-        mask_pool: Pool | None,
+        detail_pool: Pool | None,
         mask_head: nn.Module | None,
+        keypoint_head: nn.Module | None,
         steps: Steps,
         foreground: int,
         mean: tuple[float, ...],
@@ -52,7 +61,8 @@ class MaskRCNN(nn.Module):
         super().__init__()
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
         self.box_pool, self.box_head = box_pool, box_head
-        self.mask_pool, self.mask_head = mask_pool, mask_head
+        self.detail_pool = detail_pool  # of masks and joints; None where they share the box branch's (C4)
+        self.mask_head, self.keypoint_head = mask_head, keypoint_head
         self.steps, self.foreground = steps, foreground
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -65,32 +75,48 @@ class MaskRCNN(nn.Module):
         anchors = self.steps.label_anchors(rpn.anchors, gt, images.sizes, images.seeds)
         proposals = proposals or self.steps.propose_train(rpn, images.sizes)
         rois = self.steps.sample_rois(proposals, gt, images.seeds)
+        if self.steps.mine_rois is not None:
+            rois = self._mined(pyramid, rois)
         features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
         box_terms = self.steps.box_loss(*self.box_head(features), rois)
         rpn_terms = self.steps.rpn_loss(rpn.logits, rpn.deltas, anchors)
-        return Losses(*rpn_terms, *box_terms, mask=self._mask_loss(pyramid, features, rois, gt))
+        return Losses(*rpn_terms, *box_terms, *self._detail_losses(pyramid, features, rois, gt))
 
     def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
-        """Boxes from the proposals, then masks on the best boxes only (section 3.1, inference)."""
+        """Boxes from the proposals, then masks and joints on the best boxes only (section 3.1, inference)."""
         pyramid = self.pyramid(images)
         detections = self.detect_boxes(pyramid, images, proposals)
-        return self.describe(pyramid, detections)
+        return self.describe(pyramid, images, detections)
 
     def detect_boxes(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
-        """Detections without masks."""
+        """Detections without masks and joints."""
         if proposals is None:
             proposals = self.steps.propose_test(self.rpn(pyramid, images.pixels.shape[-2:]), images.sizes)
         proposals = Proposals(*(field[:, : self._slots(proposals.valid)] for field in proposals))
         logits, deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
         return self.steps.select(proposals, logits, deltas, images.sizes, images.scales)
 
-    def describe(self, pyramid: Pyramid, detections: Detections) -> Detections:
-        """The same detections with the mask of each, for the class predicted."""
-        detections = Detections(*(f if f is None else f[:, : self._slots(detections.valid)] for f in detections))
-        if self.mask_head is None or self.mask_pool is None:
+    def describe(self, pyramid: Pyramid, images: Images, detections: Detections) -> Detections:
+        """The same detections with the mask of each, for the class predicted, and its joints."""
+        filled = self._slots(detections.valid)
+        detections = detections._replace(
+            boxes=detections.boxes[:, :filled],
+            scores=detections.scores[:, :filled],
+            labels=detections.labels[:, :filled],
+            valid=detections.valid[:, :filled],
+        )
+        if self.mask_head is None and self.keypoint_head is None:
             return detections
-        features = self.mask_pool(pyramid, detections.boxes, detections.valid)
-        return detections._replace(masks=self.mask_head(features, detections.labels).sigmoid())
+        pool = self.detail_pool if self.detail_pool is not None else self.box_pool
+        features = pool(pyramid, detections.boxes, detections.valid)
+        if self.mask_head is not None:
+            logits = self.mask_head(features, detections.labels)
+            detections = detections._replace(masks=self.steps.mask_probabilities(logits))
+        if self.keypoint_head is not None:
+            bound = None if self.skip_empty else (images.pixels.shape[-2], images.pixels.shape[-1])
+            joints = self.steps.joints(self.keypoint_head(features), detections, images.scales, bound=bound)
+            detections = detections._replace(joints=joints)
+        return detections
 
     def pyramid(self, images: Images) -> Pyramid:
         """Normalised pixels, zero outside the pictures, through backbone and FPN."""
@@ -102,17 +128,31 @@ class MaskRCNN(nn.Module):
         x = x * (rows[:, None, :, None] & columns[:, None, None, :])
         return self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))
 
-    def _mask_loss(self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth) -> Term | None:
-        if self.mask_head is None or self.mask_pool is None:
-            return None
+    def _detail_losses(
+        self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth
+    ) -> tuple[Term | None, Term | None]:
+        """The terms of masks and joints, over the foreground RoIs alone."""
+        if self.mask_head is None and self.keypoint_head is None:
+            return None, None
         fg = foreground_slots(rois, min(self.foreground, rois.valid.shape[1]))
         fg = RoIs(*(field[:, : self._slots(fg.valid)] for field in fg))
-        if self.mask_pool is self.box_pool:
-            features = box_features[:, : fg.valid.shape[1]]
-        else:
-            features = self.mask_pool(pyramid, fg.boxes, fg.valid)
-        logits = self.mask_head(features, fg.labels)
-        return self.steps.mask_loss(logits, self.steps.mask_targets(fg, gt, side=logits.shape[-1]), fg)
+        features = box_features[:, : fg.valid.shape[1]]
+        if self.detail_pool is not None:
+            features = self.detail_pool(pyramid, fg.boxes, fg.valid)
+        mask = keypoint = None
+        if self.mask_head is not None:
+            logits = self.mask_head(features, fg.labels)
+            mask = self.steps.mask_loss(logits, self.steps.mask_targets(fg, gt, side=logits.shape[-1]), fg)
+        if self.keypoint_head is not None:
+            logits = self.keypoint_head(features)
+            keypoint = self.steps.keypoint_loss(logits, *self.steps.keypoint_targets(fg, gt, side=logits.shape[-1]))
+        return mask, keypoint
+
+    def _mined(self, pyramid: Pyramid, rois: RoIs) -> RoIs:
+        """The RoIs that the box branch finds hardest (online hard example mining, arXiv 1604.03540)."""
+        assert self.steps.mine_rois is not None
+        with torch.no_grad():
+            return self.steps.mine_rois(rois, *self.box_head(self.box_pool(pyramid, rois.boxes, rois.valid)))
 
     def _slots(self, valid: Tensor) -> int:
         """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some picture fills."""

@@ -1,13 +1,12 @@
 """RoI pooling: the level of each box (FPN, Eq. 1), the RoI operator, and for C4 the stage that follows it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..ops.boxes import area
-from ..ops.roi_align import roi_align
 
 
 def assign_levels(
@@ -30,16 +29,18 @@ def assign_levels(
 
 
 class Pool(nn.Module):
-    """Boxes to features of one size. Where two branches share a pool they share what it computes (C4's res5)."""
+    """Boxes to features of one size: the level of each box, the RoI operator, and a trunk of layers where there is one.
+
+    operator: `ops.roi_align.roi_align` or another of its signature, its own numbers bound. Where two branches share a
+    pool they share what it computes (C4's res5).
+    """
 
     def __init__(
         self,
+        operator: Callable[..., Tensor],
         *,
         strides: Sequence[int],
         size: int,
-        sampling: int,
-        aligned: bool,
-        aggregate: str,
         level_epsilon: float,
         level_epsilon_place: str,
         inclusive: bool,
@@ -47,7 +48,7 @@ class Pool(nn.Module):
     ) -> None:
         super().__init__()
         self.scales = [(1.0 / s, 1.0 / s) for s in strides]
-        self.size, self.sampling, self.aligned, self.aggregate = size, sampling, aligned, aggregate
+        self.operator, self.size = operator, size
         self.level_rule = {"epsilon": level_epsilon, "epsilon_place": level_epsilon_place, "inclusive": inclusive}
         self.trunk = trunk
 
@@ -57,17 +58,7 @@ class Pool(nn.Module):
         maps = pyramid[: len(self.scales)]
         boxes = torch.where(valid[..., None], boxes, 0.0)
         levels = assign_levels(boxes, levels=len(maps), **self.level_rule)
-        pooled = roi_align(
-            maps,
-            boxes,
-            levels,
-            valid,
-            scales=self.scales,
-            size=self.size,
-            sampling=self.sampling,
-            aligned=self.aligned,
-            aggregate=self.aggregate,
-        )
+        pooled = self.operator(maps, boxes, levels, valid, scales=self.scales, size=self.size)
         if self.trunk is None:
             return pooled
         return self.trunk(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])

@@ -1,10 +1,11 @@
 """What anchors, RoIs and masks should say: match, sample, and crop the ground truth (section 3.1)."""
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from ..ops.boxes import encode
+from ..ops.heatmap import encode_joints
 from ..ops.match import match
 from ..ops.sample import random_keys, sample
 from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
@@ -97,6 +98,16 @@ def mask_targets(
     y = _interpolation(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], S, side, samples)
     covered = (y @ bits @ x.transpose(1, 2)).unflatten(0, (B, F))
     return covered if soft else (covered >= 0.5).float()
+
+
+def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Tensor, "B F J"], Bool[Tensor, "B F J"]]:
+    """The heatmap cell of each joint of each RoI's object, and which joints carry loss."""
+    assert gt.joints is not None
+    B, F = rois.gt_index.shape
+    index = rois.gt_index[..., None, None].expand(B, F, *gt.joints.shape[2:])
+    boxes = torch.where(rois.valid[..., None], rois.boxes, _UNIT.to(rois.boxes))
+    cells, seen = encode_joints(gt.joints.gather(1, index), boxes, side=side)
+    return cells, seen & rois.valid[..., None]
 
 
 def _interpolation(

@@ -1,0 +1,85 @@
+"""Joints as cells of a Q x Q heatmap over a box, and back (section 5 of the paper, "human pose estimation")."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CUBIC = -0.75  # the bicubic kernel's slope at its first zero, as in OpenCV and PyTorch
+
+
+def encode_joints(
+    joints: Float[Tensor, "*N J 3"], boxes: Float[Tensor, "*N 4"], *, side: int
+) -> tuple[Int[Tensor, "*N J"], Bool[Tensor, "*N J"]]:
+    """The cell, row * side + column, that holds each joint, and which joints are labelled and inside the box.
+
+    joints: x, y in the boxes' pixels, and v, 0 where not labelled. A joint on the right or lower edge belongs to the
+    last cell. The cell is 0 where the second answer is False.
+    """
+    low, high = boxes[..., None, :2], boxes[..., None, 2:]
+    point = joints[..., :2]
+    cell = ((point - low) * (side / (high - low).clamp(min=1e-6))).floor()
+    cell = torch.where(point == high, float(side - 1), cell)
+    seen = (joints[..., 2] > 0) & (cell >= 0).all(-1) & (cell < side).all(-1)
+    cell = torch.where(seen[..., None], cell, 0.0).long()
+    return cell[..., 1] * side + cell[..., 0], seen
+
+
+def decode_joints(
+    logits: Float[Tensor, "N J Q Q"],
+    boxes: Float[Tensor, "N 4"],
+    *,
+    score: str = "probability",
+    bound: tuple[int, int] | None = None,
+) -> Float[Tensor, "N J 3"]:
+    """x, y and score of the highest point of each map, resized to whole pixels of its box by bicubic interpolation.
+
+    score: "logit" is the value there; "probability" is its share of the softmax over the Q x Q positions.
+    bound: (height, width) that no box exceeds, so that nobody needs to look at the boxes (on a GPU looking waits);
+    without it each map is made as large as its box. One box's maps at a time are in memory.
+    """
+    if score not in ("probability", "logit"):
+        raise ValueError(f"decode_joints: score is 'probability' or 'logit', not {score!r}")
+    N, J, Q, _ = logits.shape
+    logits = logits.float()
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).flip(-1)  # height, width
+    cells = sides.ceil()
+    shapes = (
+        [(math.ceil(bound[0]), math.ceil(bound[1]))] * N if bound else [(int(h), int(w)) for h, w in cells.tolist()]
+    )
+    value, row, column = (logits.new_zeros(N, J) for _ in range(3))
+    for n, (height, width) in enumerate(shapes):
+        y = _bicubic(Q, height, cells[n, 0])  # [h Q]
+        x = _bicubic(Q, width, cells[n, 1])
+        resized = y @ logits[n] @ x.T  # [J h w]
+        if bound:
+            real = (torch.arange(height, device=y.device) < cells[n, 0])[:, None]
+            real = real & (torch.arange(width, device=y.device) < cells[n, 1])
+            resized = torch.where(real, resized, -torch.inf)
+        peak = resized.flatten(1).max(dim=1)
+        value[n] = peak.values
+        row[n], column[n] = (peak.indices // width).float(), (peak.indices % width).float()
+    at = torch.stack((column, row), dim=-1) + 0.5  # in cells
+    point = boxes[:, None, :2] + at * (sides / cells).flip(-1)[:, None]
+    if score == "probability":
+        value = (value - logits.flatten(2).logsumexp(dim=2)).exp()
+    return torch.cat((point, value[..., None]), dim=-1)
+
+
+def _bicubic(size: int, slots: int, length: Float[Tensor, ""]) -> Float[Tensor, "slots {size}"]:
+    """Weights that resize `size` values to `length`, in the first `length` of `slots` rows; edges are replicated."""
+    at = (torch.arange(slots, device=length.device, dtype=torch.float32) + 0.5) * (size / length) - 0.5
+    first = at.floor()
+    share = at - first
+    weights = torch.zeros(slots, size, device=length.device)
+    for tap in range(-1, 3):
+        index = (first + tap).long().clamp(0, size - 1)
+        weights.scatter_add_(1, index[:, None], _kernel((share - tap).abs())[:, None])
+    return weights
+
+
+def _kernel(x: Tensor) -> Tensor:
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    return torch.where(x <= 1, near, far)
