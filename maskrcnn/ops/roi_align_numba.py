@@ -118,7 +118,7 @@ def _write(out: Any, sums: Any) -> None:
 def _overload_write(out, sums):
     if isinstance(out.dtype, types.Integer):
 
-        def write(out, sums):
+        def write(out, sums) -> None:
             bits = sums.view(np.uint32)
             for c in range(len(out)):  # to the nearest, ties to even; a NaN that came from bfloat16 stays one
                 odd = (bits[c] >> np.uint32(16)) & np.uint32(1)
@@ -126,7 +126,7 @@ def _overload_write(out, sums):
 
         return write
 
-    def copy(out, sums):
+    def copy(out, sums) -> None:
         for c in range(len(out)):
             out[c] = sums[c]
 
