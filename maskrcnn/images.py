@@ -49,6 +49,7 @@ _DECODER_ERRORS = (  # what Pillow's decoders raise on broken files
     EOFError,
     struct.error,
     zlib.error,
+    Image.DecompressionBombError,  # the WebP decoder holds to Pillow's own limit, whatever ours is
 )
 
 

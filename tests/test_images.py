@@ -244,6 +244,8 @@ def test_pillow_s_own_limit_does_not_matter(monkeypatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
     np.testing.assert_array_equal(read_image(KINDS["png"][0]), RGB)
     assert Image.MAX_IMAGE_PIXELS == 3
+    with pytest.raises(DataError, match="exceeds limit"):  # but for WebP, whose decoder asks for it
+        read_image(KINDS["webp"][0])
 
 
 @pytest.mark.parametrize(
