@@ -32,14 +32,15 @@ def trace(
     """
     check_rule(rule, threshold)
     height, width = size
+    x1, y1, x2, y2 = (float(side) for side in box)
     values = np.pad(np.clip(np.nan_to_num(np.asarray(mask, dtype=np.float64)), 0, 1), 1)
     inside = values > threshold if rule == "padded" else values >= threshold
     outer, holes = [], []
     for ring in _rings(values, inside, threshold):
         points = np.stack(
             [
-                _to_image(ring[:, 0], box[0], box[2], len(mask), rule).clip(0, width),
-                _to_image(ring[:, 1], box[1], box[3], len(mask), rule).clip(0, height),
+                _to_image(ring[:, 0], x1, x2, len(mask), rule).clip(0, width),
+                _to_image(ring[:, 1], y1, y2, len(mask), rule).clip(0, height),
             ],
             axis=1,
         )
@@ -108,7 +109,7 @@ def _crossing(values: np.ndarray, edge: _Edge, threshold: float) -> tuple[float,
 def _to_image(positions: np.ndarray, low: float, high: float, side: int, rule: str) -> np.ndarray:
     """The inverse of `ops.paste.sample_positions`, in continuous image pixels."""
     if rule == "grid":
-        return float(low) + (positions - 0.5) * (float(high) - float(low)) / side
+        return low + (positions - 0.5) * (high - low) / side
     half = (np.float32(high) - np.float32(low)) * np.float32(0.5) * np.float32((side + 2) / side)
     middle = (np.float32(high) + np.float32(low)) * np.float32(0.5)
     first, last = float(np.trunc(middle - half)), float(np.trunc(middle + half))

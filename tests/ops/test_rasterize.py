@@ -1,11 +1,17 @@
 """Outlines and RLEs on a grid: answers by hand, kernels against the reference, pycocotools as a distant witness."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.ops.dispatch import implementations, recorded_paths
+from maskrcnn.ops.paste import paste
 from maskrcnn.ops.rasterize import (
     polygon_area,
     polygon_box,
@@ -182,6 +188,29 @@ def test_boxes_and_areas_of_rles_agree_with_pycocotools(seed, height, width, den
     counts = runs_of(bitmap)
     np.testing.assert_array_equal(rle_box(counts, (height, width)), [x, y, x + w, y + h])
     assert rle_area(counts) == coco.area(rle) == bitmap.sum()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or "numba" not in IMPLS, reason="needs fork and numba")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_forked_after_a_parallel_kernel_still_rasterizes() -> None:
+    """Numba's threads do not survive a fork; a parallel kernel in the child would kill or hang it."""
+    paste(torch.ones(2, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 2), (8, 8), impl="numba")
+    child = os.fork()
+    if child == 0:
+        try:
+            alive = rasterize_polygons([SQUARE], WHOLE, 8, impl="numba").sum() == 9
+        finally:
+            os._exit(0 if alive else 1)
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the worker hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def runs_of(bitmap):

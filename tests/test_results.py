@@ -1,0 +1,159 @@
+"""Results: canvas back to picture by hand, RLE and rows as pycocotools reads them, files on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn.data.records import Category
+from maskrcnn.errors import ConfigError
+from maskrcnn.ops.rle import counts_from_string
+from maskrcnn.results import Result, from_detections
+from maskrcnn.structures import Detections, Images
+
+CATEGORIES = (
+    Category(3, "cat", joints=("nose", "tail"), skeleton=((0, 1),)),
+    Category(17, "dog"),
+    Category(40, "fly", joints=("wing",)),
+)
+
+
+def batch_of_two():
+    """Two pictures on one canvas: the first was halved along y and kept along x, the second enlarged threefold."""
+    images = Images(
+        pixels=torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        sizes=torch.tensor([[20, 60], [30, 60]]),
+        original_sizes=torch.tensor([[40, 60], [10, 20]]),
+        scales=torch.tensor([[0.5, 1.0], [3.0, 3.0]]),
+        seeds=torch.zeros(2, dtype=torch.int64),
+    )
+    boxes = torch.zeros(2, 3, 4)
+    boxes[0, 0] = torch.tensor([10.0, 5.0, 30.0, 15.0])
+    boxes[0, 1] = torch.tensor([50.0, 10.0, 64.0, 30.0])  # beyond the picture
+    boxes[0, 2] = torch.tensor([61.0, 1.0, 64.0, 9.0])  # wholly beyond it
+    boxes[1, 0] = torch.tensor([3.0, 6.0, 33.0, 24.0])
+    boxes[1, 1:] = float("nan")
+    detections = Detections(
+        boxes=boxes,
+        scores=torch.tensor([[0.9, 0.8, 0.7], [0.6, 5.0, 5.0]]),
+        labels=torch.tensor([[1, 0, 0], [2, 0, 0]]),
+        masks=torch.ones(2, 3, 28, 28),
+        joints=torch.tensor([6.0, 12.0, 0.5]).repeat(2, 3, 3, 1),
+        valid=torch.tensor([[True, True, True], [True, False, False]]),
+    )
+    return detections, images
+
+
+def test_canvas_boxes_come_back_cut_to_the_picture() -> None:
+    first, second = from_detections(*batch_of_two(), CATEGORIES)
+    assert first.size == (40, 60)
+    np.testing.assert_allclose(first.boxes, [[10, 10, 30, 30], [50, 20, 60, 40]])
+    np.testing.assert_allclose(second.boxes, [[1, 2, 11, 8]])
+    assert first.labels.tolist() == [17, 3]
+    assert first.names == ["dog", "cat"]
+    assert second.names == ["fly"]
+    np.testing.assert_allclose(first.scores, [0.9, 0.8])
+    assert repr(first) == "Result(picture, 40 x 60: 1 dog, 1 cat)"
+
+
+def test_joints_are_those_of_the_own_category() -> None:
+    first, second = from_detections(*batch_of_two(), CATEGORIES)
+    np.testing.assert_allclose(first.keypoints[0], np.zeros((3, 3)))  # a dog has none
+    np.testing.assert_allclose(first.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
+    np.testing.assert_allclose(second.keypoints[0], [[0, 0, 0], [0, 0, 0], [2, 4, 0.5]])
+    rows = first.to_coco() + second.to_coco()
+    assert "keypoints" not in rows[0]
+    assert rows[1]["keypoints"] == [6, 24, 0.5, 6, 24, 0.5]
+    assert rows[2]["keypoints"] == [2, 4, 0.5]
+
+
+def test_masks_rle_and_polygons_say_the_same() -> None:
+    result = from_detections(*batch_of_two(), CATEGORIES)[0]
+    answer = np.zeros((2, 40, 60), dtype=bool)
+    answer[0, 10:30, 10:30] = True
+    answer[1, 20:40, 50:60] = True
+    np.testing.assert_array_equal(result.masks, answer)
+    np.testing.assert_array_equal(result.mask(1), answer[1])
+    np.testing.assert_array_equal(counts_from_string(result.rle[1]["counts"]), [50 * 40 + 20, *[20] * 19])
+    for polygons, box in zip(result.polygons, result.boxes, strict=True):
+        (ring,) = polygons
+        np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], box)
+
+
+def test_the_paste_rule_and_threshold_are_used() -> None:
+    detections, images = batch_of_two()
+    exact = from_detections(detections, images, CATEGORIES)[0]
+    padded = from_detections(detections, images, CATEGORIES, paste_rule="padded")[0]
+    strict = from_detections(detections._replace(masks=detections.masks * 0.6), images, CATEGORIES, threshold=0.7)[0]
+    assert padded.masks.sum() > exact.masks.sum()
+    assert padded.rle != exact.rle
+    assert not strict.masks.any()
+
+
+def test_a_model_without_masks_and_joints() -> None:
+    detections, images = batch_of_two()
+    result = from_detections(detections._replace(masks=None, joints=None), images, CATEGORIES)[0]
+    assert result.masks is None
+    assert result.rle is None
+    assert result.polygons is None
+    assert result.keypoints is None
+    assert set(result.to_coco()[0]) == {"image_id", "category_id", "bbox", "score"}
+    with pytest.raises(ConfigError, match="no masks"):
+        result.mask(0)
+
+
+def test_rows_are_what_pycocotools_reads() -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    result = from_detections(*batch_of_two(), CATEGORIES, image_ids=[7, 8])[0]
+    rows = json.loads(json.dumps(result.to_coco()))
+    assert [row["image_id"] for row in rows] == [7, 7]
+    assert [row["category_id"] for row in rows] == [17, 3]
+    assert rows[1]["bbox"] == [50, 20, 10, 20]
+    assert rows[0]["score"] == pytest.approx(0.9)
+    assert [int(coco.area(row["segmentation"])) for row in rows] == [400, 200]
+    assert coco.toBbox(rows[1]["segmentation"]).tolist() == [50, 20, 10, 20]
+    assert result.to_coco(image_id="other")[0]["image_id"] == "other"
+
+
+def test_select_keeps_objects_together() -> None:
+    result = from_detections(*batch_of_two(), CATEGORIES)[0]
+    kept = result.select(result.scores < 0.85)
+    assert len(kept) == 1
+    assert kept.names == ["cat"]
+    assert len(kept.rle) == len(kept.small_masks) == len(kept.keypoints) == 1
+    assert result.select([1, 0]).labels.tolist() == [3, 17]
+    assert len(result.select([])) == 0
+
+
+def test_save_writes_picture_and_rows(tmp_path) -> None:
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "one.jpg")
+    result = from_detections(*batch_of_two(), CATEGORIES, [tmp_path / "one.jpg", None])[0]
+    files = result.save(tmp_path / "deep" / "out", formats=["overlay", "coco"])
+    assert files == [tmp_path / "deep" / "out" / "one.png", tmp_path / "deep" / "out" / "one.json"]
+    with Image.open(files[0]) as picture:
+        assert picture.mode == "RGB"
+        assert picture.width / picture.height == 1.5
+    rows = json.loads(files[1].read_text())
+    assert rows == result.to_coco()
+    assert rows[0]["image_id"] == "one"
+    assert [file.name for file in result.save(tmp_path, ["coco"], name="other")] == ["other.json"]
+    for wrong in (["coco", "yolo"], "coco"):
+        with pytest.raises(ConfigError, match="overlay, coco"):
+            result.save(tmp_path, wrong)
+
+
+def test_nothing_found() -> None:
+    detections, images = batch_of_two()
+    nothing = detections._replace(valid=torch.zeros(2, 3, dtype=torch.bool))
+    result = from_detections(nothing, images, CATEGORIES)[0]
+    assert len(result) == 0
+    assert result.masks.shape == (0, 40, 60)
+    assert result.rle == result.polygons == result.to_coco() == result.names == []
+    assert "nothing" in repr(result)
+
+
+def test_an_unknown_id_has_a_name() -> None:
+    result = Result((4, 4), np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([99]), categories=CATEGORIES)
+    assert result.names == ["category 99"]

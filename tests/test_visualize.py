@@ -1,0 +1,148 @@
+"""Overlays: that each thing is drawn where it is, and leaves the rest alone. How it looks, people have to see."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskrcnn.data.records import Category
+from maskrcnn.results import Result
+from maskrcnn.visualize import class_hue, draw, object_colours
+
+GREY = 120
+CATEGORIES = (Category(1, "cat", joints=("a", "b"), skeleton=((0, 1),)), Category(2, "dog"))
+
+
+def scene(height=700, width=900, **changes):
+    """A cat whose mask fills the left half of its box, on a grey picture that is not enlarged."""
+    mask = np.zeros((1, 28, 28), dtype=np.float32)
+    mask[:, :, :14] = 1
+    result = Result(
+        size=(height, width),
+        boxes=np.array([[200, 200, 600, 600]], dtype=np.float32),
+        scores=np.array([0.9], dtype=np.float32),
+        labels=np.array([1]),
+        small_masks=mask,
+        categories=CATEGORIES,
+        image=np.full((height, width, 3), GREY, dtype=np.uint8),
+    )
+    return replace(result, **changes)
+
+
+def crowd(count, size=600):
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, size - 30, (count, 2))
+    return Result(
+        size=(size, size),
+        boxes=np.concatenate([corners, corners + 25], axis=1).astype(np.float32),
+        scores=rng.uniform(0.5, 1, count).astype(np.float32),
+        labels=rng.integers(1, 3, count),
+        categories=CATEGORIES,
+        image=np.full((size, size, 3), GREY, dtype=np.uint8),
+    )
+
+
+def changed(result, **options):
+    """Where the drawing differs from the grey picture, bool [H W]."""
+    return (np.asarray(draw(result, **options)) != GREY).any(axis=2)
+
+
+def test_mask_box_and_name_are_where_they_should_be() -> None:
+    difference = changed(scene())
+    assert difference[230:570, 230:370].all()  # the mask's inside
+    assert not difference[230:570, 430:570].any()  # the rest of the box
+    assert difference[400, 598:602].any()  # the box's right edge
+    assert difference[185:199, 205:260].any()  # the plate above it
+    assert not difference[:170].any()
+    assert not difference[610:].any()
+    assert not difference[:, 610:].any()
+    assert not changed(scene(), text=False)[:195].any()
+
+
+def test_the_mask_is_translucent_and_a_hole_stays_clear() -> None:
+    picture = np.full((700, 900, 3), GREY, dtype=np.uint8)
+    picture[300:320, 250:270] = 255
+    mask = np.ones((1, 28, 28), dtype=np.float32)
+    mask[:, 10:18, 10:18] = 0
+    drawn = np.asarray(draw(scene(small_masks=mask, image=picture), text=False)).astype(int)
+    assert (drawn[310, 260] != drawn[310, 240]).any()  # what lies under the mask can still be seen
+    np.testing.assert_array_equal(drawn[400, 400], [GREY] * 3)
+
+
+def test_nothing_found_is_the_picture_itself() -> None:
+    assert not changed(scene().select([])).any()
+
+
+def test_joints_and_limbs_of_the_own_category() -> None:
+    joints = np.zeros((1, 2, 3), dtype=np.float32)
+    joints[0] = [[450, 300, 0.9], [550, 500, 0.9]]
+    difference = changed(scene(keypoints=joints))
+    assert difference[300, 450]
+    assert difference[500, 550]
+    assert difference[400, 499:502].all()  # halfway along the limb
+    joints[0, 1, 2] = 0  # not seen: no joint, no limb
+    difference = changed(scene(keypoints=joints))
+    assert difference[300, 450]
+    assert not difference[500, 550]
+    assert not difference[400, 498:503].any()
+    assert not changed(scene(keypoints=joints, labels=np.array([2])))[300, 450]
+
+
+@pytest.mark.parametrize(("side", "drawn"), [(128, 640), (300, 600), (700, 700), (4, 640)])
+def test_small_pictures_are_enlarged(side, drawn) -> None:
+    result = scene(image=np.zeros((side, side, 3), dtype=np.uint8), size=(side, side))
+    assert draw(replace(result, boxes=result.boxes * side / 700)).size == (drawn, drawn)
+
+
+def test_lines_and_letters_grow_with_the_picture() -> None:
+    def band(factor):
+        big = scene(700 * factor, 900 * factor)
+        return int(changed(replace(big, boxes=big.boxes * factor))[: 200 * factor].any(axis=1).sum())
+
+    assert band(4) == pytest.approx(4 * band(1), rel=0.1)
+
+
+def test_grey_and_many_channelled_pictures_are_drawn() -> None:
+    for channels in (1, 2, 3, 4, 6):
+        assert draw(scene(image=np.full((700, 900, channels), GREY, dtype=np.uint8))).mode == "RGB"
+    assert draw(scene(image=None), np.full((700, 900), GREY, dtype=np.uint8)).mode == "RGB"
+
+
+def test_the_picture_is_read_from_its_path(tmp_path) -> None:
+    Image.fromarray(scene().image).save(tmp_path / "a.png")
+    from_file = draw(scene(image=None, path=tmp_path / "a.png"))
+    np.testing.assert_array_equal(np.asarray(from_file), np.asarray(draw(scene())))
+
+
+def test_a_picture_that_is_missing_or_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs its picture"):
+        draw(scene(image=None))
+    with pytest.raises(ValueError, match=r"\(10, 10\)"):
+        draw(scene(), np.zeros((10, 10, 3), dtype=np.uint8))
+
+
+def test_colours_are_a_classs_own_and_differ_between_objects() -> None:
+    colours = object_colours(np.array([1, 2, 1, 1, 2]))
+    assert len(set(colours)) == 5
+    assert object_colours(np.array([2, 1]))[1] == colours[0]  # whatever else is in the picture
+    hues = sorted(class_hue(label) for label in range(1, 13))
+    assert np.diff([*hues, hues[0] + 1]).min() > 0.03
+    brightness = np.array([object_colours(np.array([label]))[0] for label in range(90)]) @ [0.299, 0.587, 0.114]
+    assert brightness.min() > 95  # to be seen on black
+
+
+def test_a_crowd_has_fewer_names_and_they_never_cover_each_other(monkeypatch) -> None:
+    from PIL import ImageDraw
+
+    plates = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rounded_rectangle", lambda self, place, **_: plates.append(place))
+    draw(crowd(200))
+    assert len(plates) < 200
+    for i, a in enumerate(plates):
+        for b in plates[:i]:
+            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+    plates.clear()
+    draw(crowd(8))
+    assert len(plates) == 8
+    assert all(0 <= x1 < x2 <= 600 and 0 <= y1 < y2 <= 600 for x1, y1, x2, y2 in plates)
