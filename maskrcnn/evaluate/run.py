@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 
-from ..canvas import boxes_to_image, joints_to_image
 from ..config import ModelConfig
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
-from ..data.records import Category, joint_slices
+from ..data.records import Category
 from ..errors import ConfigError
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..model.prepare import arithmetic, choose_precision, prepare
-from ..ops.rle import encode
-from ..structures import Detections, Images
+from ..results import from_detections
+from ..structures import Images
 from ..weights.checkpoint import load_checkpoint, replacing, restore
 from .coco import Metrics, evaluate_rows
 
@@ -114,44 +113,18 @@ def detect_rows(
         here = Images(*(field.to(device, non_blocking=True) for field in images))
         with arithmetic(precision, device):
             detections = network.detect(here)
-        rows += to_rows(detections, here, image_ids.tolist(), categories, config)
+        results = from_detections(
+            detections,
+            here,
+            categories,
+            image_ids=image_ids.tolist(),
+            paste_rule=config.mask_head.paste,
+            threshold=config.mask_head.threshold,
+        )
+        rows += [row for result in results for row in result.to_coco()]
         done += len(image_ids)
         if tell is not None:
             tell(done)
-    return rows
-
-
-def to_rows(
-    detections: Detections,
-    images: Images,
-    image_ids: Sequence[int],
-    categories: Sequence[Category],
-    config: ModelConfig,
-) -> Rows:
-    """Detections as COCO result rows: boxes x, y, width, height in pixels of the original images, masks as RLE."""
-    boxes = boxes_to_image(detections.boxes, images).float().cpu()
-    counts = detections.valid.sum(1).tolist()
-    scores, labels = detections.scores.float().cpu(), detections.labels.cpu()
-    masks = None if detections.masks is None else detections.masks.float().cpu()
-    joints = None if detections.joints is None else joints_to_image(detections.joints.float(), images).cpu()
-    slices = joint_slices(categories)
-    rows: Rows = []
-    for b, (n, size) in enumerate(zip(counts, images.original_sizes.tolist(), strict=True)):
-        corners = boxes[b, :n]
-        spans = torch.cat((corners[:, :2], corners[:, 2:] - corners[:, :2]), dim=1).tolist()
-        rles: list[Any] = [None] * n
-        if masks is not None:
-            head = config.mask_head
-            rles = encode(masks[b, :n], corners, (size[0], size[1]), threshold=head.threshold, rule=head.paste)
-        for i, (box, score, label) in enumerate(
-            zip(spans, scores[b, :n].tolist(), labels[b, :n].tolist(), strict=True)
-        ):
-            row = {"image_id": image_ids[b], "category_id": categories[label].id, "score": score, "bbox": box}
-            if rles[i] is not None:
-                row["segmentation"] = {"size": rles[i]["size"], "counts": rles[i]["counts"].decode("ascii")}
-            if joints is not None and categories[label].joints:
-                row["keypoints"] = joints[b, i, slices[label]].flatten().tolist()
-            rows.append(row)
     return rows
 
 

@@ -107,7 +107,7 @@ def test_every_image_is_seen_once_an_epoch(tmp_path: Path) -> None:
     seen: list[int] = []
     original = job.epoch
 
-    def watched(number: int, first: int):  # noqa: ANN202
+    def watched(number: int, first: int):
         for batch in original(number, first):
             seen.extend(batch[2])
             yield batch

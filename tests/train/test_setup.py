@@ -1,0 +1,174 @@
+"""What a run is before its first step: defaults, slots, categories, and whose the folder is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskrcnn.config import preset
+from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.train.distributed import alone
+from maskrcnn.train.folder import claim_folder
+from maskrcnn.train.setup import Plan, build_model, plan, resolve_precision
+from maskrcnn.weights.checkpoint import save_checkpoint
+from tests.scenes import NONE, SMALL, TWO_APART, Scene, Thing, write_coco
+
+MANY = Scene((64, 64), tuple(Thing("brick", (x, y, x + 3, y + 3)) for x in range(0, 60, 4) for y in range(0, 60, 4)))
+READING = {"val": None, "images": None, "strict": False, "keypoints": False}
+
+
+def make_plan(data: Path, *overrides: str, **changes: Any) -> tuple[Plan, list[str]]:
+    said: list[str] = []
+    arguments: dict[str, Any] = {
+        "model": "R-18-FPN-tiny",
+        "weights": None,
+        "out": data / "run",
+        "named": {},
+        "overrides": overrides,
+        "config": None,
+        "reading": READING,
+        "among": alone(),
+        "say": said.append,
+    }
+    return plan(data, **{**arguments, **changes}), said
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_coco(tmp_path, {"a.png": TWO_APART, "b.png": NONE, "c.png": SMALL})
+    write_coco(tmp_path, {"d.png": TWO_APART}, "val.json")
+    return tmp_path
+
+
+def test_from_scratch_nothing_is_frozen_and_norms_are_live(data: Path) -> None:
+    for batch, norm in ((4, "bn"), (3, "gn")):
+        made, said = make_plan(data, f"train.batch={batch}")
+        assert (made.config.model.backbone.norm, made.config.model.backbone.freeze_at) == (norm, 0)
+        assert any("--weights" in line for line in said)
+
+
+def test_what_the_user_sets_wins_over_every_default(data: Path) -> None:
+    made, _ = make_plan(
+        data,
+        "model.backbone.norm=frozen_bn",
+        "model.box_head.max_detections=7",
+        named={"train.epochs": 3, "model.mask_head.enabled": False, "train.seed": None},
+    )
+    assert made.config.model.backbone.norm == "frozen_bn"
+    assert made.config.model.box_head.max_detections == 7
+    assert made.config.train.epochs == 3.0
+    assert not made.config.model.mask_head.enabled
+
+
+def test_classes_and_slots_follow_the_data(data: Path) -> None:
+    made, said = make_plan(data)
+    assert made.config.model.classes == 3
+    assert made.config.model.box_head.max_detections == 100
+    assert made.config.model.rpn.post_nms_train == made.config.model.rpn.post_nms_test == 300
+    assert any("at most 2 objects" in line and "100 detections" in line for line in said)
+    write_coco(data, {"m.png": MANY, "c.png": SMALL})  # 225 objects: 337.5 goes up to 400
+    made, _ = make_plan(data)
+    assert made.config.model.box_head.max_detections == 400
+    assert made.config.model.rpn.post_nms_test == 1200
+
+
+def test_the_rate_is_printed_for_the_images_of_a_step(data: Path) -> None:
+    _, said = make_plan(data, "train.lr=0.02", "train.batch=2", "train.accumulate=2")
+    assert any("4 images a step (2 x 2 x 1)" in line and line.endswith("per 16 images: 0.005") for line in said)
+
+
+def test_one_json_holds_out_a_tenth_and_lists_it(tmp_path: Path) -> None:
+    json_path = write_coco(tmp_path, {f"{i}.png": TWO_APART for i in range(20)})
+    made, _ = make_plan(json_path, out=tmp_path / "run")
+    assert made.val is not None
+    assert (len(made.train), len(made.val)) == (18, 2)
+    assert not {*made.train.image_ids.tolist()} & {*made.val.image_ids.tolist()}
+    claim_folder(made, alone(), None)
+    listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert [row["id"] for row in listed["images"]] == made.val.image_ids.tolist()
+
+
+def test_a_category_that_train_does_not_know_is_an_error_with_both_tables(data: Path) -> None:
+    path = data / "val.json"
+    path.write_text(path.read_text().replace('"wave"', '"hail"'))
+    with pytest.raises(DataError, match=r"hail[\s\S]*wave"):
+        make_plan(data)
+
+
+def test_the_same_run_may_change_epochs_and_patience_only(data: Path) -> None:
+    first, _ = make_plan(data)
+    assert not claim_folder(first, alone(), None)
+    assert claim_folder(first, alone(), None)
+    longer, _ = make_plan(data, named={"train.epochs": 99, "train.patience": 3})
+    assert claim_folder(longer, alone(), None)
+    other, _ = make_plan(data, "train.lr=0.5", "model.rpn.samples=17")
+    with pytest.raises(ConfigError, match=r"model\.rpn\.samples: 256 there, 17 here\n  train\.lr: 0\.02 there, 0\.5"):
+        claim_folder(other, alone(), None)
+
+
+def test_other_data_is_another_run(data: Path) -> None:
+    claim_folder(make_plan(data)[0], alone(), None)
+    write_coco(data, {"a.png": TWO_APART, "b.png": NONE})
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        claim_folder(make_plan(data)[0], alone(), None)
+
+
+def test_a_run_json_that_cannot_be_read_is_one_sentence(data: Path) -> None:
+    made, _ = make_plan(data)
+    claim_folder(made, alone(), None)
+    (made.out / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        claim_folder(made, alone(), None)
+
+
+def test_config_toml_makes_the_same_run_again(data: Path) -> None:
+    made, _ = make_plan(data, "train.lr=0.3", "model.rpn.samples=33")
+    claim_folder(made, alone(), None)
+    again, _ = make_plan(data, config=made.out / "config.toml", model=None)
+    assert again.config == made.config
+
+
+def test_weights_keep_their_switches_and_freeze_norms_and_stem(data: Path, tmp_path: Path) -> None:
+    made, _ = make_plan(data, "train.batch=4", "model.rpn.samples=33")
+    path = tmp_path / "start.safetensors"
+    start = build_model(made, alone(), print)
+    save_checkpoint(path, start.state_dict(), made.config.model, made.train.categories, {})
+    write_coco(data, {"a.png": TWO_APART})
+    tuned, _ = make_plan(data, weights=path, model=None)
+    assert tuned.config.model.rpn.samples == 33
+    assert (tuned.config.model.backbone.norm, tuned.config.model.backbone.freeze_at) == ("frozen_bn", 2)
+    said: list[str] = []
+    build_model(tuned, alone(), said.append)
+    assert "new" not in said[0]
+    with pytest.raises(ConfigError, match="is a R-18-FPN-tiny, not a R-50-FPN"):
+        make_plan(data, weights=path, model="R-50-FPN")
+
+
+def test_equal_seeds_draw_equal_weights_and_leave_the_global_generator_alone(data: Path) -> None:
+    import torch
+
+    before = torch.random.get_rng_state()
+    models = [build_model(make_plan(data, f"train.seed={seed}")[0], alone(), print) for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    first, same, other = (model.state_dict()[_a_weight(model)] for model in models)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def _a_weight(model: Any) -> str:
+    return next(name for name, parameter in model.named_parameters() if parameter.ndim == 4)
+
+
+def test_precision_words() -> None:
+    device = alone().device
+    assert resolve_precision("fp32", device) == "fp32"
+    assert resolve_precision("auto", device) in ("fp32", "bf16")
+    with pytest.raises(ConfigError, match="GPU"):
+        resolve_precision("fp16", device)
+
+
+def test_presets_are_left_as_they_are(data: Path) -> None:
+    before = preset("R-18-FPN-tiny")
+    make_plan(data)
+    assert preset("R-18-FPN-tiny") == before
