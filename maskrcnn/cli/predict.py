@@ -1,16 +1,24 @@
 """`maskrcnn predict WEIGHTS IMAGES...`."""
 
+import json
+import sys
+import time
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from ..errors import MaskRCNNError
+    from ..results import Result
+
 
 def predict(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint.")],
+    weights: Annotated[Path, typer.Argument(help="Checkpoint, or the folder of a run.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted globs.")],
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("predictions"),
-    save: Annotated[str, typer.Option(help="What to save: overlay, coco, or both with a comma.")] = "overlay,coco",
+    save: Annotated[str, typer.Option(help="overlay, coco, or both with a comma.")] = "overlay,coco",
     score_threshold: Annotated[float | None, typer.Option(help="Least score; default: the model's own.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Per image; default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
@@ -18,4 +26,79 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Pass over images that cannot be read.")] = False,
 ) -> None:
-    """Find the objects in images; save overlays, COCO results, or both."""
+    """Find the objects in images; save overlays and COCO results."""
+    from ..errors import ConfigError
+    from ..predict import load
+    from ..results import FORMATS
+
+    formats = [word.strip() for word in save.split(",") if word.strip()]
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise ConfigError(f"--save takes {' and '.join(FORMATS)}, with a comma; it got {', '.join(unknown)}")
+    skipped: list[MaskRCNNError] = []
+
+    def pass_over(error: "MaskRCNNError") -> None:
+        skipped.append(error)
+        print(f"maskrcnn: {error}; passed over", file=sys.stderr)
+
+    results = load(weights, device=device).predict(
+        images,
+        batch=batch,
+        precision=precision,  # type: ignore[arg-type]
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        on_error=pass_over if skip else "raise",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    began, pictures, objects = time.perf_counter(), 0, 0
+    names = _Names()
+    with _Rows(out / "results.json" if "coco" in formats else None) as rows:
+        for result in results:
+            name = names.unique(result.stem)
+            if "overlay" in formats:
+                result.save(out, ["overlay"], name=name)
+            rows.add(result, name)
+            found = ", ".join(f"{count} {kind}" for kind, count in Counter(result.names).items())
+            print(f"{result.path}: {found or 'nothing'}")
+            pictures, objects = pictures + 1, objects + len(result)
+    rate = pictures / max(time.perf_counter() - began, 1e-9)
+    passed_over = f", {len(skipped)} passed over" if skipped else ""
+    print(f"{pictures} pictures{passed_over}, {objects} objects, {rate:.1f} pictures a second; saved in {out}")
+
+
+class _Names:
+    """Pictures of one name in several folders get files of their own: a, a-2, a-3."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def unique(self, stem: str) -> str:
+        self._seen[stem] += 1
+        return stem if self._seen[stem] == 1 else f"{stem}-{self._seen[stem]}"
+
+
+class _Rows:
+    """COCO results of all pictures as one json list, written row by row; the file appears when it is whole."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+        self._separator = "["
+
+    def __enter__(self) -> "_Rows":
+        if self._path is not None:
+            self._file = self._path.with_suffix(".part").open("w", encoding="utf-8")
+        return self
+
+    def add(self, result: "Result", image_id: str) -> None:
+        if self._file is not None:
+            for row in result.to_coco(image_id):
+                self._file.write(f"{self._separator}\n{json.dumps(row)}")
+                self._separator = ","
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> Literal[False]:
+        if self._file is not None and self._path is not None:
+            self._file.write("[]\n" if self._separator == "[" else "\n]\n")
+            self._file.close()
+            part = self._path.with_suffix(".part")
+            part.unlink() if kind else part.replace(self._path)
+        return False

@@ -8,8 +8,8 @@ HEADER = """# Command line
 
 Written by `make docs` from the program's own help.
 
-Exit codes: 0 the work is done, 1 it failed, 2 the arguments or the data are wrong, 130 it was interrupted. What is wrong
-is one sentence on standard error that names the file; `--debug`, anywhere, shows the traceback.
+Exit codes: 0 the work is done, 1 it failed, 2 the arguments or the data are wrong, 130 it was interrupted. What is
+wrong is one sentence on standard error that names the file; `--debug`, anywhere, shows the traceback.
 """
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .layers import ConvNorm, FrozenBatchNorm
 from .mask_rcnn import MaskRCNN
 
@@ -41,12 +42,25 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one. Raises `ConfigError` for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+
+
 def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere."""
+    """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere.
+
+    Raises `ConfigError` for another word.
+    """
     if wanted in _DTYPES:
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
-        raise ValueError(f"precision is one of auto, fp32, bf16, fp16; it got {wanted!r}")
+        raise ConfigError(f"precision is one of auto, fp32, bf16, fp16; it got {wanted!r}")
     return "bf16" if _has_fast_bf16(device) else "fp32"
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from maskrcnn.config import ModelConfig, preset
+from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
 from maskrcnn.model.layers import ConvNorm, FrozenBatchNorm
 from maskrcnn.model.prepare import arithmetic, choose_precision, prepare
@@ -105,5 +106,5 @@ def test_precision_is_what_was_asked_for() -> None:
     assert choose_precision("bf16", CPU) == "bf16"
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
     assert choose_precision("auto", torch.device("meta")) == "fp32"
-    with pytest.raises(ValueError, match="fp8"):
+    with pytest.raises(ConfigError, match="fp8"):
         choose_precision("fp8", CPU)

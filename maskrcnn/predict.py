@@ -1,0 +1,246 @@
+"""`load` a checkpoint, `predict` on pictures: paths, folders, globs, arrays and PIL images in, one `Result` each out.
+
+Pictures are read ahead in threads while the network runs, and those that share a canvas run together; results come in
+the order of the inputs. At most a few batches are in memory, however many inputs there are.
+"""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from .canvas import join, prepare_image
+from .config import ModelConfig
+from .data.records import Category
+from .errors import CheckpointError, ConfigError, DataError
+from .images import read_image
+from .inputs import expand
+from .model.build import build
+from .model.mask_rcnn import MaskRCNN
+from .model.prepare import arithmetic, choose_device, choose_precision, prepare
+from .results import Result, from_detections
+from .structures import Images
+from .weights.checkpoint import load_checkpoint, restore
+
+_WINDOW = 3  # batches read ahead, among which pictures of one canvas are sought
+
+OnError = Literal["raise", "skip"] | Callable[[DataError], None]
+
+
+class Picture(NamedTuple):
+    """One input, read and resized."""
+
+    path: Path | None
+    original: np.ndarray | None  # uint8 [h w I], kept only where there is no file to read it from again
+    images: Images  # a batch of one
+
+    @property
+    def canvas(self) -> tuple[int, ...]:
+        return tuple(self.images.pixels.shape[2:])
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> "Predictor":
+    """The `Predictor` of a checkpoint, or of a run's folder, on `device` (default: a GPU where there is one).
+
+    Raises `CheckpointError` naming the file for one that cannot be read or is of no kind known here.
+    """
+    file = checkpoint_file(Path(path))
+    checkpoint = load_checkpoint(file)  # files of other origins will be told apart here, by their content
+    target = choose_device(device)
+    model = build(checkpoint.config, skip_empty=target.type == "cpu")
+    restore(model, checkpoint.state, file)
+    return Predictor(model, checkpoint.config, checkpoint.categories, device=target)
+
+
+class Predictor:
+    """A trained model and what it needs to know: its config and its categories. It remembers no picture."""
+
+    def __init__(
+        self,
+        model: MaskRCNN,
+        config: ModelConfig,
+        categories: tuple[Category, ...],
+        *,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.model = model.to(self.device).eval()
+        self.config = config
+        self.categories = categories
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        batch: int = 1,
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+        on_error: OnError = "raise",
+        threads: int = 2,
+    ) -> Iterator[Result]:
+        """One `Result` per picture, in the order of `inputs`, made when asked for.
+
+        Args:
+            inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, or any iterable of these.
+            batch: pictures that run together, at most; only those whose canvas is the same can.
+            precision: `auto` is fp32 for weights of other origin, else bf16 where the device is fast at it.
+            score_threshold: least score, 0..1; default the model's own.
+            max_detections: most detections of a picture; default the model's own.
+            on_error: for a picture that cannot be read, `raise` a `DataError`; `skip` it, with a warning; or call this
+                with the error and go on.
+            threads: that read and resize pictures ahead.
+
+        Raises `ConfigError` for impossible arguments at once, `DataError` naming the file when its turn comes.
+        """
+        if batch < 1 or threads < 1:
+            raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
+        if on_error not in ("raise", "skip") and not callable(on_error):
+            raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
+        network = self._prepared(precision, score_threshold, max_detections)
+        return self._stream(expand(inputs), network, batch, on_error, threads)
+
+    def _prepared(self, precision: str, score_threshold: float | None, max_detections: int | None) -> "_Network":
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ConfigError(f"score_threshold is between 0 and 1; it is {score_threshold}")
+        if max_detections is not None and max_detections < 1:
+            raise ConfigError(f"max_detections is 1 or more; it is {max_detections}")
+        if precision == "auto" and self.config.profile not in ("ours", "paper"):
+            precision = "fp32"  # so that the answers equal those of the weights' origin
+        chosen = choose_precision(precision, self.device)
+        model = prepare(self.model, chosen)
+        numbers = {"score_threshold": score_threshold, "max_detections": max_detections}
+        changed = {name: value for name, value in numbers.items() if value is not None}
+        model.steps = model.steps._replace(select=partial(model.steps.select, **changed))
+        return _Network(model, self.config, self.categories, self.device, chosen)
+
+    def _stream(
+        self, sources: Iterator[Any], network: "_Network", batch: int, on_error: OnError, threads: int
+    ) -> Iterator[Result]:
+        """Reads ahead a window of pictures, runs those that share the first one's canvas, gives results in order."""
+        skipped = 0
+        with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
+            window: deque[_Slot] = deque()
+            try:
+                while True:
+                    while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
+                        window.append(_Slot(pool.submit(read_picture, source, self.config)))
+                    if not window:
+                        break
+                    first = window[0]
+                    if first.result is None:
+                        try:
+                            first.picture()
+                        except DataError as error:
+                            skipped += 1
+                            window.popleft()
+                            _report(error, on_error)
+                            continue
+                        network.run(_together(window, batch))
+                    result = window.popleft().result
+                    assert result is not None
+                    yield result
+            finally:
+                for slot in window:
+                    slot.future.cancel()
+        if skipped and on_error == "skip":
+            warnings.warn(f"{skipped} of the pictures could not be read and were passed over", stacklevel=2)
+
+
+class _Slot:
+    """A place in the window: a picture on its way, then its result."""
+
+    def __init__(self, future: Future[Picture]) -> None:
+        self.future = future
+        self.result: Result | None = None
+
+    def picture(self) -> Picture:
+        """Waits for the picture. Raises the reader's `DataError`."""
+        return self.future.result()
+
+    def readable(self) -> bool:
+        """Waits, and says whether there is a picture and no result yet."""
+        return self.result is None and self.future.exception() is None
+
+
+class _Network(NamedTuple):
+    """A prepared model and all that turns pictures into results."""
+
+    model: MaskRCNN
+    config: ModelConfig
+    categories: tuple[Category, ...]
+    device: torch.device
+    precision: Any
+
+    def run(self, slots: list[_Slot]) -> None:
+        """Fills in the results of slots whose pictures share a canvas."""
+        pictures = [slot.picture() for slot in slots]
+        images = join([picture.images for picture in pictures])
+        with torch.inference_mode(), arithmetic(self.precision, self.device):
+            detections = self.model.detect(type(images)(*(field.to(self.device) for field in images)))
+        results = from_detections(
+            detections,
+            images,
+            self.categories,
+            [picture.path for picture in pictures],
+            originals=[picture.original for picture in pictures],
+            paste_rule=self.config.mask_head.paste,
+            threshold=self.config.mask_head.threshold,
+        )
+        for slot, result in zip(slots, results, strict=True):
+            slot.result = result
+
+
+def read_picture(source: Any, config: ModelConfig) -> Picture:
+    """Reads one input and resizes it to what `config` asks for. Raises `DataError` naming the file."""
+    if isinstance(source, DataError):
+        raise source
+    array = read_image(source, channels=config.input.channels)
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    rules = config.input
+    images = prepare_image(
+        array,
+        min_size=rules.min_size,
+        max_size=rules.max_size,
+        resize=rules.resize,
+        size_rounding=rules.size_rounding,
+        canvas=rules.canvas,
+        zoom=rules.zoom,
+    )
+    return Picture(path, array if path is None else None, images)
+
+
+def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:
+    """The first slot of the window without a result, and up to `batch` - 1 others whose pictures lie on its canvas."""
+    waiting = (slot for slot in window if slot.readable())
+    first = next(waiting)
+    canvas = first.picture().canvas
+    others = (slot for slot in waiting if slot.picture().canvas == canvas)
+    return [first, *islice(others, batch - 1)]
+
+
+def _report(error: DataError, on_error: OnError) -> None:
+    if on_error == "raise":
+        raise error
+    if on_error == "skip":
+        warnings.warn(str(error), stacklevel=3)
+    else:
+        on_error(error)
+
+
+def checkpoint_file(path: Path) -> Path:
+    """`path`, or the checkpoint in it where it is the folder of a run."""
+    if not path.is_dir():
+        return path
+    file = path / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{path} is a folder without a model.safetensors")
+    return file

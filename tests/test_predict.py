@@ -1,0 +1,248 @@
+"""`load` and `predict`: order, batches, bad pictures, memory, and the same answer alone or in company."""
+
+import gc
+import tracemalloc
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import maskrcnn
+from maskrcnn.config import ModelConfig, preset
+from maskrcnn.data.records import Category
+from maskrcnn.errors import CheckpointError, ConfigError, DataError
+from maskrcnn.model.build import build
+from maskrcnn.predict import Predictor, load
+from maskrcnn.results import Result
+from maskrcnn.weights.checkpoint import save_checkpoint
+from tests.scenes import NONE, SMALL, TWO_APART, WIDE
+
+CATEGORIES = tuple(Category(id, name) for id, name in ((3, "brick"), (7, "leaf"), (20, "wave")))
+
+
+def tiny() -> ModelConfig:
+    config = preset("R-18-FPN-tiny")
+    return replace(
+        config,
+        classes=len(CATEGORIES),
+        backbone=replace(config.backbone, norm="bn", width=8, freeze_at=0),
+        fpn=replace(config.fpn, channels=16),
+        box_head=replace(config.box_head, channels=32, score_threshold=0.05, max_detections=20),
+        mask_head=replace(config.mask_head, channels=16, convs=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model whose scores differ enough to be ordered."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = build(tiny())
+        with torch.no_grad():
+            model.box_head.class_logits.weight.normal_(0, 0.1)
+            model.box_head.box_deltas.weight.normal_(0, 0.1)
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_checkpoint(path, model.state_dict(), tiny(), CATEGORIES, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> Predictor:
+    return load(checkpoint)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Six files on two canvases, mixed."""
+    paths = []
+    for i, scene in enumerate((TWO_APART, WIDE, SMALL, NONE, WIDE, TWO_APART)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(scene.pixels).save(paths[-1])
+    return paths
+
+
+def same(got: Result, want: Result) -> None:
+    assert got.size == want.size
+    assert got.labels.tolist() == want.labels.tolist()
+    np.testing.assert_allclose(got.scores, want.scores, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(got.boxes, want.boxes, rtol=0, atol=0.01)
+    assert got.small_masks is not None
+    np.testing.assert_allclose(got.small_masks, want.small_masks, rtol=0, atol=1e-3)
+
+
+def test_one_result_a_picture_in_the_order_of_the_inputs(predictor: Predictor, pictures: list[Path]) -> None:
+    results = list(predictor.predict(pictures, batch=3))
+    assert [result.path for result in results] == pictures
+    assert [result.size for result in results] == [(48, 64), (40, 120), (32, 32), (48, 64), (40, 120), (48, 64)]
+    for result in results:
+        assert len(result) > 0
+        assert set(result.labels.tolist()) <= {3, 7, 20}
+        assert (np.diff(result.scores) <= 0).all()
+        assert (result.boxes >= 0).all()
+        assert (result.boxes <= np.array([*result.size[::-1], *result.size[::-1]])).all()
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_alone_is_as_in_company(predictor: Predictor, pictures: list[Path], batch: int) -> None:
+    alone = [next(predictor.predict(path, precision="fp32")) for path in pictures]
+    for got, want in zip(predictor.predict(pictures, batch=batch, precision="fp32"), alone, strict=True):
+        same(got, want)
+
+
+def test_batches_hold_what_shares_a_canvas(
+    predictor: Predictor, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    detect = maskrcnn.model.mask_rcnn.MaskRCNN.detect
+
+    def watched(self: object, images: object, *rest: object) -> object:
+        seen.append(tuple(images.pixels.shape))
+        return detect(self, images, *rest)
+
+    monkeypatch.setattr("maskrcnn.model.mask_rcnn.MaskRCNN.detect", watched)
+    list(predictor.predict(pictures, batch=3))
+    assert seen == [(3, 3, 64, 64), (2, 3, 64, 128), (1, 3, 32, 32)]
+
+
+def test_files_arrays_and_pil_images_are_one(predictor: Predictor, pictures: list[Path]) -> None:
+    array = TWO_APART.pixels
+    mixed = [pictures[0], array, [Image.fromarray(array)], str(pictures[5])]
+    first, *others = predictor.predict(mixed, precision="fp32")
+    for other in others:
+        same(other, first)
+    assert others[0].path is None
+    np.testing.assert_array_equal(others[0].image, array)
+
+
+def test_folders_and_globs(predictor: Predictor, pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    assert [result.path for result in predictor.predict(folder)] == pictures
+    assert [result.path for result in predictor.predict(str(folder / "[24].png"))] == [pictures[2], pictures[4]]
+
+
+def test_thresholds_and_limits(predictor: Predictor, pictures: list[Path]) -> None:
+    (everything,) = predictor.predict(pictures[0], precision="fp32")
+    middle = float(np.median(everything.scores))
+    (above,) = predictor.predict(pictures[0], precision="fp32", score_threshold=middle)
+    assert 0 < len(above) < len(everything)
+    assert (above.scores > middle).all()
+    (two,) = predictor.predict(pictures[0], precision="fp32", max_detections=2)
+    same(two, everything.select([0, 1]))
+    (again,) = predictor.predict(pictures[0], precision="fp32")
+    same(again, everything)
+
+
+def test_bf16_finds_the_best_object_too(predictor: Predictor, pictures: list[Path]) -> None:
+    (exact,) = predictor.predict(pictures[0], precision="fp32")
+    (rough,) = predictor.predict(pictures[0], precision="bf16")
+    assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
+
+
+def test_a_bad_picture_is_an_error_that_names_it(predictor: Predictor, pictures: list[Path]) -> None:
+    pictures[2].write_bytes(pictures[2].read_bytes()[:60])
+    stream = predictor.predict(pictures)
+    assert next(stream).path == pictures[0]
+    assert next(stream).path == pictures[1]
+    with pytest.raises(DataError, match=r"2\.png"):
+        next(stream)
+
+
+def test_bad_pictures_are_passed_over_and_told(predictor: Predictor, pictures: list[Path]) -> None:
+    pictures[1].write_text("no image")
+    inputs = [*pictures, pictures[0].parent / "missing.png"]
+    with pytest.warns(UserWarning, match=r"1\.png|missing\.png|passed over") as told:
+        results = list(predictor.predict(inputs, batch=4, on_error="skip"))
+    assert [result.path for result in results] == [path for path in pictures if path != pictures[1]]
+    words = [str(one.message) for one in told]
+    assert any("1.png" in word for word in words)
+    assert any("missing.png" in word for word in words)
+    assert words[-1].startswith("2 of the pictures")
+
+
+def test_bad_pictures_go_to_a_function(predictor: Predictor, pictures: list[Path]) -> None:
+    pictures[0].write_text("no image")
+    errors: list[DataError] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = list(predictor.predict(pictures, on_error=errors.append))
+    assert len(results) == 5
+    assert [str(pictures[0]) in str(error) for error in errors] == [True]
+
+
+def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
+    asked = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield SMALL.pixels
+
+    stream = predictor.predict(endless(), batch=2)
+    for _ in range(10):
+        next(stream)
+    assert 10 <= asked <= 10 + 3 * 2 + 2
+    stream.close()
+
+
+def test_memory_stays_flat(predictor: Predictor) -> None:
+    """What Python allocates after 40 pictures is what it held after 10: nothing is collected on the way."""
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    stream = predictor.predict((TWO_APART.pixels for _ in range(40)), batch=2)
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            next(stream)
+        early = held()
+        for _ in stream:
+            pass
+        late = held()
+    finally:
+        tracemalloc.stop()
+    assert late - early < 200_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0},
+        {"threads": 0},
+        {"on_error": "ignore"},
+        {"score_threshold": 1.5},
+        {"max_detections": 0},
+        {"precision": "fp8"},
+    ],
+)
+def test_impossible_arguments_are_told_at_once(predictor: Predictor, wrong: dict[str, object]) -> None:
+    with pytest.raises((ConfigError, TypeError)):  # the types are checked first in these tests
+        predictor.predict([], **wrong)
+
+
+def test_nothing_in_nothing_out(predictor: Predictor) -> None:
+    assert list(predictor.predict([])) == []
+
+
+def test_load_takes_the_folder_of_a_run(checkpoint: Path) -> None:
+    assert load(checkpoint.parent).categories == CATEGORIES
+
+
+def test_what_cannot_be_loaded_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load(tmp_path)
+    with pytest.raises(CheckpointError, match="missing"):
+        load(tmp_path / "missing.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cut"):
+        load(cut)
+    with pytest.raises(ConfigError, match="there is no device"):
+        load(checkpoint, device="cuda:99")
