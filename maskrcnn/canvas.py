@@ -97,10 +97,10 @@ def resize(
     step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
     rows, next_rows, down = _neighbours(y1, step_y, size[0], array.shape[0])
     columns, next_columns, right = _neighbours(x1, step_x, size[1], array.shape[1])
-    first, last = int(rows[0]), int(next_rows[-1]) + 1
-    pixels = torch.from_numpy(array[first:last]).float()
-    pixels = torch.lerp(pixels[rows - first], pixels[next_rows - first], down[:, None, None])
-    return torch.lerp(pixels[:, columns], pixels[:, next_columns], right[:, None]).numpy()
+    first, last = rows[0], next_rows[-1] + 1
+    pixels = array[first:last].astype(np.float32)
+    pixels = _between(pixels.take(rows - first, axis=0), pixels.take(next_rows - first, axis=0), down[:, None, None])
+    return _between(pixels.take(columns, axis=1), pixels.take(next_columns, axis=1), right[:, None])
 
 
 def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
@@ -119,11 +119,19 @@ def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, f
     return np.stack(planes, axis=2)
 
 
-def _neighbours(start: float, step: float, size: int, available: int) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(start: float, step: float, size: int, available: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each new pixel of an axis the two old ones around its centre, and the weight of the second."""
-    centres = (start + (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5).clamp(0, available - 1)
-    lower = centres.floor().long()
-    return lower, (lower + 1).clamp(max=available - 1), (centres - lower).float()
+    centres = (start + (np.arange(size) + 0.5) * step - 0.5).clip(0, available - 1)
+    lower = np.floor(centres).astype(np.intp)
+    return lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32)
+
+
+def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(1 - weight) * first + weight * second, in the memory of the two."""
+    second -= first
+    second *= weight
+    first += second
+    return first
 
 
 def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_size: int = 0) -> tuple[int, int]:
@@ -150,7 +158,8 @@ def _up(side: float) -> int:
 
 def _bucket(side: int, min_size: int, max_size: int) -> int:
     unit = min_size / 6 if min_size else 2 ** math.floor(math.log2(side)) / 4
-    bucket = _up(math.ceil(side / unit - 1e-9) * unit)
+    units = math.floor(side / unit)
+    bucket = _up(units * unit) if side <= _up(units * unit) else _up((units + 1) * unit)
     return min(bucket, _up(max_size)) if side <= max_size else bucket
 
 

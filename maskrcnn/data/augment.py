@@ -196,7 +196,7 @@ def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) ->
         frames = original * scale - offset
     if not whole:
         low, high = np.minimum(boxes, frames)[:, :2], np.maximum(boxes, frames)[:, 2:]
-        cut = ((low < 0) | (high > limits)).any(axis=1)
+        cut = np.asarray(((low < 0) | (high > limits)).any(axis=1))
         boxes, share = _cut(boxes, frames, bits, cut, limits)
         ignore = ignore | (share < min_visible)
         left = ~cut | ((share > 0) & (boxes[:, 2:] - boxes[:, :2] >= _SMALLEST).all(axis=1))
@@ -226,11 +226,21 @@ def _cut(
         part = bits[i, rows, columns]
         share[i] = np.count_nonzero(part) / total
         if share[i]:
-            used_x, used_y = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
-            x1, x2 = edges_x[columns.start + used_x[0]], edges_x[columns.start + used_x[-1] + 1]
-            y1, y2 = edges_y[rows.start + used_y[0]], edges_y[rows.start + used_y[-1] + 1]
-            boxes[i] = [max(x1, 0), max(y1, 0), min(x2, limits[0]), min(y2, limits[1])]
+            x1, x2 = _extent(np.asarray(part.any(axis=0)), columns, edges_x, limits[0])
+            y1, y2 = _extent(np.asarray(part.any(axis=1)), rows, edges_y, limits[1])
+            boxes[i] = [x1, y1, x2, y2]
     return boxes, share
+
+
+def _extent(used: np.ndarray, cells: slice, edges: np.ndarray, limit: float) -> tuple[float, float]:
+    """Where an axis's used ones of `cells` begin and end; what goes on beyond the rim ends on it, not on a cell's
+    edge.
+    """
+    indices = np.flatnonzero(used)
+    first, last = cells.start + int(indices[0]), cells.start + int(indices[-1]) + 1
+    low = 0.0 if first == cells.start > 0 else max(float(edges[first]), 0.0)
+    high = limit if last == cells.stop < MASK_SIDE else min(float(edges[last]), limit)
+    return low, high
 
 
 def _centres_inside(edges: np.ndarray, limit: float) -> slice:

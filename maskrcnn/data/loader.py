@@ -56,8 +56,8 @@ class _Loader:
             self.unread += 1
             if image_id not in self.problems:
                 self.problems[image_id] = reason
-                self._warn(reason)
-        if self._maker.replace and len(parcel.problems) > len(parcel.image_ids) == 0:
+                self._warn(f"{reason}; {'another image takes its place' if self._maker.replace else 'it is left out'}")
+        if self._maker.replace and parcel.images is None:
             raise DataError(f"{self.dataset.json_path}: no image can be read; the last: {parcel.problems[-1][1]}")
 
     def _from_workers(self, jobs: list[Job]) -> Iterator[Parcel]:
@@ -67,7 +67,7 @@ class _Loader:
             method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             context = multiprocessing.get_context(method)
             if method == "forkserver":
-                context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+                context.set_forkserver_preload([__name__, "maskrcnn.ops.rasterize_numba"])  # imported once for all
             self._torch_loader = data.DataLoader(
                 self._maker,
                 batch_size=None,
@@ -171,7 +171,8 @@ class EvalLoader(_Loader):
 
     They come in the data set's order, but for those gathered into a batch of one canvas (within 32 batches). Batches
     may hold fewer than `batch` pictures, and ranks may have different numbers of batches. A picture that cannot be read
-    is told, counted and left out. `gt` adds the objects, for a validation loss; the other arguments are `TrainLoader`'s.
+    is told, counted and left out. `gt` adds the objects, for a validation loss; the other arguments are as in
+    `TrainLoader`.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .records import Dataset, joint_slices
 
 FEWEST_SLOTS = 16
-MOST_REPLACEMENTS = 20  # unreadable pictures in a row, after which it must be the whole data set
 
 
 class Batch(NamedTuple):
@@ -62,7 +61,8 @@ class Maker(data.Dataset):
     """Makes the parcel of a `Job`. Holds the data set's buffers and settings only, so it pickles cheaply.
 
     `policy` is the canvas of pictures that are not cropped. With `replace`, a picture that cannot be read is replaced
-    by the next one of the data set that has the same canvas; else it is left out.
+    by the next one of the data set that has the same canvas, or if there is none by another of its batch; else it is
+    left out.
     """
 
     dataset: Dataset
@@ -102,24 +102,29 @@ class Maker(data.Dataset):
         made: list[tuple[int, Sample]] = []
         problems: list[tuple[int, str]] = []
         for index in job.indices:
-            found = self._first_readable(index, job, problems)
+            found = self._first_readable(index, job.epoch, job.canvas, problems)
             if found is not None:
                 made.append(found)
+        if self.replace and not made:  # nothing of this canvas can be read: a picture of any other
+            found = self._first_readable(job.indices[0], job.epoch, None, problems)
+            made = [found] if found else []
+            job = job._replace(canvas=self.canvas(found[0], job.epoch)) if found else job
+        if self.replace and made:
+            made = [made[i % len(made)] for i in range(len(job.indices))]
         return self._pack(made, job, tuple(problems))
 
-    def _first_readable(self, index: int, job: Job, problems: list[tuple[int, str]]) -> tuple[int, Sample] | None:
-        failed = 0
-        for step in range(len(self.dataset)):
+    def _first_readable(
+        self, index: int, epoch: int, canvas: tuple[int, int] | None, problems: list[tuple[int, str]]
+    ) -> tuple[int, Sample] | None:
+        """The picture at `index`, or the next that can be read and has this canvas (None: any)."""
+        for step in range(len(self.dataset) if self.replace else 1):
             candidate = (index + step) % len(self.dataset)
-            if step and self.canvas(candidate, job.epoch) != job.canvas:
+            if canvas not in (None, self.canvas(candidate, epoch)):
                 continue
             try:
-                return candidate, self._sample(candidate, job.epoch)
+                return candidate, self._sample(candidate, epoch)
             except DataError as error:
                 problems.append((int(self.image_ids[candidate]), str(error)))
-                failed += 1
-            if not self.replace or failed == MOST_REPLACEMENTS:
-                break
         return None
 
     def _sample(self, index: int, epoch: int) -> Sample:

@@ -1,0 +1,305 @@
+"""Order, shards, seeds and slots; broken pictures; workers."""
+
+import json
+import pickle
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.data.augment import MASK_SIDE
+from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.loader import EvalLoader, TrainLoader
+from maskrcnn.data.parcel import sample_seed, slots
+from maskrcnn.errors import DataError
+from maskrcnn.ops.nms import nms
+
+KEEP = InputConfig(min_size=0, max_size=512)
+CROP = AugmentConfig(crop=48, scale=(0.7, 1.4), vertical_flip=0.5, rotate90=True, brightness=0.2)
+SIZES = [(40, 60), (60, 40), (64, 64), (50, 90)]
+
+
+def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, joints=False):
+    """Pictures of noise with squares in them; image i has id 100 + i and `objects(i)` squares."""
+    rng = np.random.default_rng(5)
+    images, annotations = [], []
+    for i in range(count):
+        h, w = sizes[i % len(sizes)]
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        images.append({"id": 100 + i, "file_name": f"{i}.png", "height": h, "width": w})
+        for _ in range(objects(i)):
+            x, y = int(rng.integers(2, w - 14)), int(rng.integers(2, h - 14))
+            entry = {"id": len(annotations) + 1, "image_id": 100 + i, "category_id": 5, "iscrowd": 0, "area": 100}
+            entry["bbox"] = [x, y, 10, 10]
+            entry["segmentation"] = [[x, y, x + 10, y, x + 10, y + 10, x, y + 10]]
+            if joints:
+                entry |= {"keypoints": [x, y, 2, x + 10, y, 2], "num_keypoints": 2}
+            annotations.append(entry)
+    category = {"id": 5, "name": "square"} | ({"keypoints": ["left", "right"], "skeleton": []} if joints else {})
+    path = folder / "train.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [category]}))
+    return read_coco(path, keypoints=joints)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write(tmp_path)
+
+
+def samples(batches):
+    """Everything about each sample by image id, as bytes; what comes twice must be equal."""
+    found = {}
+    for batch in batches:
+        for b, image_id in enumerate(batch.image_ids.tolist()):
+            valid = batch.gt.valid[b]
+            parts = [field[b] for field in batch.images]
+            parts += [field[b][valid] for field in batch.gt if field is not None]
+            content = b"".join(part.contiguous().numpy().tobytes() for part in parts)
+            assert found.setdefault(image_id, content) == content
+    return found
+
+
+def ids(batches):
+    return [batch.image_ids.tolist() for batch in batches]
+
+
+def all_ids(batches):
+    return [image_id for batch in batches for image_id in batch.image_ids.tolist()]
+
+
+def test_seeds_differ_in_each_number_and_fit_int64():
+    seeds = {sample_seed(a, b, c) for a in range(10) for b in range(10) for c in range(100)}
+    assert len(seeds) == 10_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert sample_seed(1, 2, 3) != sample_seed(2, 1, 3)
+    assert sample_seed(0, 0, -1) >= 0
+    bits = np.array([[seed >> bit & 1 for bit in range(63)] for seed in seeds]).mean(axis=0)
+    assert np.abs(bits - 0.5).max() < 0.03
+
+
+def test_slots_are_the_next_power_of_two_from_16():
+    assert [slots(n) for n in (0, 1, 16, 17, 64, 65, 369)] == [16, 16, 16, 32, 64, 128, 512]
+
+
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own(dataset):
+    loader = TrainLoader(dataset, KEEP, CROP, batch=4)
+    epochs = [all_ids(loader.batches(epoch)) for epoch in (0, 1, 0)]
+    assert len(loader) == 3
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(100, 112))
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert ids(TrainLoader(dataset, KEEP, CROP, batch=4, seed=1).batches(0)) != ids(loader.batches(0))
+
+
+@pytest.mark.parametrize("count", [12, 11, 9, 3])
+def test_two_ranks_see_in_a_step_what_one_rank_sees_with_twice_the_batch(tmp_path, count):
+    dataset = write(tmp_path, count)
+    whole = TrainLoader(dataset, KEEP, CROP, batch=4)
+    parts = [TrainLoader(dataset, KEEP, CROP, batch=2, rank=rank, world=2) for rank in (0, 1)]
+    assert len(whole) == len(parts[0]) == len(parts[1])
+    streams = [list(loader.batches(0)) for loader in (whole, *parts)]
+    for one, left, right in zip(*streams, strict=True):
+        assert one.image_ids.tolist() == left.image_ids.tolist() + right.image_ids.tolist()
+    assert samples(streams[0]) == samples(streams[1] + streams[2])
+    assert set(samples(streams[0])) == set(range(100, 100 + count))
+
+
+def test_an_epoch_goes_on_at_any_batch(dataset):
+    loader = TrainLoader(dataset, KEEP, CROP, batch=2)
+    everything = list(loader.batches(3))
+    rest = list(loader.batches(3, start=4))
+    assert ids(rest) == ids(everything)[4:]
+    assert samples(rest) == samples(everything[4:])
+    assert list(loader.batches(3, start=6)) == []
+
+
+def test_a_sample_is_the_same_in_any_batch_and_another_one_in_the_next_epoch(dataset):
+    alone, together = (TrainLoader(dataset, KEEP, CROP, batch=n) for n in (1, 6))
+    assert samples(alone.batches(2)) == samples(together.batches(2))
+    other = samples(together.batches(3))
+    assert all(content != other[image_id] for image_id, content in samples(together.batches(2)).items())
+
+
+@pytest.mark.parametrize("canvas", ["multiple-of-32", "buckets", "exact"])
+def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
+    augmentation = AugmentConfig(min_sizes=(48, 64), rotate90=True)
+    rule = InputConfig(min_size=64, max_size=120, canvas=canvas)
+    seen, lengths = Counter(), set()
+    for rank in (0, 1):
+        loader = TrainLoader(dataset, rule, augmentation, batch=2, rank=rank, world=2)
+        for epoch in range(8):
+            batches = list(loader.batches(epoch))  # `to_images` raises where a picture does not fit its canvas
+            lengths.add(len(batches))
+            assert all(batch.image_ids.shape == (2,) for batch in batches)
+            if canvas != "exact":
+                assert all(side % 32 == 0 for batch in batches for side in batch.images.pixels.shape[2:])
+            seen.update(all_ids(batches))
+    assert lengths == {3}
+    assert set(seen) == set(range(100, 112))
+
+
+def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
+    dataset = write(tmp_path, 4, objects=lambda i: (0, 1, 17, 40)[i])
+    config = AugmentConfig(crop=96, horizontal_flip=0.0)  # larger than any picture: nothing is cut
+    (batch,) = TrainLoader(dataset, KEEP, config, batch=4).batches(0)
+    order = (batch.image_ids - 100).tolist()
+    counts = torch.tensor([(0, 1, 17, 40)[i] for i in order])
+    assert batch.gt.boxes.shape == (4, 64, 4)
+    assert batch.gt.masks.shape == (4, 64, MASK_SIDE, MASK_SIDE)
+    assert torch.equal(batch.gt.valid.sum(1), counts)
+    assert torch.equal(batch.gt.valid, torch.arange(64) < counts[:, None])
+    for field in (batch.gt.boxes, batch.gt.masks, batch.gt.mask_boxes, batch.gt.labels):
+        assert not field[~batch.gt.valid].any()
+    assert batch.gt.masks[batch.gt.valid].all()  # squares fill their frames
+    for b, i in enumerate(order):
+        record = dataset.record(i)
+        assert (batch.gt.boxes[b, : len(record.boxes)].numpy() == record.boxes).all()
+        assert batch.images.seeds[b] == sample_seed(0, 0, record.image_id)
+    assert batch.gt.joints is None
+    (boxes_only,) = TrainLoader(dataset, KEEP, config, batch=4, masks=False).batches(0)
+    assert boxes_only.gt.masks is None
+    assert boxes_only.gt.mask_boxes is None
+
+
+def test_joints_come_where_the_data_has_them(tmp_path):
+    dataset = write(tmp_path, 4, objects=lambda i: 2, joints=True)
+    config = AugmentConfig(crop=96, horizontal_flip=1.0)
+    (batch,) = TrainLoader(dataset, KEEP, config, batch=4, joint_shift=0.5).batches(0)
+    joints = batch.gt.joints[batch.gt.valid]
+    assert joints.shape == (8, 2, 3)
+    assert (joints[:, 0, 0] < joints[:, 1, 0]).all()  # "left" is left in the mirror, too: the pair was exchanged
+    assert (joints[..., 0] % 1 == 0.5).all()
+    assert (joints[..., 2] == 2).all()
+
+
+def break_images(dataset, *indices):
+    for i in indices:
+        dataset.path(i).write_bytes(b"not a picture")
+
+
+def test_a_broken_picture_is_told_once_counted_and_replaced_by_the_next(dataset):
+    break_images(dataset, 3, 4)
+    told = []
+    loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=told.append)
+    found = Counter(all_ids(loader.batches(0)))
+    assert found == {100 + i: 1 for i in range(12) if i not in (3, 4)} | {105: 3}
+    assert set(loader.problems) == {103, 104}
+    assert len(told) == 2
+    assert sum("3.png" in line for line in told) == 1
+    unread = loader.unread
+    assert unread == 3  # 3, then 4 in its place; and 4
+    assert samples(loader.batches(0)) == samples(TrainLoader(dataset, KEEP, CROP, batch=3).batches(0))
+    assert len(told) == 2
+    assert loader.unread == 2 * unread
+
+
+def test_a_broken_picture_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
+    dataset = write(tmp_path, 5, sizes=[(40, 60)] * 4 + [(200, 300)])
+    break_images(dataset, 4)
+    loader = TrainLoader(dataset, KEEP, AugmentConfig(), batch=2, warn=lambda line: None)
+    for epoch in range(4):
+        assert all(len(batch.image_ids) == 2 for batch in loader.batches(epoch))
+    assert set(loader.problems) == {104}
+
+
+def test_strict_or_nothing_readable_is_an_error(dataset):
+    break_images(dataset, 3)
+    with pytest.raises(DataError, match=r"3\.png"):
+        list(TrainLoader(dataset, KEEP, CROP, batch=4, strict=True).batches(0))
+    with pytest.raises(DataError, match=r"3\.png"):
+        list(EvalLoader(dataset, KEEP, strict=True))
+    break_images(dataset, *range(12))
+    with pytest.raises(DataError, match="no image can be read"):
+        list(TrainLoader(dataset, KEEP, CROP, batch=4, warn=lambda line: None).batches(0))
+
+
+def test_a_picture_of_another_size_than_annotated_is_a_problem(dataset):
+    Image.new("RGB", (31, 17)).save(dataset.path(2))
+    loader = EvalLoader(dataset, KEEP, warn=lambda line: None)
+    assert len(all_ids(loader)) == 11
+    assert "17 x 31" in loader.problems[102]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_evaluation_sees_every_picture_once_whole_and_unchanged(dataset, world):
+    batches = []
+    for rank in range(world):
+        batches += EvalLoader(dataset, KEEP, batch=2, rank=rank, world=world, gt=True)
+    assert sorted(all_ids(batches)) == list(range(100, 112))
+    for batch in batches:
+        for b, image_id in enumerate(batch.image_ids.tolist()):
+            record = dataset.record(image_id - 100)
+            h, w = record.size
+            assert batch.images.sizes[b].tolist() == [h, w]
+            assert batch.images.pixels.shape[2:] == (-(-h // 32) * 32, -(-w // 32) * 32)
+            picture = batch.images.pixels[b, :, :h, :w].permute(1, 2, 0).numpy()
+            assert (picture == np.asarray(Image.open(record.path))).all()
+            assert (batch.gt.boxes[b][batch.gt.valid[b]].numpy() == record.boxes).all()
+
+
+def test_evaluation_keeps_the_order_where_canvases_are_equal(tmp_path):
+    dataset = write(tmp_path, 7, sizes=[(40, 60)])
+    loader = EvalLoader(dataset, KEEP, batch=3)
+    assert ids(loader) == [[100, 101, 102], [103, 104, 105], [106]]
+    assert len(loader) == 3
+    assert next(iter(loader)).gt is None
+
+
+def test_an_empty_data_set_is_an_error(dataset):
+    with pytest.raises(DataError, match="no image"):
+        TrainLoader(dataset.subset([]), KEEP, CROP, batch=2)
+
+
+def test_loading_leaves_the_global_generators_alone(dataset):
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    list(TrainLoader(dataset, KEEP, CROP, batch=4).batches(0))
+    list(EvalLoader(dataset, KEEP))
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
+
+
+def test_what_a_worker_gets_is_the_buffers_and_little_more(dataset):
+    loader = TrainLoader(dataset, KEEP, CROP, batch=4)
+    assert len(pickle.dumps(loader._maker)) < len(pickle.dumps(dataset)) + 3000
+
+
+def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
+    boxes = torch.rand(2, 200, 4).cumsum(-1)
+    everywhere = torch.ones(2, 200, dtype=torch.bool)
+    nms(boxes, boxes[..., 0], torch.zeros(2, 200, dtype=torch.int64), everywhere, iou=0.5, top=10)  # starts threads
+    break_images(dataset, 3)
+    told = []
+    rule = replace(KEEP, resize="float")
+    here = TrainLoader(dataset, rule, CROP, batch=2, warn=told.append)
+    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=told.append)
+    before = torch.random.get_rng_state()
+    try:
+        for epoch in (0, 1):
+            expected, got = list(here.batches(epoch)), list(away.batches(epoch))
+            assert ids(got) == ids(expected)
+            assert samples(got) == samples(expected)
+        abandoned = away.batches(2)
+        next(abandoned)
+        abandoned.close()
+        assert ids(away.batches(2, start=1)) == ids(here.batches(2, start=1))
+    finally:
+        away.close()
+    assert len(told) == 2  # once by each loader
+    assert away.problems == here.problems
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.data
+def test_masks_of_real_nuclei_have_the_annotated_areas(test_data):
+    dataset = read_coco(test_data / "nuclei" / "val.json").subset(range(8))
+    for batch in EvalLoader(dataset, InputConfig(min_size=0, max_size=2000), gt=True):
+        for b, image_id in enumerate(batch.image_ids.tolist()):
+            record = dataset.record(int(np.flatnonzero(dataset.image_ids == image_id)[0]))
+            n = len(record.boxes)
+            assert int(batch.gt.valid[b].sum()) == n
+            frames = batch.gt.mask_boxes[b, :n]
+            area = (frames[:, 2:] - frames[:, :2]).prod(1) * batch.gt.masks[b, :n].float().mean((1, 2))
+            assert np.abs(area.numpy() / record.areas - 1).max() < 0.15

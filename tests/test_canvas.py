@@ -1,0 +1,239 @@
+"""Sizes to the last pixel, three resize kernels, canvases, and the way back."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskrcnn.canvas import (
+    boxes_to_canvas,
+    boxes_to_image,
+    canvas_size,
+    fit,
+    join,
+    joints_to_canvas,
+    joints_to_image,
+    prepare_image,
+    resize,
+    resized_size,
+    to_images,
+)
+
+PAPER = {"min_size": 800, "max_size": 1333}
+SIZES = {  # what the frameworks answered: original, Detectron, Detectron2, torchvision
+    (480, 640): ((800, 1067), (800, 1067), (800, 1066)),
+    (640, 480): ((1067, 800), (1067, 800), (1066, 800)),
+    (427, 640): ((800, 1199), (800, 1199), (800, 1199)),
+    (426, 640): ((800, 1202), (800, 1202), (800, 1201)),
+    (375, 500): ((800, 1067), (800, 1067), (800, 1066)),
+    (333, 500): ((800, 1201), (800, 1201), (800, 1201)),
+    (360, 640): ((750, 1333), (750, 1333), (749, 1333)),
+    (1080, 1920): ((750, 1333), (750, 1333), (749, 1333)),
+    (1024, 2048): ((666, 1333), (667, 1333), (666, 1333)),
+    (100, 3000): ((44, 1333), (44, 1333), (44, 1333)),
+}
+
+
+@pytest.mark.parametrize("original", SIZES)
+def test_sizes_are_those_of_the_frameworks(original):
+    answers = [resized_size(*original, **PAPER, size_rounding=rule) for rule in ("half_even", "half_up", "floor")]
+    assert tuple(answers) == SIZES[original]
+
+
+def test_floor_meets_the_products_that_fall_short_of_a_whole_number():
+    short = [n for n in range(1, 2001) if resized_size(n, n, **PAPER, size_rounding="floor")[0] == 799]
+    assert len(short) == 85
+    assert {97, 161, 167, 193, 334, 335, 337, 539, 578, 607, 610, 644} <= set(short)
+    long = [n for n in range(1, 3001) if resized_size(1, n, **PAPER, size_rounding="floor")[1] == 1332]
+    assert len(long) == 91
+    assert {149, 153, 298, 601, 612, 622, 634} <= set(long)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_floor_is_what_torch_computes(height, width):
+    scale = min(800 / min(height, width), 1333 / max(height, width))
+    expected = [int(np.floor(float(side * scale))) for side in (height, width)]
+    assert resized_size(height, width, **PAPER, size_rounding="floor") == tuple(max(side, 1) for side in expected)
+    if height * width < 10_000 and min(expected) > 0:
+        tiny = F.interpolate(torch.zeros(1, 1, height, width), scale_factor=scale, recompute_scale_factor=True)
+        assert list(tiny.shape[2:]) == expected
+
+
+@pytest.mark.parametrize("rule", ["half_up", "floor", "half_even"])
+def test_min_size_0_keeps_the_size_up_to_max_size(rule):
+    numbers = {"min_size": 0, "max_size": 1333, "size_rounding": rule}
+    assert resized_size(97, 1333, **numbers) == (97, 1333)
+    assert resized_size(1000, 2666, **numbers) == (500, 1333)
+    assert resized_size(1, 9000, **numbers) == (1, 1333)  # never an empty picture
+    assert resized_size(100, 200, **numbers, zoom=2.0) == (200, 400)
+    assert resized_size(1000, 500, **numbers, zoom=2.0) == (
+        1333,
+        {"floor": 666, "half_up": 667, "half_even": 666}[rule],
+    )
+
+
+def test_scales_are_one_for_both_axes_in_detectron_and_quotients_elsewhere():
+    assert fit(480, 640, **PAPER, size_rounding="half_even").scales == (800 / 480, 800 / 480)
+    assert fit(480, 640, **PAPER).scales == (800 / 480, 1067 / 640)
+
+
+def picture(rng, height, width, channels=3):
+    return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def smooth(height, width):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x % 256, y % 256, (x + y) // 2 % 256], axis=2).astype(np.uint8)
+
+
+def test_pillow_averages_what_it_shrinks():
+    stripes = np.zeros((8, 8, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    assert np.abs(resize(stripes, (4, 4), "pillow")[:, 1:-1].astype(int) - 100).max() <= 25
+    picked = resize(stripes, (8, 2), "float")  # between columns 1 and 2, and 5 and 6: half of each
+    assert (picked == 100).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_pillow_treats_every_channel_alike(rng, channels):
+    image = picture(rng, 20, 31, channels)
+    whole = resize(image, (33, 17), "pillow")
+    for c in range(channels):
+        assert (whole[..., c] == resize(image[..., c : c + 1], (33, 17), "pillow")[..., 0]).all()
+
+
+def test_kernels_agree_on_enlarging_to_a_grey_level():
+    image = smooth(40, 50)
+    pillow, floating = resize(image, (100, 125), "pillow"), resize(image, (100, 125), "float")
+    assert pillow.dtype == np.uint8
+    assert floating.dtype == np.float32
+    assert np.abs(pillow - floating).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(80, 107), (13, 9), (30, 41), (1, 1)])
+def test_float_is_torch_without_antialias(rng, size):
+    image = picture(rng, 30, 41)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    assert np.abs(resize(image, size, "float") - expected.numpy()).max() < 0.01
+
+
+def test_opencv_steps_exactly_one_over_the_scale():
+    scale = 800 / 480  # of 640 columns, 1066.67 new ones, so 1067 steps of 0.6 and not of 640 / 1067
+    ramp = np.broadcast_to(np.arange(640, dtype=np.float32)[None, :, None], (2, 640, 1))
+    got = resize(ramp.copy(), (2, 1067), "opencv", steps=(1.0, 1 / scale))[0, :, 0]
+    expected = ((np.arange(1067) + 0.5) / scale - 0.5).clip(0, 639)
+    assert np.abs(got - expected).max() < 1e-4
+    by_quotient = resize(ramp.copy(), (2, 1067), "float")[0, :, 0]
+    assert 0.1 < np.abs(got - by_quotient).max() < 0.5
+
+
+@pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
+@pytest.mark.parametrize("size", [(60, 90), (200, 160)])
+def test_a_window_is_a_cut_of_the_resized_picture(rng, kernel, size):
+    image = picture(rng, 100, 120)
+    step_y, step_x = 100 / size[0], 120 / size[1]
+    window = (10 * step_y, 20 * step_x, 40 * step_y, 80 * step_x)
+    part = resize(image, (30, 60), kernel, window=window)
+    whole = resize(image, size, kernel)[10:40, 20:80]
+    # Pillow keeps windows in float32 and rounds after each of two passes
+    assert np.abs(part.astype(np.float32) - whole).max() <= (2 if kernel == "pillow" else 1e-2)
+
+
+def test_resize_refuses_what_it_does_not_know(rng):
+    with pytest.raises(ValueError, match="pillow, float or opencv"):
+        resize(picture(rng, 4, 4), (2, 2), "lanczos")
+    with pytest.raises(ValueError, match="float32"):
+        resize(np.zeros((4, 4, 3), dtype=np.float32), (2, 2), "pillow")
+
+
+def test_canvases():
+    assert canvas_size((750, 1333), "exact") == (750, 1333)
+    assert canvas_size((750, 1333), "multiple-of-32") == (768, 1344)
+    assert canvas_size((32, 1), "multiple-of-32") == (32, 32)
+    assert canvas_size((800, 1067), "buckets", **PAPER) == (800, 1088)
+    assert canvas_size((1333, 800), "buckets", **PAPER) == (1344, 800)
+    assert canvas_size((256, 300), "buckets", min_size=0, max_size=1333) == (256, 320)
+    with pytest.raises(ValueError, match="buckets"):
+        canvas_size((8, 8), "square")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([0, 256, 640, 800]))
+def test_a_bucket_holds_its_picture_and_divides_by_32(height, width, min_size):
+    size = resized_size(height, width, min_size=min_size, max_size=1333)
+    canvas = canvas_size(size, "buckets", min_size=min_size, max_size=1333)
+    for side, place in zip(size, canvas, strict=True):
+        assert side <= place <= 1344
+        assert place % 32 == 0
+
+
+def test_buckets_are_few():
+    sizes = {resized_size(h, w, **PAPER) for h in range(100, 700, 17) for w in range(100, 700, 17)}
+    wide = {size for size in sizes if size[0] == 800}
+    assert len(wide) > 30
+    assert len({canvas_size(size, "buckets", **PAPER) for size in wide}) <= 5
+
+
+def test_pictures_lie_top_left_and_zeros_around(rng):
+    pictures = [picture(rng, 30, 20), picture(rng, 10, 32)]
+    images = to_images(pictures, [(60, 40), (10, 16)], [3, 4])
+    assert images.pixels.shape == (2, 3, 32, 32)
+    assert images.pixels.is_contiguous(memory_format=torch.channels_last)
+    for b, one in enumerate(pictures):
+        h, w = one.shape[:2]
+        assert (images.pixels[b, :, :h, :w].permute(1, 2, 0).numpy() == one).all()
+        assert images.pixels[b].sum() == one.sum()
+    assert images.sizes.tolist() == [[30, 20], [10, 32]]
+    assert images.original_sizes.tolist() == [[60, 40], [10, 16]]
+    assert images.scales.tolist() == [[0.5, 0.5], [1.0, 2.0]]
+    assert images.seeds.tolist() == [3, 4]
+
+
+def test_a_batch_has_one_canvas(rng):
+    with pytest.raises(ValueError, match=r"\(32, 32\), \(64, 32\)"):
+        to_images([picture(rng, 32, 32), picture(rng, 33, 32)], [(32, 32), (33, 32)], [0, 0])
+
+
+def test_joined_pictures_are_the_single_ones(rng):
+    numbers = {"min_size": 64, "max_size": 96}
+    single = [prepare_image(picture(rng, 50, 60), **numbers, seed=i) for i in range(3)]
+    together = join(single)
+    for b, one in enumerate(single):
+        for whole, part in zip(together, one, strict=True):
+            assert torch.equal(whole[b : b + 1], part)
+
+
+@pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
+@pytest.mark.parametrize("rule", ["half_up", "floor", "half_even"])
+def test_boxes_and_joints_come_back(rng, kernel, rule):
+    numbers = {"resize": kernel, "size_rounding": rule, "canvas": "exact"}
+    images = prepare_image(picture(rng, 123, 77), min_size=200, max_size=300, **numbers)
+    corners = np.sort(rng.uniform(0, [77, 123], (1, 5, 2, 2)), axis=2).reshape(1, 5, 4)
+    boxes = torch.tensor(corners, dtype=torch.float32)
+    assert torch.allclose(boxes_to_image(boxes_to_canvas(boxes, images), images), boxes, atol=1e-4)
+    joints = torch.rand(1, 5, 4, 3) * 70
+    back = joints_to_image(joints_to_canvas(joints, images), images)
+    assert torch.allclose(back, joints, atol=1e-4)
+    whole = torch.tensor([[[0.0, 0.0, images.sizes[0, 1], images.sizes[0, 0]]]])
+    assert torch.allclose(boxes_to_image(whole, images), torch.tensor([0.0, 0.0, 77.0, 123.0]), atol=0.3)
+
+
+def test_what_is_found_beyond_the_picture_is_cut_to_it(rng):
+    images = prepare_image(picture(rng, 100, 200), min_size=200, max_size=400)
+    boxes = torch.tensor([[[-4.0, 10.0, 500.0, 230.0]]])
+    assert boxes_to_image(boxes, images).tolist() == [[[0.0, 5.0, 200.0, 100.0]]]
+
+
+def test_a_bright_spot_stays_where_its_box_goes():
+    image = np.zeros((60, 90, 3), dtype=np.uint8)
+    image[20:30, 50:70] = 255
+    images = prepare_image(image, min_size=120, max_size=400)
+    x1, y1, x2, y2 = boxes_to_canvas(torch.tensor([[[50.0, 20.0, 70.0, 30.0]]]), images)[0, 0].int().tolist()
+    assert (images.pixels[0, :, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] == 255).all()
+    outside = images.pixels.clone()
+    outside[0, :, y1 - 2 : y2 + 2, x1 - 2 : x2 + 2] = 0
+    assert not outside.any()
