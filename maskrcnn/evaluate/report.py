@@ -1,0 +1,327 @@
+"""One page that shows what a run did: `report.html`, complete in itself, readable without a network.
+
+Plots need matplotlib, an extra; without it the page says so and holds all the rest.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .coco import Curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NO_PLOTS = "The plots need matplotlib: pip install 'maskrcnn[plots]', then write the report again."
+
+_LONGEST_SIDE = 1024  # of an embedded picture, pixels; larger ones are reduced
+_TASKS = {"box": "Boxes", "mask": "Masks", "keypoint": "Joints"}
+_IOUS = (0, 2, 4, 5, 6, 8)  # of the ten thresholds, those that a plot shows: 0.50, 0.60, 0.70, 0.75, 0.80, 0.90
+_MOST_LINES = 12  # classes in one plot
+_COLOURS = (
+    "#3b6fb6",
+    "#d1703c",
+    "#4a9a5b",
+    "#b84a62",
+    "#7d62b0",
+    "#8a6d4b",
+    "#c78fb5",
+    "#6f7680",
+    "#a3a339",
+    "#3fa3b5",
+)
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2430; background: #f6f7f9; margin: 0 auto; max-width: 72rem;
+  padding: 2rem 1.5rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
+p.under { color: #5a6472; margin: .25rem 0 0; }
+p.note { background: #fff3d6; padding: .5rem .75rem; border-radius: 6px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
+.tiles div { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: .75rem 1rem; }
+.tiles b { display: block; font-size: 1.6rem; line-height: 1.2; } .tiles span { color: #5a6472; font-size: .85rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; background: #fff; }
+th, td { padding: .35rem .8rem; border: 1px solid #dfe3e8; text-align: right; font-variant-numeric: tabular-nums; }
+th { background: #eef0f3; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+img.plot { max-width: 100%; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+figure { margin: 0; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; overflow: hidden; }
+figure img { display: block; width: 100%; } figcaption { padding: .4rem .75rem; color: #5a6472; font-size: .85rem; }
+pre { background: #1d2430; color: #eef0f3; padding: .75rem 1rem; border-radius: 8px; overflow-x: auto; }
+summary { cursor: pointer; margin: 2rem 0 .75rem; font-weight: 600; }
+"""
+
+
+def write_report(
+    out: Path,
+    *,
+    metrics: Mapping[str, Any],
+    history: Iterable[Mapping[str, Any]] = (),
+    overlays: Sequence[Path] = (),
+    curves: Mapping[str, Curves] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    title: str = "Mask R-CNN",
+    command: str = "",
+) -> Path:
+    """Writes `out` (a file, or a folder that gets `report.html`) and returns its path.
+
+    Args:
+        metrics, curves: of `evaluate.coco.measure_rows`.
+        history: the records of a run's `log.jsonl`; those of kind "step" and "evaluation" are drawn.
+        overlays: pictures to embed, in this order; larger ones are reduced to 1024 pixels.
+        settings: what the run was made of; nested mappings become dotted names.
+        command: how to do the same on other data.
+
+    Raises FileNotFoundError for an overlay that is not there.
+    """
+    path = out if out.suffix == ".html" else out / "report.html"
+    steps, evaluations = _split(history)
+    body = [
+        f"<h1>{escape(title)}</h1><p class=under>{escape(_counts(metrics))}</p>",
+        _tiles(metrics, steps),
+        *(f"<p class=note>{escape(note)}</p>" for note in metrics.get("notes", ())),
+        _pictures(overlays),
+        *_plots(steps, evaluations, curves or {}),
+        "<h2>Average precision and recall</h2>" + _figures_table(metrics),
+        "<h2>By class</h2>" + _class_table(metrics),
+        f"<h2>The same on your own data</h2><pre>{escape(command)}</pre>" if command else "",
+        _settings(settings or {}),
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + "\n".join(filter(None, body)) + "</html>\n", encoding="utf-8")
+    return path
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The records of a `log.jsonl`; a last line that was cut short is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+# --- words and tables ---------------------------------------------------------------------------------------------
+
+
+def _split(history: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    records = list(history)
+    steps, evaluations = ([r for r in records if r.get("kind") == kind] for kind in ("step", "evaluation"))
+    return steps, evaluations
+
+
+def _counts(metrics: Mapping[str, Any]) -> str:
+    names = ("images", "objects", "predictions")
+    told = [f"{metrics[name]:,} {name}" for name in names if metrics.get(name) is not None]
+    limit = metrics.get("max_detections")
+    return ", ".join(told) + (f", at most {limit} detections counted in an image and class" if limit else "")
+
+
+def _tiles(metrics: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+    tiles = []
+    for task, name in _TASKS.items():
+        if task in metrics:
+            tiles += [(f"{name}, AP", _number(metrics[task].get("AP")))]
+            tiles += [
+                (f"{name}, AP at {'OKS' if task == 'keypoint' else 'IoU'} 0.5", _number(metrics[task].get("AP50")))
+            ]
+    if steps:
+        tiles.append(("steps trained", f"{steps[-1]['step']:,}"))
+        if "seconds" in steps[-1]:
+            tiles.append(("training", _duration(steps[-1]["seconds"])))
+    return (
+        "<div class=tiles>"
+        + "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles)
+        + "</div>"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
+    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+
+
+def _figures_table(metrics: Mapping[str, Any]) -> str:
+    present = [task for task in _TASKS if task in metrics]
+    names = list(dict.fromkeys(name for task in present for name in metrics[task]))
+    rows = [[_TASKS[task], *(_number(metrics[task].get(name)) for name in names)] for task in present]
+    sizes = "s, m, l: objects below 32 × 32, below 96 × 96 and larger, by the area of their mask."
+    return _table(["", *names], rows) + f"<p class=under>{sizes}</p>"
+
+
+def _class_table(metrics: Mapping[str, Any]) -> str:
+    present = [task for task in _TASKS if task in metrics]
+    head = ["class", "objects", "predictions"]
+    head += [f"{_TASKS[task].lower()} {figure}" for task in present for figure in ("AP", "AP50")]
+    best = next((task for task in ("mask", "box", "keypoint") if task in present), None)
+    head += ["best F1", "at score"] if best else []
+    rows = []
+    for entry in metrics.get("per_class", ()):
+        row = [str(entry["name"]), f"{entry['objects']:,}", f"{entry['predictions']:,}"]
+        row += [_number(entry[task][figure]) for task in present for figure in ("AP", "AP50")]
+        rows.append(row + ([_number(entry[best]["F1"]), _number(entry[best]["threshold"])] if best else []))
+    under = "best F1 at IoU 0.5, and the score threshold that gives it: a first choice for your own use."
+    return _table(head, rows) + (f"<p class=under>{under}</p>" if best else "")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    rows = list(_flat(settings))
+    return "<details><summary>Settings</summary>" + _table(["", "value"], rows) + "</details>" if rows else ""
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def _pictures(overlays: Sequence[Path]) -> str:
+    if not overlays:
+        return ""
+    figures = (f"<figure>{_embedded(path)}<figcaption>{escape(path.name)}</figcaption></figure>" for path in overlays)
+    return "<h2>Predictions</h2><div class=pictures>" + "".join(figures) + "</div>"
+
+
+def _embedded(path: Path) -> str:
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    stored = io.BytesIO()
+    picture.save(stored, "JPEG", quality=90)
+    return f'<img alt="{escape(path.name)}" src="data:image/jpeg;base64,{_base64(stored)}">'
+
+
+def _base64(stored: io.BytesIO) -> str:
+    return base64.b64encode(stored.getvalue()).decode()
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+
+def _plots(
+    steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], curves: Mapping[str, Curves]
+) -> list[str]:
+    if not (steps or evaluations or curves):
+        return []
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return [f"<p class=note>{escape(NO_PLOTS)}</p>"]
+    plots = []
+    if steps or evaluations:
+        figure = Figure(figsize=(11, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _draw_losses(left, steps, evaluations)
+        _draw_progress(right, steps, evaluations)
+        plots += ["<h2>Training</h2>", _image(figure, "losses and average precision over the steps")]
+    for task, of_task in curves.items():
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        measure = "OKS" if task == "keypoint" else "IoU"
+        _draw_ious(left, of_task, measure)
+        _draw_classes(right, of_task, measure)
+        plots += [f"<h2>{_TASKS[task]}: precision over recall</h2>", _image(figure, f"precision over recall, {task}")]
+    return plots
+
+
+def _image(figure: "Figure", description: str) -> str:
+    stored = io.BytesIO()
+    figure.savefig(stored, format="png", dpi=150)
+    return f'<img class=plot alt="{description}" src="data:image/png;base64,{_base64(stored)}">'
+
+
+def _draw_losses(axes: "Axes", steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
+    at = [record["step"] for record in steps]
+    terms = sorted({name for record in steps for name in record.get("losses", {})})
+    if steps:
+        axes.plot(at, [record["loss"] for record in steps], color="#1d2430", linewidth=2, label="sum")
+    for colour, name in zip(_COLOURS, terms, strict=False):
+        values = [record.get("losses", {}).get(name, np.nan) for record in steps]
+        axes.plot(at, values, color=colour, linewidth=1.2, label=name)
+    judged = [record for record in evaluations if record.get("loss") is not None]
+    if judged:
+        values = [record["loss"] for record in judged]
+        axes.plot([r["step"] for r in judged], values, "o--", color="#1d2430", markersize=4, label="sum, validation")
+    _finish(axes, "Loss", "step")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_progress(axes: "Axes", steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """AP over the evaluations where there were at least two, else the learning rate."""
+    if len(evaluations) < 2:
+        rates = [record for record in steps if "lr" in record]
+        axes.plot(
+            [record["step"] for record in rates], [record["lr"] for record in rates], color=_COLOURS[0], label="lr"
+        )
+        _finish(axes, "Learning rate", "step")
+        axes.set_ylim(bottom=0)
+        return
+    at = [record["step"] for record in evaluations]
+    for colour, (task, name) in zip(_COLOURS, _TASKS.items(), strict=False):
+        values = [(record.get("metrics", {}).get(task) or {}).get("AP") for record in evaluations]
+        if any(value is not None for value in values):
+            axes.plot(at, [np.nan if v is None else v for v in values], "o-", color=colour, markersize=4, label=name)
+    _finish(axes, "AP on images not trained on", "step")
+    axes.set_ylim(0, 1)
+
+
+def _draw_ious(axes: "Axes", curves: Curves, measure: str) -> None:
+    known = ~np.isnan(curves.precision[0, 0])
+    for i, place in enumerate(_IOUS):
+        if known.any():
+            shade = 0.25 + 0.75 * (1 - i / (len(_IOUS) - 1))
+            precision = curves.precision[place][:, known].mean(axis=1)
+            label = f"{measure} {curves.ious[place]:.2f}: {precision.mean():.2f}"
+            axes.plot(curves.recall, precision, color=_COLOURS[0], alpha=shade, label=label)
+    _finish(axes, f"Mean over classes, by {measure}", "recall", "precision", low_legend=True)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+
+
+def _draw_classes(axes: "Axes", curves: Curves, measure: str) -> None:
+    means = curves.precision[0].mean(axis=0)
+    known = [k for k in np.argsort(-means, kind="stable") if not np.isnan(means[k])]
+    for i, k in enumerate(known[:_MOST_LINES]):
+        line = "-" if i < len(_COLOURS) else "--"
+        label = f"{curves.names[k]}: {means[k]:.2f}"
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.plot(curves.recall, curves.precision[0, :, k], color=colour, linestyle=line, label=label)
+    some = f", the best {_MOST_LINES}" if len(known) > _MOST_LINES else ""
+    _finish(axes, f"By class at {measure} 0.50{some}", "recall", low_legend=True)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+
+
+def _finish(axes: "Axes", title: str, across: str, up: str = "", *, low_legend: bool = False) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(color="#e6e9ed", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_lines():
+        axes.legend(loc="lower left" if low_legend else "best", framealpha=0.85, edgecolor="none", fontsize=8.5)
