@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..errors import ConfigError
 from ..ops.roi_align import roi_align
+from ..ops.roi_pool import roi_pool
+from ..ops.roi_warp import roi_warp
 from . import inference, losses, rpn, targets
 from .backbone import ResNet, make_stage, stage_channels
 from .box_head import BoxHead
@@ -17,6 +19,7 @@ from .fpn import FPN
 from .keypoint_head import KeypointHead
 from .layers import init_msra
 from .mask_head import MaskHead
+from .mask_mlp_head import MaskMLPHead
 from .mask_rcnn import Flat, MaskRCNN, Steps
 from .pooler import Pool
 
@@ -132,7 +135,7 @@ def _rpn(config: ModelConfig, channels: int, strides: list[int]) -> rpn.RPN:
 
 def _pool(config: ModelConfig, strides: list[int], size: int, trunk: nn.Module | None = None) -> Pool:
     pool = config.pool
-    operators: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align}
+    operators: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
     return Pool(
         partial(operators[pool.operator], sampling=pool.sampling, aligned=pool.aligned, aggregate=pool.aggregate),
         strides=strides,
@@ -161,14 +164,13 @@ def _box_head(config: ModelConfig, channels: int) -> BoxHead:
 
 def _mask_head(config: ModelConfig, channels: int) -> nn.Module:
     mask = config.mask_head
-    return MaskHead(
-        channels,
-        config.classes,
-        convs=0 if mask.kind == "res5" else mask.convs,
-        channels=mask.channels,
-        norm=mask.norm,
-        class_agnostic=mask.class_agnostic,
-    )
+    maps = {"class_agnostic": mask.class_agnostic, "compete": mask.loss == "softmax"}
+    layers = {"mlp2": 2, "mlp3": 3}.get(mask.kind)
+    if layers is not None:
+        width = config.box_head.channels  # 1024, as the box branch's
+        return MaskMLPHead(channels, mask.pool_size, config.classes, layers=layers, channels=width, **maps)
+    convs = 0 if mask.kind == "res5" else mask.convs
+    return MaskHead(channels, config.classes, convs=convs, channels=mask.channels, norm=mask.norm, **maps)
 
 
 def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
@@ -179,8 +181,10 @@ def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
 
 
 def _steps(config: ModelConfig) -> Steps:
-    r, b, arithmetic = config.rpn, config.box_head, config.box_arithmetic
+    r, b, mask, keypoint = config.rpn, config.box_head, config.mask_head, config.keypoint_head
+    arithmetic = config.box_arithmetic
     inclusive, closed = arithmetic.inclusive, arithmetic.nms_closed
+    softmax = mask.loss == "softmax"
     propose = partial(
         rpn.propose, nms_iou=r.nms_iou, min_size=r.min_size, score=r.score, inclusive=inclusive, closed=closed
     )
@@ -196,20 +200,11 @@ def _steps(config: ModelConfig) -> Steps:
             inside_only=r.inside_only,
             inclusive=inclusive,
         ),
-        sample_rois=partial(
-            targets.sample_rois,
-            classes=config.classes,
-            samples=b.samples,
-            positive_fraction=b.positive_fraction,
-            positive_iou=b.positive_iou,
-            append_gt=b.append_gt,
-            inclusive=inclusive,
-        ),
         rpn_loss=partial(losses.rpn_loss, samples=r.samples, normalise=r.normalise, beta=r.smooth_l1_beta),
-        box_loss=partial(losses.box_loss, weights=b.weights, beta=b.smooth_l1_beta, inclusive=inclusive),
-        mine_rois=None,
-        mask_targets=partial(targets.mask_targets, soft=config.mask_head.target == "soft"),
-        mask_loss=losses.mask_loss,
+        box_loss=partial(losses.box_loss, **_box_coding(config)),
+        **_sampling(config),
+        mask_targets=partial(targets.mask_targets, soft=mask.target == "soft"),
+        mask_loss=losses.competing_mask_loss if softmax else losses.mask_loss,
         keypoint_targets=targets.keypoint_targets,
         keypoint_loss=losses.keypoint_loss,
         select=partial(
@@ -223,8 +218,31 @@ def _steps(config: ModelConfig) -> Steps:
             closed=closed,
             in_image=arithmetic.frame == "image",
         ),
-        mask_probabilities=torch.sigmoid,
-        joints=partial(
-            inference.joints, score=config.keypoint_head.score, in_image=config.keypoint_head.frame == "image"
-        ),
+        mask_probabilities=inference.competing_mask_probabilities if softmax else torch.sigmoid,
+        joints=partial(inference.joints, score=keypoint.score, in_image=keypoint.frame == "image"),
     )
+
+
+def _box_coding(config: ModelConfig) -> dict[str, Any]:
+    box = config.box_head
+    return {"weights": box.weights, "beta": box.smooth_l1_beta, "inclusive": config.box_arithmetic.inclusive}
+
+
+def _sampling(config: ModelConfig) -> dict[str, Any]:
+    """How RoIs are chosen for training: by chance, or all of them first and then the hardest."""
+    box = config.box_head
+    sample = partial(
+        targets.sample_rois,
+        classes=config.classes,
+        samples=_ALL if box.ohem else box.samples,
+        positive_fraction=1.0 if box.ohem else box.positive_fraction,
+        positive_iou=box.positive_iou,
+        append_gt=box.append_gt,
+        inclusive=config.box_arithmetic.inclusive,
+    )
+    errors = partial(losses.roi_errors, **_box_coding(config))
+    mine = partial(targets.mine_rois, errors=errors, samples=box.samples) if box.ohem else None
+    return {"sample_rois": sample, "mine_rois": mine}
+
+
+_ALL = 1 << 30  # more RoIs than there are: a sampler takes what there is

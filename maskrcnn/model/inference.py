@@ -63,6 +63,11 @@ def select(
     )
 
 
+def competing_mask_probabilities(logs: Float[Tensor, "B D 2 M M"]) -> Float[Tensor, "B D M M"]:
+    """The share of the predicted class where classes compete for a pixel (Table 2b), from its logarithm."""
+    return logs[:, :, 1].exp()
+
+
 def joints(
     logits: Float[Tensor, "B D J Q Q"],
     detections: Detections,

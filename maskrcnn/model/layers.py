@@ -11,6 +11,11 @@ from torch import Tensor, nn
 class FrozenBatchNorm(nn.Module):
     """Batch norm that never changes: y = x * s + t, with s = w / sqrt(var + eps) and t = b - mean * s."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

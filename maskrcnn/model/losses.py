@@ -85,6 +85,14 @@ def mask_loss(logits: Float[Tensor, "B F M M"], targets: Float[Tensor, "B F M M"
     return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
 
 
+def competing_mask_loss(logs: Float[Tensor, "B F 2 M M"], targets: Float[Tensor, "B F M M"], fg: RoIs) -> Term:
+    """Average multinomial cross-entropy (Table 2b): the true class inside the object, background elsewhere."""
+    logs = torch.where(fg.valid[..., None, None, None], logs, 0.0)
+    loss = -torch.where(targets >= 0.5, logs[:, :, 1], logs[:, :, 0])
+    side = targets.shape[-1]
+    return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
+
+
 def keypoint_loss(logits: Float[Tensor, "B F J Q Q"], cells: Int[Tensor, "B F J"], seen: Bool[Tensor, "B F J"]) -> Term:
     """Cross-entropy of a softmax over the Q x Q positions, over the joints that are labelled and inside their RoI."""
     logits = torch.where(seen[..., None, None], logits, 0.0)

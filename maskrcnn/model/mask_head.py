@@ -12,11 +12,20 @@ class MaskHead(nn.Module):
     """3x3 convolutions, a 2x2 deconvolution that doubles the side, ReLU after each, a 1x1 predictor: one map per class.
 
     Only one map of a RoI is ever read: the true class's in training, the predicted one's at test. `forward` computes
-    that map alone, which has the value and the gradient of picking it from all K.
+    that map alone, which has the value and the gradient of picking it from all K. Where classes `compete` (softmax,
+    Table 2b) all are needed, background's, the first, too.
     """
 
     def __init__(
-        self, in_channels: int, classes: int, *, convs: int, channels: int, norm: str, class_agnostic: bool
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        convs: int,
+        channels: int,
+        norm: str,
+        class_agnostic: bool,
+        compete: bool = False,
     ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
@@ -25,8 +34,8 @@ class MaskHead(nn.Module):
             in_channels = channels
         self.convs = nn.Sequential(*blocks)
         self.deconv = nn.ConvTranspose2d(in_channels, channels, 2, 2)
-        self.predictor = nn.Conv2d(channels, 1 if class_agnostic else classes, 1)
-        self.class_agnostic = class_agnostic
+        self.predictor = nn.Conv2d(channels, (1 if class_agnostic else classes) + compete, 1)
+        self.class_agnostic, self.compete = class_agnostic, compete
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 init_msra(module)
@@ -36,11 +45,26 @@ class MaskHead(nn.Module):
         """What the predictor reads."""
         return F.relu(self.deconv(self.convs(x)), inplace=True)
 
-    def forward(self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]) -> Float[Tensor, "B F M M"]:
-        """Logits of the map of class `labels` (0..K-1) of each RoI, float32."""
+    def forward(
+        self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]
+    ) -> Float[Tensor, "B F M M"] | Float[Tensor, "B F 2 M M"]:
+        """Logits of the map of class `labels` (0..K-1) of each RoI, float32.
+
+        Where classes compete: log-probabilities of background and of that class.
+        """
         x = self.features(pooled.flatten(0, 1))
         rows = torch.zeros_like(labels) if self.class_agnostic else labels
-        rows = rows.flatten().clamp(0, self.predictor.out_channels - 1)
+        rows = rows.flatten().clamp(0, self.predictor.out_channels - 1 - self.compete)
+        if self.compete:
+            return background_and_class(self.predictor(x), rows).unflatten(0, pooled.shape[:2])
+        assert self.predictor.bias is not None
         weight = self.predictor.weight[:, :, 0, 0].to(x.dtype)[rows]  # [N D]
         logits = torch.einsum("nd,ndhw->nhw", weight, x).float() + self.predictor.bias.float()[rows][:, None, None]
         return logits.unflatten(0, pooled.shape[:2])
+
+
+def background_and_class(logits: Float[Tensor, "N O M M"], rows: Int[Tensor, " N"]) -> Float[Tensor, "N 2 M M"]:
+    """From logits of background and O - 1 classes that compete for each pixel: two log-probabilities, float32."""
+    logs = logits.float().log_softmax(dim=1)
+    index = (rows + 1)[:, None, None, None].expand(-1, 1, *logs.shape[2:])
+    return torch.cat((logs[:, :1], logs.gather(1, index)), dim=1)

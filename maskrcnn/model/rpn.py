@@ -58,7 +58,7 @@ class RPN(nn.Module):
             hidden = self.convs(feature)
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))  # [B h*w*N]
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
-            stride = (float(self.strides[level]),) * 2
+            stride = (float(self.strides[level]), float(self.strides[level]))
             if self.stride_rule == "padded-over-feature":  # torchvision: 800 // 13 = 61 at P6
                 stride = (float(canvas[0] // height), float(canvas[1] // width))
             anchors.append(anchor_grid(getattr(self, f"cells{level}"), (height, width), stride))

@@ -1,5 +1,7 @@
 """What anchors, RoIs and masks should say: match, sample, and crop the ground truth (section 3.1)."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from ..ops.boxes import encode
 from ..ops.heatmap import encode_joints
 from ..ops.match import match
+from ..ops.nms import nms
 from ..ops.sample import random_keys, sample
 from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
 
@@ -70,6 +73,36 @@ def sample_rois(
     labels = torch.where(foreground, gt.labels.gather(1, gt_index), classes)
     picked = torch.where(kept[..., None], _rows(boxes, index), 0.0)
     return RoIs(picked, labels, gt_index, _rows(gt.boxes, gt_index), foreground, kept)
+
+
+def mine_rois(
+    rois: RoIs,
+    class_logits: Float[Tensor, "B R K+1"],
+    box_deltas: Float[Tensor, "B R Kd 4"],
+    *,
+    errors: Callable[..., tuple[Tensor, Tensor]],
+    samples: int,
+    overlap: float = 0.7,
+) -> RoIs:
+    """The `samples` RoIs with the largest loss, foreground first; of two that overlap more than `overlap`, one.
+
+    Online hard example mining (arXiv 1604.03540, section 4). `errors` is `losses.roi_errors`, its numbers bound.
+    """
+    classes, boxes = errors(class_logits, box_deltas, rois)
+    group = torch.zeros_like(rois.labels)
+    index, kept = nms(rois.boxes, classes + boxes, group, rois.valid, iou=overlap, top=samples)
+    foreground = rois.foreground.gather(1, index) & kept
+    order = (foreground.long() * 2 + kept.long()).argsort(dim=1, descending=True, stable=True)
+    index, kept = index.gather(1, order), kept.gather(1, order)
+    first = foreground.gather(1, order)
+    return RoIs(
+        torch.where(kept[..., None], _rows(rois.boxes, index), 0.0),
+        rois.labels.gather(1, index),
+        rois.gt_index.gather(1, index),
+        _rows(rois.gt_boxes, index),
+        first,
+        kept,
+    )
 
 
 def foreground_slots(rois: RoIs, slots: int) -> RoIs:

@@ -1,0 +1,125 @@
+"""The largest or the mean of the points of each bin: what RoIPool and RoIWarp share, the places of the points apart."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Points(NamedTuple):
+    """Along one axis, the n points that each bin has at most: two neighbouring pixels and the share of the second.
+
+    Tensors are [B R S n]. Without `share` a point is the pixel `low` itself.
+    """
+
+    low: Tensor
+    high: Tensor | None
+    share: Tensor | None  # 0..1
+    real: Tensor  # bool: this bin has this point
+
+
+def check_call(name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size: int, aggregate: str) -> None:
+    """ValueError where the arguments that all RoI operators share do not fit each other."""
+    if aggregate not in ("average", "max"):
+        raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
+    if len(pyramid) != len(scales) or not pyramid:
+        raise ValueError(f"{name}: {len(pyramid)} maps, but {len(scales)} scales")
+    if size < 1:
+        raise ValueError(f"{name}: impossible size={size}")
+
+
+def sides_of(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Height and width, int64 [B R], of the map that each box reads."""
+    heights = torch.tensor([features.shape[2] for features in pyramid], device=levels.device)
+    widths = torch.tensor([features.shape[3] for features in pyramid], device=levels.device)
+    return heights[levels], widths[levels]
+
+
+def round_half_away(x: Tensor) -> Tensor:
+    """C's `round`, as int64: halves go away from zero."""
+    return (x.sign() * (x.abs() + 0.5).floor()).nan_to_num(0.0).clamp(-1e9, 1e9).long()
+
+
+def pool_points(
+    pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str
+) -> Tensor:
+    """[B R C S S]: the first largest, or the mean, of the points of each bin that are real; 0 where none is."""
+    B, C = pyramid[0].shape[:2]
+    R, S = y.low.shape[1:3]
+    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1)
+    counts = [features.shape[2] * features.shape[3] for features in pyramid]
+    device = levels.device
+    first = torch.tensor([0, *counts[:-1]], device=device).cumsum(0)[levels]
+    first = first + torch.arange(B, device=device)[:, None] * sum(counts)
+    row = torch.tensor([features.shape[3] for features in pyramid], device=device)[levels]
+    y = y._replace(real=y.real & valid[..., None, None])
+    flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
+    out = _PoolPoints.apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
+    return out.view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
+
+
+class _PoolPoints(torch.autograd.Function):
+    """Keeps which point won, not the points: memory does not grow with their number."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, first: Tensor, row: Tensor, aggregate: str, *points: Tensor | None) -> Tensor:
+        y, x = Points(*points[:4]), Points(*points[4:])  # type: ignore[arg-type]
+        N, S = y.low.shape[:2]
+        best = pixels.new_full((N, S, S, pixels.shape[1]), 0.0 if aggregate == "average" else -torch.inf)
+        won = None if aggregate == "average" else torch.full(best.shape, -1, dtype=torch.int32, device=best.device)
+        count = torch.zeros(N, S, S, 1, dtype=pixels.dtype, device=pixels.device)
+        for k, (real, taps) in enumerate(_taps(first, row, y, x)):
+            value = torch.zeros_like(best)
+            for at, weight in taps:
+                taken = pixels.index_select(0, at.flatten()).view_as(best)
+                value += taken if weight is None else taken * weight.to(taken.dtype)[..., None]
+            real = real[..., None]
+            count += real
+            if won is None:
+                best += torch.where(real, value, 0.0)
+            else:
+                better = real & ((value > best) | (won < 0))
+                best, won = torch.where(better, value, best), torch.where(better, k, won)
+        ctx.save_for_backward(first, row, won, count, *points)
+        ctx.shape = pixels.shape
+        if won is None:
+            return best / count.clamp(min=1)
+        return torch.where(count > 0, best, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        first, row, won, count, *points = ctx.saved_tensors
+        y, x = Points(*points[:4]), Points(*points[4:])
+        pixels = grad.new_zeros(ctx.shape)
+        if won is None:
+            grad = grad / count.clamp(min=1)
+        for k, (real, taps) in enumerate(_taps(first, row, y, x)):
+            share = torch.where(real[..., None] if won is None else won == k, grad, 0.0)
+            for at, weight in taps:
+                part = share if weight is None else share * weight.to(share.dtype)[..., None]
+                pixels.index_add_(0, at.flatten(), part.flatten(0, 2))
+        return pixels, *[None] * (3 + len(points))
+
+
+def _taps(first: Tensor, row: Tensor, y: Points, x: Points) -> Any:
+    """Point by point: which bins have it [N S S], and its pixels and their weights, each [N S S]."""
+    for i in range(y.low.shape[2]):
+        for j in range(x.low.shape[2]):
+            real = y.real[..., i][:, :, None] & x.real[..., j][:, None, :]
+            taps = []
+            for at_y, weight_y in _ends(y, i):
+                for at_x, weight_x in _ends(x, j):
+                    at = first[:, None, None] + at_y[:, :, None] * row[:, None, None] + at_x[:, None, :]
+                    weight = None if weight_y is None or weight_x is None else weight_y[:, :, None] * weight_x[:, None]
+                    taps.append((at, weight))
+            yield real, taps
+
+
+def _ends(points: Points, i: int) -> list[tuple[Tensor, Tensor | None]]:
+    if points.share is None or points.high is None:
+        return [(points.low[..., i], None)]
+    share = points.share[..., i]
+    return [(points.low[..., i], 1 - share), (points.high[..., i], share)]

@@ -1,0 +1,51 @@
+"""RoIPool (Fast R-CNN, section 2.1): the box is rounded to whole pixels of the map, and so are its bins."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .roi_points import Points, check_call, pool_points, round_half_away, sides_of
+
+
+def roi_pool(
+    pyramid: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "B R 4"],
+    levels: Int[Tensor, "B R"],
+    valid: Bool[Tensor, "B R"],
+    *,
+    scales: Sequence[tuple[float, float]],
+    size: int,
+    sampling: int = 0,
+    aligned: bool = False,
+    aggregate: str = "max",
+) -> Float[Tensor, "B R C S S"]:
+    """Features of each box, `size` x `size` bins of it: the largest of a bin's pixels, or their mean.
+
+    Arguments as in `roi_align`; `sampling` and `aligned` mean nothing here. Corners are rounded, halves away from zero,
+    and belong to the box, so that it is a pixel wide at least. Bin p of a box of h rows has its rows floor(p h / S) to
+    ceil((p + 1) h / S) - 1, as far as they lie on the map: neighbouring bins share pixels. A bin without any is 0.
+    """
+    check_call("roi_pool", pyramid, scales, size, aggregate)
+    valid = valid & (levels >= 0) & (levels < len(pyramid))
+    levels = torch.where(valid, levels, 0)
+    boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
+    scale = boxes.new_tensor([tuple(pair) for pair in scales])[levels]  # [B R 2]
+    heights, widths = sides_of(pyramid, levels)
+    y = _pixels(boxes[..., 1] * scale[..., 0], boxes[..., 3] * scale[..., 0], heights, size)
+    x = _pixels(boxes[..., 0] * scale[..., 1], boxes[..., 2] * scale[..., 1], widths, size)
+    return pool_points(pyramid, levels, valid, y, x, aggregate)
+
+
+def _pixels(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:
+    """The pixels of each bin, from the boxes' ends in feature pixels [B R]."""
+    start, end = round_half_away(start), round_half_away(end)
+    length = (end - start + 1).clamp(min=1)[..., None]  # [B R 1]
+    bins = torch.arange(size, device=start.device)
+    low = (bins * length).div(size, rounding_mode="floor") + start[..., None]
+    high = -(-(bins + 1) * length).div(size, rounding_mode="floor") + start[..., None]  # one past the last
+    low, high = (end.clamp(min=0).minimum(sides[..., None]) for end in (low, high))
+    most = int((high - low).max()) if low.numel() else 0  # a look at the boxes, which a GPU waits for
+    at = low[..., None] + torch.arange(most, device=start.device)
+    return Points(at.minimum(sides[..., None, None] - 1), None, None, at < high[..., None])
