@@ -1,0 +1,40 @@
+"""The whole system can learn: eight drawn pictures by heart, boxes and masks."""
+
+from pathlib import Path
+
+import pytest
+
+import maskrcnn
+from maskrcnn.data.drawn import draw_dataset
+from maskrcnn.train.loop import train
+
+SETTINGS = (
+    "model.backbone.norm=bn",
+    "train.batch=4",
+    "train.workers=0",
+    "train.lr=0.08",
+    "train.warmup_steps=20",
+    "train.milestones=[0.8]",
+    "train.evaluate_every=0",
+    "train.validation_loss=false",
+    "train.augment.horizontal_flip=0.0",
+    "train.checkpoint_every=0",
+    "train.log_every=50",
+)
+
+
+@pytest.mark.slow
+def test_eight_pictures_by_heart(tmp_path: Path) -> None:
+    draw_dataset(tmp_path, train=8, val=1, seed=0, joints=False)
+    json_path = tmp_path / "train.json"
+    final = train(
+        json_path,
+        val=json_path,
+        model="R-18-FPN-tiny",
+        out=tmp_path / "run",
+        epochs=100,
+        overrides=SETTINGS,
+    )
+    metrics = maskrcnn.evaluate(final, json_path, workers=0)
+    assert metrics["box"]["AP"] > 0.9
+    assert metrics["mask"]["AP"] > 0.9
