@@ -1,0 +1,120 @@
+"""RoIAlign, RoIPool and RoIWarp against their definitions, values and gradients, on random and on edge cases."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn.ops.dispatch import use
+from maskrcnn.ops.roi_align import roi_align
+from maskrcnn.ops.roi_pool import roi_pool
+from maskrcnn.ops.roi_warp import roi_warp
+from tests.ops import definitions
+
+OPERATORS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
+ALL = [(rule, aggregate) for rule in OPERATORS for aggregate in ("average", "max")]
+
+
+class Case(NamedTuple):
+    name: str
+    maps: tuple = ((9, 11), (5, 6))
+    boxes: tuple = ()  # drawn where none are named
+    size: int = 3
+    sampling: int = 2
+    aligned: bool = True
+
+
+EDGES = (
+    (0, 0, 36, 44),  # the whole map
+    (8, 8, 8, 8),  # no extent
+    (8, 8, 9, 9),  # less than a pixel of the map
+    (-20, -12, 10, 14),  # across the corner
+    (30, 26, 90, 80),  # across the other
+    (100, 100, 140, 140),  # beyond
+    (20, 20, 10, 12),  # corners exchanged
+    (2, 6, 18, 22),  # halves of a pixel, which are rounded away from zero
+    (-2, -6, 18, 22),
+    (4, 0, 16, 12),  # samples fall on centres
+)
+CASES = [
+    Case("drawn"),
+    Case("drawn, adaptive", sampling=0),
+    Case("drawn, legacy", aligned=False),
+    Case("drawn, legacy and adaptive", aligned=False, sampling=0),
+    Case("edges", boxes=EDGES),
+    Case("edges, adaptive", boxes=EDGES, sampling=0),
+    Case("edges, legacy", boxes=EDGES, aligned=False, sampling=0, size=2),
+    Case("one bin", size=1, boxes=EDGES),
+    Case("maps of a pixel", maps=((1, 1), (1, 2))),
+]
+
+
+def draw(case, rng):
+    B, C = 2, 3
+    maps = [rng.standard_normal((B, C, h, w)).astype(np.float32) for h, w in case.maps]
+    scales = [(0.25, 0.25), (0.125, 0.125)]  # powers of two: the same product in float32
+    if case.boxes:
+        boxes = np.broadcast_to(np.array(case.boxes, np.float32), (B, len(case.boxes), 4)).copy()
+    else:
+        centre, side = rng.random((B, 8, 2)) * 50 - 5, np.exp(rng.uniform(0, 4, (B, 8, 2)))
+        boxes = np.concatenate([centre - side / 2, centre + side / 2], 2).astype(np.float32)
+    levels = rng.integers(0, len(maps), boxes.shape[:2])
+    valid = rng.random(boxes.shape[:2]) < 0.8
+    grad = rng.standard_normal((*boxes.shape[:2], C, case.size, case.size)).astype(np.float32)
+    return maps, scales, boxes, levels, valid, grad
+
+
+@pytest.mark.parametrize(("rule", "aggregate"), ALL)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_operators_equal_their_definition(case, rule, aggregate, rng) -> None:
+    maps, scales, boxes, levels, valid, grad = draw(case, rng)
+    numbers = {"scales": scales, "size": case.size, "sampling": case.sampling, "aligned": case.aligned}
+    wanted, wanted_grads = definitions.pool(rule, maps, boxes, levels, valid, aggregate=aggregate, grad=grad, **numbers)
+    tensors = [torch.tensor(m, requires_grad=True) for m in maps]
+    with use("reference"):
+        got = OPERATORS[rule](
+            tensors, torch.tensor(boxes), torch.tensor(levels), torch.tensor(valid), aggregate=aggregate, **numbers
+        )
+    grads = torch.autograd.grad(got, tensors, torch.tensor(grad))
+    np.testing.assert_allclose(got.detach().numpy(), wanted, rtol=0, atol=1e-5)
+    for g, w in zip(grads, wanted_grads, strict=True):
+        np.testing.assert_allclose(g.numpy(), w, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
+def test_padding_never_matters_and_neighbours_do_not_either(rule, rng) -> None:
+    maps, scales, boxes, levels, valid, _ = draw(Case("drawn"), rng)
+    arguments = [torch.tensor(a) for a in (boxes, levels, valid)]
+    maps = [torch.tensor(m) for m in maps]
+    numbers = {"scales": scales, "size": 3, "aggregate": "max"}
+    wanted = OPERATORS[rule](maps, *arguments, **numbers)
+    arguments[0][~arguments[2]] = float("nan")
+    arguments[1][~arguments[2]] = 1 << 40
+    got = OPERATORS[rule](maps, *arguments, **numbers)
+    assert torch.equal(got, wanted)
+    assert not got[~arguments[2]].any()
+    for b in range(2):
+        alone = OPERATORS[rule]([m[b : b + 1] for m in maps], *[a[b : b + 1] for a in arguments], **numbers)
+        torch.testing.assert_close(alone[0], wanted[b], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
+def test_of_equal_pixels_the_first_takes_the_gradient(rule) -> None:
+    features = torch.ones(1, 1, 4, 4, requires_grad=True)
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    out = OPERATORS[rule](
+        [features], torch.tensor([[[0.0, 0, 3, 3]]]), one, one == 0, scales=[(1.0, 1.0)], size=1, aggregate="max"
+    )
+    out.sum().backward()
+    assert features.grad is not None
+    assert features.grad.flatten().tolist() == [1] + [0] * 15
+
+
+@pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
+def test_impossible_calls_are_refused(rule) -> None:
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    arguments = ([torch.zeros(1, 1, 4, 4)], torch.zeros(1, 1, 4), one, one == 0)
+    for wrong in ({"aggregate": "median"}, {"size": 0}, {"scales": []}):
+        with pytest.raises(ValueError, match=rule):
+            OPERATORS[rule](*arguments, **{"scales": [(1.0, 1.0)], "size": 2, **wrong})
