@@ -51,7 +51,7 @@ class BoxHead(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "B R C S S"]
-    ) -> tuple[Float[Tensor, "B R K+1"], Float[Tensor, "B R Kd 4"]]:
+    ) -> tuple[Float[Tensor, "B R K1"], Float[Tensor, "B R Kd 4"]]:
         """Logits and deltas, Kd = K, or 1 where they are class-agnostic."""
         x = self.convs(features.flatten(0, 1))
         x = x.flatten(1) if self.fc else x.mean(dim=(2, 3))

@@ -12,7 +12,7 @@ from ..structures import Detections, Proposals
 
 def select(
     proposals: Proposals,
-    class_logits: Float[Tensor, "B P K+1"],
+    class_logits: Float[Tensor, "B P K1"],
     box_deltas: Float[Tensor, "B P Kd 4"],
     sizes: Num[Tensor, "B 2"],
     scales: Float[Tensor, "B 2"],

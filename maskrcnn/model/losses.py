@@ -41,7 +41,7 @@ def rpn_loss(
 
 
 def roi_errors(
-    class_logits: Float[Tensor, "B R K+1"],
+    class_logits: Float[Tensor, "B R K1"],
     box_deltas: Float[Tensor, "B R Kd 4"],
     rois: RoIs,
     *,
@@ -63,7 +63,7 @@ def roi_errors(
 
 
 def box_loss(
-    class_logits: Float[Tensor, "B R K+1"],
+    class_logits: Float[Tensor, "B R K1"],
     box_deltas: Float[Tensor, "B R Kd 4"],
     rois: RoIs,
     *,
