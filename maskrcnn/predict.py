@@ -81,7 +81,7 @@ class Predictor:
         inputs: Any,
         *,
         batch: int = 1,
-        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        precision: str = "auto",  # auto, fp32, bf16 or fp16
         score_threshold: float | None = None,
         max_detections: int | None = None,
         on_error: OnError = "raise",

@@ -4,51 +4,23 @@ import gc
 import tracemalloc
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import maskrcnn
-from maskrcnn.config import ModelConfig, preset
-from maskrcnn.data.records import Category
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
-from maskrcnn.model.build import build
 from maskrcnn.predict import Predictor, load
 from maskrcnn.results import Result
-from maskrcnn.weights.checkpoint import save_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE
-
-CATEGORIES = tuple(Category(id, name) for id, name in ((3, "brick"), (7, "leaf"), (20, "wave")))
-
-
-def tiny() -> ModelConfig:
-    config = preset("R-18-FPN-tiny")
-    return replace(
-        config,
-        classes=len(CATEGORIES),
-        backbone=replace(config.backbone, norm="bn", width=8, freeze_at=0),
-        fpn=replace(config.fpn, channels=16),
-        box_head=replace(config.box_head, channels=32, score_threshold=0.05, max_detections=20),
-        mask_head=replace(config.mask_head, channels=16, convs=1),
-    )
+from tests.tiny import CATEGORIES, write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model whose scores differ enough to be ordered."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = build(tiny())
-        with torch.no_grad():
-            model.box_head.class_logits.weight.normal_(0, 0.1)
-            model.box_head.box_deltas.weight.normal_(0, 0.1)
-    path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_checkpoint(path, model.state_dict(), tiny(), CATEGORIES, {})
-    return path
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("run") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,9 @@ def table(metrics: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{str(row.get('name', ''))[:13]:<14}{task:<6}{figures}"
     for note in metrics.get("notes", []):
         yield f"note: {note}"
-    if metrics.get("unmatched"):
-        yield f"unmatched: {metrics['unmatched']}"
+    for side, names in metrics.get("unmatched", {}).items():
+        if names:
+            yield f"categories that only the {side} has: {', '.join(names)}"
 
 
 def _figure(value: float | None) -> str:

@@ -36,7 +36,7 @@ def _checkpoint(path: str) -> tuple["ModelConfig", list[str]]:
     checkpoint = load_checkpoint(file)
     lines = [f"{'file':<12} {file}, {file.stat().st_size / 2**20:.1f} MiB", *_model(checkpoint.config)]
     lines += [f"{'class':<12} {category.id:>4}  {category.name}" for category in checkpoint.categories]
-    lines += [f"{name:<12} {value}" for name, value in _flat(checkpoint.provenance)]
+    lines += [f"{name:<12} {_short(value)}" for name, value in _flat(checkpoint.provenance) if value not in (None, [])]
     return checkpoint.config, lines
 
 
@@ -62,6 +62,10 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in tree.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
     return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _toml(config: "ModelConfig") -> str:

@@ -20,6 +20,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("predictions"),
     save: Annotated[str, typer.Option(help="overlay, coco, or both with a comma.")] = "overlay,coco",
     score_threshold: Annotated[float | None, typer.Option(help="Least score; default: the model's own.")] = None,
+    show: Annotated[float, typer.Option(help="Least score of what an overlay shows.")] = 0.5,
     max_detections: Annotated[int | None, typer.Option(help="Per image; default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
@@ -43,7 +44,7 @@ def predict(
     results = load(weights, device=device).predict(
         images,
         batch=batch,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         score_threshold=score_threshold,
         max_detections=max_detections,
         on_error=pass_over if skip else "raise",
@@ -53,16 +54,16 @@ def predict(
     names = _Names()
     with _Rows(out / "results.json" if "coco" in formats else None) as rows:
         for result in results:
-            name = names.unique(result.stem)
+            name, shown = names.unique(result.stem), result.select(result.scores >= show)
             if "overlay" in formats:
-                result.save(out, ["overlay"], name=name)
+                shown.save(out, ["overlay"], name=name)
             rows.add(result, name)
-            found = ", ".join(f"{count} {kind}" for kind, count in Counter(result.names).items())
+            found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown.names).items())
             print(f"{result.path}: {found or 'nothing'}")
-            pictures, objects = pictures + 1, objects + len(result)
+            pictures, objects = pictures + 1, objects + len(shown)
     rate = pictures / max(time.perf_counter() - began, 1e-9)
     passed_over = f", {len(skipped)} passed over" if skipped else ""
-    print(f"{pictures} pictures{passed_over}, {objects} objects, {rate:.1f} pictures a second; saved in {out}")
+    print(f"{pictures} pictures{passed_over}, {objects} objects of score {show} or more, {rate:.1f} pictures/s: {out}")
 
 
 class _Names:

@@ -1,0 +1,125 @@
+"""Each verb does its work, from the command line, on a tiny scene."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from maskrcnn.cli import main as cli
+from tests.scenes import NONE, SMALL, TWO_APART, write_coco
+from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("run") / "model.safetensors")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_coco(tmp_path, {"a.png": TWO_APART, "b.png": NONE})
+    write_coco(tmp_path, {"c.png": SMALL}, name="val.json")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def test_check_tells_both_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "check", data, "--verify")
+    assert code == 0
+    assert "train.json" in out
+    assert "val.json" in out
+    assert "brick" in out
+
+
+def test_info_of_a_name_and_of_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", "R-50-FPN")
+    assert code == 0
+    assert "44.3 million" in out or "44.4 million" in out  # torchvision's, with 91 rows for classes: 44.4
+    code, out, _ = run(capsys, "info", checkpoint)
+    assert code == 0
+    assert "3  brick" in out
+    assert "0.25" in out
+    code, out, _ = run(capsys, "info", checkpoint, "--settings")
+    assert "max_detections = 20" in out
+    code, _, err = run(capsys, "info", "R-5000-FPN")
+    assert code == 2
+    assert "R-50-FPN" in err
+
+
+def test_predict_saves_overlays_and_rows(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data / "out"
+    (data / "more").mkdir()
+    Image.fromarray(SMALL.pixels).save(data / "more" / "a.png")
+    code, told, _ = run(capsys, "predict", checkpoint, data / "images", data / "more" / "a.png", "--out", out)
+    assert code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "results.json"]
+    rows = json.loads((out / "results.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a", "a-2", "b", "c"}
+    assert {row["category_id"] for row in rows} <= {3, 7, 20}
+    assert "4 pictures" in told
+
+
+def test_predict_and_a_bad_picture(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "images" / "b.png").write_text("no picture")
+    words = ("predict", checkpoint, data / "images", "--out", data / "out", "--save", "coco")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "b.png" in err
+    assert list((data / "out").iterdir()) == []
+    code, told, err = run(capsys, *words, "--skip")
+    assert code == 0
+    assert "b.png" in err
+    assert "1 passed over" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--save", "svg"), "svg"),
+        (("--batch", "0"), "batch"),
+        (("--precision", "fp8"), "fp8"),
+        (("--score-threshold", "2"), "between 0 and 1"),
+        (("--device", "cuda:99"), "no device"),
+    ],
+)
+def test_predict_and_impossible_arguments(
+    words: tuple[str, ...], told: str, checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "predict", checkpoint, data / "images", "--out", data / "out", *words)
+    assert code == 2
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_evaluate_writes_and_prints_the_metrics(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = data / "metrics.json"
+    code, told, _ = run(capsys, "evaluate", checkpoint, data, "--out", out, "--workers", "0", "--precision", "fp32")
+    assert code == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["images"] == 1
+    assert f"{metrics['mask']['AP']:.3f}" in told
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_a_file_that_is_no_checkpoint(verb: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, verb, data / "train.json", data)
+    assert code == 2
+    assert "train.json" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("train", "nowhere"), ("check", "nowhere"), ("train", "nowhere", "--model", "R-5")])
+def test_data_or_model_that_is_not_there(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "nowhere" in err or "R-5" in err
+    assert err.count("\n") == 1
