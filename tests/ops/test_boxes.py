@@ -1,0 +1,63 @@
+"""Boxes: numbers by hand (Detectron2's, torchvision's and Detectron's), and properties."""
+
+import math
+
+import pytest
+import torch
+
+from maskrcnn.ops.boxes import area, clip, decode, encode, intersection, iou
+
+PROPOSAL, TARGET = torch.tensor([[10.0, 20, 50, 100]]), torch.tensor([[14.0, 16, 60, 92]])
+ONE, TEN = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
+DELTAS = [
+    (ONE, False, (0.175, -0.075, 0.1397619, -0.0512933)),
+    (TEN, False, (1.75, -0.75, 0.6988096, -0.2564665)),
+    (ONE, True, (0.1707317, -0.0740741, 0.1365755, -0.0506437)),
+    (TEN, True, (1.7073171, -0.7407407, 0.6828777, -0.2532187)),
+]
+
+
+@pytest.mark.parametrize(("weights", "inclusive", "answer"), DELTAS)
+def test_deltas_by_hand(weights, inclusive, answer) -> None:
+    got = encode(TARGET, PROPOSAL, weights, inclusive=inclusive)
+    torch.testing.assert_close(got, torch.tensor([answer]), rtol=0, atol=1e-6)
+
+
+def test_growth_is_limited_above_only() -> None:
+    got = decode(torch.tensor([[0.0, 0, 10, -10]]), PROPOSAL)
+    torch.testing.assert_close(got, torch.tensor([[-1220.0, 59.99818, 1280, 60.00182]]), rtol=0, atol=1e-3)
+
+
+def test_areas_and_overlaps_by_hand() -> None:
+    a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 9, 9], [5, 5, 3, 9], [2, 2, 2, 2]])
+    b = torch.tensor([[0.0, 0, 10, 5], [0, 0, 9, 4], [20, 20, 30, 30]])
+    assert area(a).tolist() == [100, 81, 0, 0]
+    assert area(a, inclusive=True).tolist() == [121, 100, 0, 1]
+    assert intersection(a[:1], b).tolist() == [[50, 36, 0]]
+    torch.testing.assert_close(iou(a[:2], b), torch.tensor([[0.5, 0.36, 0], [45 / 86, 36 / 81, 0]]))
+    assert iou(a[1:2], b[1:2], inclusive=True).item() == 0.5
+    assert iou(a[3:], a[3:]).item() == 0  # 0 / 0
+
+
+def test_clipping_by_hand() -> None:
+    boxes = torch.tensor([[[-5.0, -6, 30, 40], [3, 4, 5, 6]]] * 2)
+    sizes = torch.tensor([[20, 10], [50, 25]])  # height, width
+    assert clip(boxes, sizes).tolist() == [[[0, 0, 10, 20], [3, 4, 5, 6]], [[0, 0, 25, 40], [3, 4, 5, 6]]]
+    assert clip(boxes, sizes, inclusive=True)[0, 0].tolist() == [0, 0, 9, 19]
+    assert clip(boxes[:, :, None], sizes).shape == (2, 2, 1, 4)
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_decode_undoes_encode(inclusive, torch_rng) -> None:
+    low = torch.rand(2, 50, 2, generator=torch_rng) * 100
+    boxes = torch.cat((low, low + torch.rand(2, 50, 2, generator=torch_rng) * 80 + 1), -1)
+    reference = boxes.roll(1, 1)
+    back = decode(encode(boxes, reference, TEN, inclusive=inclusive), reference, TEN, inclusive=inclusive)
+    torch.testing.assert_close(back, boxes, rtol=1e-5, atol=1e-3)
+
+
+def test_a_box_without_extent_has_finite_deltas() -> None:
+    empty = torch.tensor([[3.0, 3, 3, 3]])
+    assert encode(TARGET, empty).isfinite().all()
+    assert encode(empty, PROPOSAL).isfinite().all()
+    assert math.isclose(decode(torch.zeros(1, 4), PROPOSAL)[0, 2].item(), 50.0)

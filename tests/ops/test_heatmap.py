@@ -1,0 +1,75 @@
+"""Joints to cells and back: answers by hand, the round trip, and the way of the rivals as an oracle."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maskrcnn.ops.heatmap import decode_joints, encode_joints
+
+NAN = float("nan")
+
+
+def test_cells_by_hand() -> None:
+    """What torchvision gave for these joints of the box (10, 20, 30, 52)."""
+    joints = torch.tensor([[10.0, 20, 2], [30, 52, 1], [9.9, 20, 2], [20, 30, 0], [29.99, 51.99, 2]])
+    cells, seen = encode_joints(joints[None], torch.tensor([[10.0, 20, 30, 52]]), side=56)
+    assert cells.tolist() == [[0, 3135, 0, 0, 3135]]
+    assert seen.tolist() == [[True, True, False, False, True]]
+
+
+def test_joints_without_numbers_and_boxes_without_extent_are_not_seen() -> None:
+    joints = torch.tensor([[[NAN, NAN, NAN], [NAN, 5.0, 2.0], [5.0, 7.0, 2.0]]]).expand(2, 3, 3)
+    cells, seen = encode_joints(joints, torch.tensor([[4.0, 4, 4, 4], [NAN, NAN, NAN, NAN]]), side=8)
+    assert not seen.any()
+    assert not cells.any()
+
+
+@pytest.mark.parametrize("bound", [None, (168, 280)])
+def test_decoding_returns_the_joint_within_half_a_cell(bound, torch_rng) -> None:
+    """Exactly half where a cell's centre is a pixel's, with sides of 1, 3 and 5 pixels a cell; else half a pixel more.
+
+    A box with fewer pixels than cells can miss a lone cell: the rivals' interpolation, and ours, looks at pixels only.
+    """
+    Q, J = 56, 6
+    side = torch.tensor([[56.0, 168], [280, 56], [168, 168], [61.3, 90.7], [57.0, 130.2]])
+    low = torch.rand(5, 2, generator=torch_rng) * torch.tensor([40.0, 20.0])
+    boxes = torch.cat((low, low + side), 1)
+    points = low[:, None] + side[:, None] * torch.rand(5, J, 2, generator=torch_rng)
+    cells, seen = encode_joints(torch.cat((points, torch.full((5, J, 1), 2.0)), -1), boxes, side=Q)
+    assert seen.all()
+    logits = 10.0 * F.one_hot(cells, Q * Q).float().unflatten(-1, (Q, Q))
+    got = decode_joints(logits, boxes, bound=bound)
+    reach = 0.5 * side / Q
+    reach[3:] += 0.5
+    assert ((got[..., :2] - points).abs() <= reach[:, None] + 1e-3).all()
+    assert (got[..., 2] > 0.5).all()
+
+
+@pytest.mark.parametrize("bound", [None, (90, 90)])
+def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
+    """Each map by PyTorch's bicubic interpolation, its highest pixel, and the score that Detectron2 computes."""
+    logits = F.interpolate(torch.randn(6, 3, 8, 8, generator=torch_rng) * 3, (56, 56), mode="bicubic")
+    low = torch.rand(6, 2, generator=torch_rng) * 10
+    side = torch.tensor([[70.3, 61.0], [56.0, 56.0], [12.2, 80.0], [0.3, 9.0], [33.0, 0.0], [56.5, 7.1]])
+    boxes = torch.cat((low, low + side), 1)
+    for score in ("probability", "logit"):
+        got = decode_joints(logits, boxes, score=score, bound=bound)
+        for n, (w, h) in enumerate(side.clamp(min=1).tolist()):
+            width, height = int(np.ceil(w)), int(np.ceil(h))
+            resized = F.interpolate(logits[n : n + 1], (height, width), mode="bicubic", align_corners=False)[0]
+            peak, at = resized.flatten(1).max(1)
+            x, y = (at % width + 0.5) * w / width + low[n, 0], (at // width + 0.5) * h / height + low[n, 1]
+            torch.testing.assert_close(got[n, :, 0], x, rtol=0, atol=1e-3)
+            torch.testing.assert_close(got[n, :, 1], y, rtol=0, atol=1e-3)
+            share = 1 / (logits[n] - peak[:, None, None]).exp().sum((1, 2))
+            torch.testing.assert_close(got[n, :, 2], peak if score == "logit" else share, rtol=1e-4, atol=1e-4)
+
+
+def test_a_score_of_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="oks"):
+        decode_joints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), score="oks")
+
+
+def test_no_detections_have_no_joints() -> None:
+    assert decode_joints(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4)).shape == (0, 3, 3)
