@@ -32,7 +32,7 @@ def test_eight_pictures_by_heart(tmp_path: Path) -> None:
         val=json_path,
         model="R-18-FPN-tiny",
         out=tmp_path / "run",
-        epochs=100,
+        epochs=180,
         overrides=SETTINGS,
     )
     metrics = maskrcnn.evaluate(final, json_path, workers=0)
