@@ -43,7 +43,8 @@ def test_decoding_returns_the_joint_within_half_a_cell(bound, torch_rng) -> None
     reach = 0.5 * side / Q
     reach[3:] += 0.5
     assert ((got[..., :2] - points).abs() <= reach[:, None] + 1e-3).all()
-    assert (got[..., 2] > 0.5).all()
+    share = np.exp(10) / (np.exp(10) + Q * Q - 1)
+    torch.testing.assert_close(got[:3, :, 2], torch.full((3, J), share), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("bound", [None, (90, 90)])
