@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import ConvNorm, init_msra, init_normal
+from .layers import ConvNorm, init_msra, init_xavier
 
 
 class MaskHead(nn.Module):
@@ -39,7 +39,9 @@ class MaskHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 init_msra(module)
-        init_normal(self.predictor, 0.001)
+        # By fan-in: Detectron's MSRA is by fan-out, which is K, and makes logits of 20 for one class; Detectron2's
+        # N(0, 0.001) starves the layers below of gradient for the first thousands of steps.
+        init_xavier(self.predictor)
 
     def features(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N D M M"]:
         """What the predictor reads."""
@@ -59,7 +61,9 @@ class MaskHead(nn.Module):
             return background_and_class(self.predictor(x), rows).unflatten(0, pooled.shape[:2])
         assert self.predictor.bias is not None
         weight = self.predictor.weight[:, :, 0, 0].to(x.dtype)[rows]  # [N D]
-        logits = torch.einsum("nd,ndhw->nhw", weight, x).float() + self.predictor.bias.float()[rows][:, None, None]
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [N M*M D]: channels last, so the gradient comes so too
+        logits = (pixels @ weight[..., None]).float().view(-1, *x.shape[2:])
+        logits = logits + self.predictor.bias.float()[rows][:, None, None]
         return logits.unflatten(0, pooled.shape[:2])
 
 
