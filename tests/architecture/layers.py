@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "maskrcnn"
 
 # A room may import from its own floor and from those below it, never from above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "structures", "verb"),
+    ("errors", "config", "profiles", "structures", "verb"),
     ("ops",),
     ("images", "canvas", "inputs", "model"),
     ("results", "visualize", "tiling", "weights", "data", "evaluate"),
