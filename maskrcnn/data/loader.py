@@ -10,7 +10,9 @@ spawned process, a script that asks for workers needs its `if __name__ == "__mai
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -219,3 +221,14 @@ def _start_worker(_: int) -> None:
     """One thread a worker, since the model has the processor; and Ctrl-C is the main process's to handle."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose main process was killed. torch's own watch looks at the fork server, which lives on as long
+    as a worker does.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

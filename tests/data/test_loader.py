@@ -1,7 +1,12 @@
 """Order, shards, seeds and slots; broken pictures; workers."""
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -290,6 +295,41 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
     assert len(told) == 2  # once by each loader
     assert away.problems == here.problems
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+KILLED = """
+import os, signal, sys
+from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.loader import TrainLoader
+
+loader = TrainLoader(read_coco(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+next(loader.batches(0))
+print(*(worker.pid for worker in loader._torch_loader._iterator._workers), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+def test_no_worker_outlives_a_killed_run(dataset):
+    command = [sys.executable, "-c", KILLED, str(dataset.json_path)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, timeout=120)
+    workers = [int(pid) for pid in run.stdout.split()]
+    assert run.returncode == -signal.SIGKILL
+    assert len(workers) == 2
+    until = time.monotonic() + 20
+    while workers and time.monotonic() < until:
+        workers = [pid for pid in workers if is_alive(pid)]
+        time.sleep(0.1)
+    assert not workers
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.data
