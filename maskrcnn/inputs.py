@@ -1,4 +1,4 @@
-"""What a user may hand to `predict`, picture by picture: paths, folders, globs, arrays, PIL images, iterables of them."""
+"""What a user may hand to `predict`, picture by picture: paths, folders, globs, arrays, PIL images, or many of them."""
 
 import glob
 import os

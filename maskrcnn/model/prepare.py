@@ -31,7 +31,7 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32") -> MaskRCNN:
         if isinstance(module, _LAYERS):
             module.to(_DTYPES[precision])
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.to(memory_format=torch.channels_last)
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return prepared
 
 
