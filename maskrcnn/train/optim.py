@@ -1,4 +1,4 @@
-"""SGD with momentum (section 3.1: 0.9, weight decay 1e-4), the learning rate as a function of the step, and clipping.
+"""SGD with momentum (section 3.1: 0.9, weight decay 1e-4) or AdamW, the learning rate by step, and clipping.
 
 Nothing here has to be saved: the rate follows from the step and the length of the run.
 """
@@ -13,14 +13,17 @@ from ..config import TrainConfig
 REFERENCE_IMAGES = 16  # what `TrainConfig.lr` is stated for
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over what is trainable. Norms and biases, which are all vectors, get no weight decay, as in Detectron."""
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Over what is trainable. Norms and biases, which are all vectors, get no weight decay, as in Detectron."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=config.lr, momentum=config.momentum)
+    groups = [g for g in groups if g["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
 def scaled_rate(config: TrainConfig, images_per_step: int) -> float:

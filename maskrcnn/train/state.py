@@ -88,9 +88,9 @@ def save_state(path: str | Path, state: State) -> None:
     if state.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in state.average.tensors.items()}
     for name, parameter in state.model.named_parameters():
-        buffer = state.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"optimizer.{key}:{name}"] = value
     content = {"progress": asdict(state.progress), "scaler": state.scaler.state_dict()}
     write_tensors(path, tensors, KEY, FORMAT, content)
 
@@ -98,7 +98,7 @@ def save_state(path: str | Path, state: State) -> None:
 def load_state(path: str | Path, state: State) -> None:
     """Brings `state` to what was saved. Raises `CheckpointError` naming the file if it is damaged or of another run."""
     tensors, content = read_tensors(path, KEY, FORMAT)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "momentum": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
@@ -108,7 +108,7 @@ def load_state(path: str | Path, state: State) -> None:
             raise CheckpointError(f"{path} holds no averaged weights of this model")
         for name, mean in state.average.tensors.items():
             mean.copy_(parts["average"][name])
-    _restore_momentum(state, parts["momentum"])
+    _restore_optimizer(state, parts["optimizer"])
     try:
         state.progress = Progress(**content["progress"])
         _restore_scaler(state.scaler, content["scaler"])
@@ -116,12 +116,15 @@ def load_state(path: str | Path, state: State) -> None:
         raise CheckpointError(f"{path}: its progress cannot be understood: {error}") from error
 
 
-def _restore_momentum(state: State, saved: dict[str, Tensor]) -> None:
-    for name, parameter in state.model.named_parameters():
-        if parameter.requires_grad and name in saved:
+def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:
+    parameters = dict(state.model.named_parameters())
+    for name, value in saved.items():
+        key, _, owner = name.partition(":")
+        parameter = parameters[owner]
+        if value.shape == parameter.shape:
             # Like the parameter, channels-last where it is: the same layout as in the run that was interrupted.
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(saved[name])
-            state.optimizer.state[parameter]["momentum_buffer"] = buffer
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        state.optimizer.state[parameter][key] = value
 
 
 def _restore_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any]) -> None:
