@@ -1,0 +1,197 @@
+"""Reading other people's files without running them: torch's with `weights_only`, pickles by an unpickler of data.
+
+The unpickler builds builtin containers, numbers, text and NumPy arrays. Nothing of NumPy is called with what the file
+says: arrays are described by the classes below, checked, and only then made from their bytes.
+"""
+
+import argparse
+import collections
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    UnicodeError,
+    RuntimeError,
+    OSError,
+    MemoryError,
+    OverflowError,
+)
+
+
+def read_pickle(path: str | Path) -> Any:
+    """The object in a pickle of arrays and builtin containers. Raises `CheckpointError` for anything else.
+
+    Pickles of Python 2 are read too; their text comes out as Latin-1.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _unwrapped(_Unpickler(file, encoding="latin1").load())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} is not a pickle of arrays, or is damaged: {_first_line(error)}") from error
+
+
+def read_torch(path: str | Path) -> Any:
+    """The object in a file of `torch.save`: tensors, containers, argparse's options. Else raises `CheckpointError`."""
+    try:
+        # Training scripts save their options as a Namespace, which is a bag of values and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path} cannot be read as tensors alone: {_first_line(error)}. A file of other objects has to be "
+            "rewritten where it comes from: torch.save(model.state_dict(), ...)"
+        ) from error
+
+
+def as_tensors(values: Any) -> dict[str, Tensor]:
+    """The entries of a dict that are arrays or tensors, as tensors. Raises `CheckpointError` for what is no dict."""
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"a dict of tensors was expected, it is a {type(values).__name__}")
+    tensors = {}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            tensors[str(name)] = torch.from_numpy(value)
+        elif isinstance(value, Tensor):
+            tensors[str(name)] = value.detach()
+    return tensors
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the names below; every other one is refused before anything of it runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy._core."):
+            module = module.replace("numpy._core.", "numpy.core.", 1)
+        if (module, name) not in _NAMES:
+            raise CheckpointError(f"the file wants to run {module}.{name}, which is not data; it was not run")
+        found = _NAMES[module, name]
+        return None if found is None else _Call(found)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise CheckpointError("the file refers to objects outside itself")
+
+
+class _Call:
+    """A function that the file may call, and cannot change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise CheckpointError("the file wants to change what reads it")
+
+
+class _Dtype:
+    """A NumPy dtype as a pickle describes it: its code, then a state with the byte order."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in "biuf":
+            raise CheckpointError(f"the file holds an array of {self.dtype}, which are not numbers")
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", b"<", b">"):
+            self.dtype = self.dtype.newbyteorder("<" if state[1] in ("<", b"<") else ">")
+
+
+class _Array:
+    """A NumPy array as a pickle describes it."""
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_column, data = state
+        self.value = _made(data, dtype, shape, by_column)
+
+
+def _array(kind: Any = None, shape: Any = None, code: Any = None) -> _Array:
+    return _Array()  # what it holds follows as its state
+
+
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.value = _made(data, dtype, shape, order == "F")
+    return array
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _made(data, dtype, (), False)[()]
+
+
+def _made(data: Any, dtype: Any, shape: Any, by_column: Any) -> np.ndarray:
+    """The array, native byte order, memory of its own. Raises `CheckpointError` where the parts do not fit."""
+    if isinstance(data, str):
+        data = data.encode("latin1")  # bytes of Python 2
+    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
+        raise CheckpointError("the file describes an array that is not numbers")
+    shape = tuple(shape)
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise CheckpointError(f"the file describes an array of shape {shape!r:.80}")
+    if math.prod(shape) * dtype.dtype.itemsize != len(data):
+        raise CheckpointError(f"the file describes an array of {dtype.dtype} {list(shape)} in {len(data)} bytes")
+    flat = np.frombuffer(data, dtype.dtype)
+    native = flat.astype(dtype.dtype.newbyteorder("="))  # a writable copy
+    return native.reshape(shape, order="F" if by_column else "C")
+
+
+def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise CheckpointError(f"the file wants to encode text as {encoding!r:.40}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""  # which protocol 2 writes as a call without arguments
+
+
+def _unwrapped(value: Any) -> Any:
+    """Containers with the arrays themselves."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _unwrapped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_unwrapped(item) for item in value)
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_NAMES: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("_codecs", "encode"): _latin1,  # how protocol 2 writes bytes
+    ("__builtin__", "bytes"): _no_bytes,
+    ("numpy", "ndarray"): None,  # named as an argument only
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
+}
