@@ -98,10 +98,9 @@ PROFILE_NAMES = ("ours", "paper", "detectron", "detectron2", "torchvision", "tor
 def with_profile(config: ModelConfig, name: str) -> ModelConfig:
     """`config` with every switch of profile `name` set, as it stands for its backbone, features and task.
 
-    Only switches change: the network's size and norms (but for torchvision_v2, which has batch norms and convolutions in
-    its box head), its classes, its anchors' sizes and the thresholds stay. Ask for joints
-    before, because the paper and Detectron2 train and suppress differently with them. Raises `ConfigError` for an
-    unknown profile.
+    Only switches change. The network's size and norms stay (but torchvision_v2 has batch norms, and convolutions in its
+    box head), and so do its classes, its anchors' sizes and the thresholds. Ask for joints before, because the paper
+    and Detectron2 train and suppress differently with them. Raises `ConfigError` for an unknown profile.
     """
     if name not in PROFILE_NAMES:
         raise ConfigError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILE_NAMES)}")

@@ -125,7 +125,7 @@ class MaskRCNN(nn.Module):
         H, W = x.shape[-2:]
         rows = torch.arange(H, device=x.device) < images.sizes[:, :1]  # [B H]
         columns = torch.arange(W, device=x.device) < images.sizes[:, 1:]  # [B W]
-        x = x * (rows[:, None, :, None] & columns[:, None, None, :])
+        x = torch.where(rows[:, None, :, None] & columns[:, None, None, :], x, 0.0)
         return self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))
 
     def _detail_losses(

@@ -77,7 +77,7 @@ def sample_rois(
 
 def mine_rois(
     rois: RoIs,
-    class_logits: Float[Tensor, "B R K+1"],
+    class_logits: Float[Tensor, "B R K1"],
     box_deltas: Float[Tensor, "B R Kd 4"],
     *,
     errors: Callable[..., tuple[Tensor, Tensor]],
