@@ -57,7 +57,10 @@ _PROFILES: Mapping[str, Switches] = {
     },
 }
 _PROFILES = {**_PROFILES, "torchvision_v2": _PROFILES["torchvision"]}
-_ONE_MAP: Switches = {"input": {"canvas": "exact"}}
+_ONE_MAP: Switches = {
+    "input": {"canvas": "exact"},
+    "rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000},
+}
 _C4: Mapping[str, Switches] = {"detectron": {"pool": {"sampling": 0}}}
 _KEYPOINTS: Mapping[str, Switches] = {
     "detectron2": {"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}},
@@ -68,7 +71,7 @@ def with_profile(config: ModelConfig, profile: str) -> ModelConfig:
     """`config`, whose structure stays, with the switches of a profile: torchvision, torchvision_v2, detectron2, ..."""
     values = to_dict(config)
     values["profile"] = profile
-    layers = [_RIVALS, _PROFILES[profile]]
+    layers = [_defaults(), _RIVALS, _PROFILES[profile]]
     if config.backbone.features != "fpn":
         layers.append(_ONE_MAP)
     if config.backbone.features == "c4":
@@ -79,3 +82,13 @@ def with_profile(config: ModelConfig, profile: str) -> ModelConfig:
         for room, switches in layer.items():
             (values[room] if room else values).update(switches)
     return from_dict(ModelConfig, values)
+
+
+def _defaults() -> Switches:
+    """The default of every switch that some profile sets: no profile keeps what another has set."""
+    values = to_dict(ModelConfig())
+    rooms: dict[str, dict[str, Any]] = {}
+    for profile in _PROFILES.values():
+        for room, switches in profile.items():
+            rooms.setdefault(room, {}).update({name: values[room][name] for name in switches})
+    return rooms

@@ -1,0 +1,216 @@
+"""Our checkpoints for other tools: under their names, there and back bit-equal, and what they cannot say is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskrcnn.config import FPNConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, preset
+from maskrcnn.errors import ConfigError
+from maskrcnn.model.build import build
+from maskrcnn.weights.checkpoint import Checkpoint
+from maskrcnn.weights.classes import name_classes
+from maskrcnn.weights.pickles import read_pickle
+from maskrcnn.weights.profiles import with_profile
+from maskrcnn.weights.read import read_checkpoint
+from maskrcnn.weights.write import TARGETS, inexpressible, to_foreign, write_foreign
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FULL = preset("R-50-FPN")
+V2 = replace(
+    FULL,
+    backbone=replace(FULL.backbone, norm="bn"),
+    fpn=FPNConfig(norm="bn"),
+    rpn=replace(FULL.rpn, convs=2),
+    box_head=replace(FULL.box_head, kind="4conv1fc", norm="bn"),
+    mask_head=MaskHeadConfig(norm="bn"),
+)
+JOINTS = replace(
+    FULL, classes=1, mask_head=MaskHeadConfig(enabled=False), keypoint_head=KeypointHeadConfig(enabled=True)
+)
+BOXES = replace(FULL, mask_head=MaskHeadConfig(enabled=False))
+
+
+def live(config: ModelConfig) -> ModelConfig:
+    return replace(config, backbone=replace(config.backbone, norm="bn"))
+
+
+def dc5(config: ModelConfig) -> ModelConfig:
+    return replace(config, backbone=replace(config.backbone, features="dc5"))
+
+
+GOLDENS: dict[str, ModelConfig] = {
+    "torchvision-maskrcnn_resnet50_fpn": live(replace(FULL, classes=90)),
+    "torchvision-maskrcnn_resnet50_fpn_v2": replace(V2, classes=90),
+    "torchvision-fasterrcnn_resnet50_fpn": live(replace(BOXES, classes=90)),
+    "torchvision-keypointrcnn_resnet50_fpn": live(JOINTS),
+    "detectron2-mask_rcnn_R_50_FPN": FULL,
+    "detectron2-faster_rcnn_R_50_FPN": BOXES,
+    "detectron2-keypoint_rcnn_R_50_FPN": JOINTS,
+    "detectron2-mask_rcnn_R_50_C4": preset("R-50-C4"),
+    "detectron2-mask_rcnn_R_50_DC5": dc5(preset("R-50-C5")),
+    "detectron2-mask_rcnn_X_101_32x8d_FPN": preset("X-101-32x8d-FPN"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_names_and_shapes_are_theirs(name: str) -> None:
+    to = name.partition("-")[0]
+    config = with_profile(GOLDENS[name], to)
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    foreign = to_foreign(Checkpoint(config, (), empty(state), {}), to)
+    expected = json.loads((GOLDEN / f"{name}.keys.json").read_text())
+    assert {key: list(tensor.shape) for key, tensor in foreign.items()} == expected
+
+
+def empty(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Real tensors of these shapes; what they hold does not matter and is never touched."""
+    return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+
+def small(config: ModelConfig) -> ModelConfig:
+    return replace(
+        config,
+        classes=min(config.classes, 3),
+        backbone=replace(config.backbone, width=8),
+        fpn=replace(config.fpn, channels=16),
+        box_head=replace(config.box_head, channels=32),
+        mask_head=replace(config.mask_head, channels=16),
+        keypoint_head=replace(config.keypoint_head, channels=16, convs=2),
+    )
+
+
+GN = replace(
+    FULL,
+    backbone=replace(FULL.backbone, norm="gn"),
+    fpn=FPNConfig(norm="gn"),
+    box_head=replace(FULL.box_head, kind="4conv1fc", norm="gn"),
+    mask_head=MaskHeadConfig(norm="gn"),
+)
+AGNOSTIC = replace(
+    FULL, box_head=replace(FULL.box_head, class_agnostic=True), mask_head=MaskHeadConfig(class_agnostic=True)
+)
+ROUND = {
+    "torchvision masks": ("torchvision", FULL, ".pth"),
+    "torchvision live": ("torchvision", live(FULL), ".pth"),
+    "torchvision second": ("torchvision", V2, ".pt"),
+    "torchvision joints": ("torchvision", JOINTS, ".pth"),
+    "torchvision boxes, R-18": ("torchvision", replace(preset("R-18-FPN"), mask_head=BOXES.mask_head), ".pth"),
+    "detectron2 masks": ("detectron2", FULL, ".pth"),
+    "detectron2 pickle": ("detectron2", FULL, ".pkl"),
+    "detectron2 C4": ("detectron2", preset("R-50-C4"), ".pkl"),
+    "detectron2 DC5": ("detectron2", dc5(preset("R-50-C5")), ".pth"),
+    "detectron2 joints": ("detectron2", JOINTS, ".pkl"),
+    "detectron2 group norms": ("detectron2", GN, ".pkl"),
+    "detectron2 two RPN convolutions": ("detectron2", replace(FULL, rpn=replace(FULL.rpn, convs=2)), ".pth"),
+    "detectron2 no classes": ("detectron2", AGNOSTIC, ".pth"),
+    "detectron2 ResNeXt": ("detectron2", preset("X-101-32x8d-FPN"), ".pth"),
+}
+
+
+def drawn(config: ModelConfig) -> Checkpoint:
+    """A checkpoint whose every tensor has values of its own."""
+    with torch.device("meta"):
+        state = build(config).state_dict()
+    rng = torch.Generator().manual_seed(3)
+    filled = {
+        name: torch.randn(tensor.shape, generator=rng) if tensor.is_floating_point() else torch.tensor(5)
+        for name, tensor in state.items()
+    }
+    return Checkpoint(config, name_classes(config), filled, {})
+
+
+@pytest.mark.parametrize("case", ROUND)
+def test_there_and_back_is_bit_equal(case: str, tmp_path: Path) -> None:
+    to, config, suffix = ROUND[case]
+    ours = drawn(with_profile(small(config), to))
+    write_foreign(tmp_path / f"a{suffix}", ours, to)
+    got = read_checkpoint(tmp_path / f"a{suffix}")
+    assert got.provenance["origin"] == to
+    assert got.state.keys() == ours.state.keys()
+    assert all(torch.equal(got.state[name], ours.state[name]) for name in ours.state)
+    again = to_foreign(got, to, force=True)
+    first = to_foreign(ours, to)
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_the_background_carries_no_information() -> None:
+    foreign = to_foreign(drawn(with_profile(small(FULL), "torchvision")), "torchvision")
+    assert foreign["roi_heads.box_predictor.bbox_pred.weight"][:4].abs().max() == 0
+    assert foreign["roi_heads.mask_predictor.mask_fcn_logits.bias"][0] == 0
+
+
+def test_a_pickle_is_as_detectron2_wants_it(tmp_path: Path) -> None:
+    write_foreign(tmp_path / "a.pkl", drawn(with_profile(small(FULL), "detectron2")), "detectron2")
+    content = read_pickle(tmp_path / "a.pkl")
+    assert sorted(content) == ["__author__", "model"]
+    assert content["model"]["roi_heads.box_predictor.cls_score.weight"].shape == (4, 32)
+
+
+# --- what cannot be said ---------------------------------------------------------------------------------------------
+
+
+def test_our_own_models_fit_detectron2_and_the_settings_are_told(tmp_path: Path) -> None:
+    settings = write_foreign(tmp_path / "a.pth", drawn(small(FULL)), "detectron2")
+    assert settings["INPUT.FORMAT"] == "RGB"
+    assert settings["MODEL.PIXEL_MEAN"] == [123.675, 116.28, 103.53]
+    assert settings["MODEL.RESNETS.STRIDE_IN_1X1"] is False
+    assert settings["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"] == 2
+    assert settings["MODEL.ROI_HEADS.NUM_CLASSES"] == 3
+
+
+def test_what_torchvision_cannot_express_is_a_table_unless_forced(tmp_path: Path) -> None:
+    ours = drawn(small(FULL))
+    with pytest.raises(ConfigError, match=r"torchvision cannot express") as error:
+        write_foreign(tmp_path / "a.pth", ours, "torchvision")
+    lines = [line.split() for line in str(error.value).splitlines()]
+    assert ["pool.aligned", "True", "False"] in lines
+    assert ["mask_head.paste", "grid", "padded"] in lines
+    assert not (tmp_path / "a.pth").exists()
+    settings = write_foreign(tmp_path / "a.pth", ours, "torchvision", force=True)
+    assert settings["num_classes"] == 4
+    got = read_checkpoint(tmp_path / "a.pth").state
+    assert all(torch.equal(got[name], ours.state[name]) for name in ours.state)
+
+
+@pytest.mark.parametrize(
+    ("to", "change", "switch"),
+    [
+        ("torchvision", lambda c: preset("R-50-C4"), "backbone.features"),
+        ("torchvision", lambda c: GN, "backbone.norm"),
+        ("torchvision", lambda c: AGNOSTIC, "box_head.class_agnostic"),
+        ("torchvision", lambda c: replace(c, backbone=replace(c.backbone, stride_in="1x1")), "backbone.stride_in"),
+        ("detectron2", lambda c: preset("R-50-C5"), "backbone.features"),
+        ("detectron2", lambda c: replace(c, backbone=replace(c.backbone, norm_eps=0.0)), "backbone.norm_eps"),
+        ("detectron2", lambda c: with_profile(c, "detectron"), "box_arithmetic.inclusive"),
+        ("detectron2", lambda c: with_profile(c, "torchvision"), "anchors.rounding"),
+    ],
+)
+def test_each_limit_is_known(to: str, change: Callable[[ModelConfig], ModelConfig], switch: str) -> None:
+    assert switch in [name for name, _, _ in inexpressible(change(FULL), to)]
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_their_own_models_fit(to: str) -> None:
+    assert inexpressible(with_profile(FULL, to), to) == []
+
+
+def test_a_tensor_without_a_place_is_told_even_if_forced() -> None:
+    with pytest.raises(ConfigError, match=r"no place for 50 tensors"):
+        to_foreign(drawn(small(preset("R-50-C4"))), "torchvision", force=True)
+
+
+def test_wrong_words_are_sentences(tmp_path: Path) -> None:
+    ours = drawn(small(FULL))
+    with pytest.raises(ConfigError, match="torchvision and detectron2, not for 'keras'"):
+        write_foreign(tmp_path / "a.pth", ours, "keras")
+    with pytest.raises(ConfigError, match=r"\*\.pth or \*\.pt"):
+        write_foreign(tmp_path / "a.pkl", ours, "torchvision")
