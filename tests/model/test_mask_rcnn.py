@@ -1,0 +1,165 @@
+"""The page: padding never matters, nobody waits for a device, and its parts can be called one by one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from maskrcnn.model.losses import total
+from maskrcnn.ops.dispatch import use
+from maskrcnn.structures import GroundTruth, Images, Proposals
+from tests.model.small import assert_same_detections, decided, objects, one, pictures, small, terms
+
+JOINTS = {"keypoint_head": {"enabled": True}}
+NAN = float("nan")
+
+
+def poisoned_objects() -> GroundTruth:
+    """Padding slots full of NaN, wild labels and True."""
+    gt = objects()
+    empty = ~gt.valid
+    assert gt.masks is not None
+    assert gt.mask_boxes is not None
+    assert gt.joints is not None
+    return GroundTruth(
+        torch.where(empty[..., None], NAN, gt.boxes),
+        torch.where(empty, 1 << 40, gt.labels),
+        gt.masks | empty[..., None, None],
+        torch.where(empty[..., None], NAN, gt.mask_boxes),
+        torch.where(empty[..., None, None], NAN, gt.joints),
+        gt.ignore | empty,
+        gt.valid,
+    )
+
+
+def poisoned_pictures() -> Images:
+    """Pixels outside the picture are not black."""
+    images = pictures()
+    images.pixels[1, :, 50:], images.pixels[1, :, :, 70:] = 255, 131
+    return images
+
+
+@pytest.mark.parametrize("skip_empty", [True, False])
+@pytest.mark.parametrize("config", [small(**JOINTS), small("R-18-C4", **JOINTS)], ids=["FPN", "C4"])
+def test_padding_never_matters(config, skip_empty) -> None:
+    model = decided(config, skip_empty=skip_empty).train()
+
+    def step(images: Images, gt: GroundTruth) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        losses = model.loss(images, gt)
+        total(losses).backward()
+        found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        return found | {name: term.sum.detach() for name, term in terms(losses).items()}
+
+    wanted, got = step(pictures(), objects()), step(poisoned_pictures(), poisoned_objects())
+    for name, value in wanted.items():
+        assert torch.equal(got[name], value), name
+
+
+def test_without_objects_there_is_a_loss_and_no_harm() -> None:
+    """One picture empty, then both; every padding slot is poison."""
+    model = decided(small(**JOINTS)).train()
+    gt = poisoned_objects()
+    for empty in ([1], [0, 1]):
+        gt.valid[empty] = False
+        hurt = gt._replace(
+            boxes=torch.where(gt.valid[..., None], gt.boxes, NAN), ignore=torch.where(gt.valid, gt.ignore, True)
+        )
+        losses = model.loss(pictures(), hurt)
+        assert total(losses).isfinite()
+        total(losses).backward()
+    assert {name for name, term in terms(losses).items() if term.count == 0} == {"mask", "keypoint"}
+    assert losses.box_box.sum == 0
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("config", [small(**JOINTS), small("R-18-C4", **JOINTS)], ids=["FPN", "C4"])
+def test_skipping_empty_slots_changes_nothing(config) -> None:
+    skipping, plain = decided(config), decided(config, skip_empty=False)
+    plain.load_state_dict(skipping.state_dict())
+    with torch.no_grad():
+        wanted, got = skipping.train().loss(pictures(), objects()), plain.train().loss(pictures(), objects())
+        for name, term in terms(wanted).items():
+            torch.testing.assert_close(terms(got)[name], term)
+        detections = plain.eval().detect(pictures())
+        for b in range(2):
+            assert_same_detections(one(detections, b), one(skipping.eval().detect(pictures()), b))
+    assert detections.boxes.shape[1] == config.box_head.max_detections
+
+
+class NoLooking(TorchDispatchMode):
+    """Refuses what makes the host wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name.strip("_").startswith("index"):  # by a mask: the kernel asks where it is true
+            indices = args[1] if isinstance(args[1], list | tuple) else ()
+            masks = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+            name = "nonzero" if masks else name
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            raise AssertionError(f"{name} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_guard_refuses() -> None:
+    looks: list[Callable[[torch.Tensor], object]] = [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: bool(x[0])]
+    for look in looks:
+        with NoLooking(), pytest.raises(AssertionError, match="waits"):
+            look(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "config", [small(**JOINTS), small("R-18-C4"), small(box_head={"ohem": True})], ids=["FPN", "C4", "hard examples"]
+)
+def test_no_step_looks_at_a_tensor(config) -> None:
+    model = decided(config, skip_empty=False)
+    images, gt = pictures(), objects()
+    with use("reference"), NoLooking():
+        total(model.train().loss(images, gt)).backward()
+        with torch.inference_mode():
+            model.eval().detect(images)
+
+
+def test_given_proposals_replace_the_rpns() -> None:
+    """The true boxes as proposals: every detection is near one of them, and the RPN still learns."""
+    model, images, gt = decided(small()), pictures(), objects()
+    given = Proposals(gt.boxes, torch.zeros(2, 4), gt.valid)
+    rois = []
+    model.steps = model.steps._replace(
+        sample_rois=lambda proposals, *_: rois.append(proposals) or decided(small()).steps.sample_rois(proposals, *_)
+    )
+    losses = model.loss(images, gt, given)
+    assert rois == [given]
+    assert losses.rpn_class.sum > 0
+    with torch.inference_mode():
+        detections = model.eval().detect(images, given)
+    assert detections.valid.sum(1).max() <= 2 * 3  # two proposals, three classes
+
+
+def test_describing_the_boxes_found_is_detecting() -> None:
+    model, images = decided(small(**JOINTS)).eval(), pictures()
+    with torch.inference_mode():
+        pyramid = model.pyramid(images)
+        boxes = model.detect_boxes(pyramid, images)
+        assert boxes.masks is None
+        assert boxes.joints is None
+        described, detected = model.describe(pyramid, images, boxes), model.detect(images)
+    for got, wanted in zip(described, detected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert described.joints is not None
+    inside = (described.joints[..., :2] >= described.boxes[:, :, None, :2] - 1e-3) & (
+        described.joints[..., :2] <= described.boxes[:, :, None, 2:].maximum(described.boxes[:, :, None, :2] + 1) + 1e-3
+    )
+    assert inside.all()
+
+
+def test_channels_are_reversed_for_weights_that_saw_blue_first() -> None:
+    rgb, bgr = (decided(small(input={"channel_order": order})).eval() for order in ("rgb", "bgr"))
+    bgr.load_state_dict(rgb.state_dict())
+    images = pictures()
+    with torch.inference_mode():
+        wanted = rgb.pyramid(images._replace(pixels=images.pixels.flip(1)))
+        got = bgr.pyramid(images)
+    torch.testing.assert_close(got, wanted)

@@ -1,0 +1,62 @@
+"""The level of a box by the three frameworks' formulas, and the pool around an operator."""
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn.model.pooler import Pool, assign_levels
+
+DETECTRON = {"epsilon": 1e-6, "inclusive": True}
+DETECTRON2 = {"epsilon": 1e-8}
+TORCHVISION = {"epsilon": 1e-6, "epsilon_place": "outside"}
+
+
+def level(side: float, rule: dict) -> int:
+    """Of a square box, as the pyramid's name counts: 2 is P2."""
+    box = torch.tensor([[[0.0, 0, side, side]]])
+    return int(assign_levels(box, levels=4, **rule)) + 2
+
+
+@pytest.mark.parametrize(
+    ("side", "detectron", "detectron2", "torchvision"),
+    [
+        (10, 2, 2, 2),
+        (110, 2, 2, 2),
+        (111.9, 3, 2, 2),
+        (112, 3, 3, 3),
+        (223.9999, 4, 3, 4),
+        (224, 4, 4, 4),
+        (448, 5, 5, 5),
+        (2000, 5, 5, 5),
+    ],
+)
+def test_levels_by_hand(side, detectron, detectron2, torchvision) -> None:
+    assert level(side, DETECTRON) == detectron
+    assert level(side, DETECTRON2) == detectron2
+    assert level(side, TORCHVISION) == torchvision
+
+
+def test_area_decides_not_the_longer_side() -> None:
+    boxes = torch.tensor([[[0.0, 0, 448, 112], [0, 0, 0, 50], [7, 7, 3, 3]]])
+    assert assign_levels(boxes, levels=4).tolist() == [[2, 0, 0]]  # 224 squared; without extent the finest
+    assert assign_levels(boxes, levels=1).tolist() == [[0, 0, 0]]
+
+
+def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features() -> None:
+    seen = {}
+
+    def operator(maps, boxes, levels, valid, *, scales, size):
+        seen.update(maps=len(maps), boxes=boxes, levels=levels, scales=scales)
+        return torch.ones(*levels.shape, 3, size, size)
+
+    rule = {"level_epsilon": 1e-8, "level_epsilon_place": "inside", "inclusive": False}
+    pool = Pool(operator, strides=[4, 8], size=6, trunk=nn.Conv2d(3, 5, 2, 2), **rule)
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 300, 300], [float("nan")] * 4]])
+    valid = torch.tensor([[True, True, False]])
+    maps = [torch.zeros(1, 3, 4, 4)] * 3  # the third is the RPN's alone
+    out = pool(maps, boxes, valid)
+    assert out.shape == (1, 3, 5, 3, 3)
+    assert seen["maps"] == 2
+    assert seen["scales"] == [(0.25, 0.25), (0.125, 0.125)]
+    assert seen["levels"][0, :2].tolist() == [0, 1]
+    assert seen["boxes"].isfinite().all()
