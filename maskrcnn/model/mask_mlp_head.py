@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import init_normal, init_xavier
+from .layers import init_xavier
 from .mask_head import background_and_class
 
 
@@ -33,9 +33,8 @@ class MaskMLPHead(nn.Module):
         self.maps, self.side = (1 if class_agnostic else classes) + compete, 2 * pool_size
         self.predictor = nn.Linear(width, self.maps * self.side * self.side)
         self.class_agnostic, self.compete = class_agnostic, compete
-        for layer in self.fc:
+        for layer in (*self.fc, self.predictor):
             init_xavier(layer)
-        init_normal(self.predictor, 0.001)
 
     def forward(
         self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]
