@@ -28,7 +28,8 @@ from .model.mask_rcnn import MaskRCNN
 from .model.prepare import arithmetic, choose_device, choose_precision, prepare
 from .results import Result, from_detections
 from .structures import Images
-from .weights.checkpoint import load_checkpoint, restore
+from .weights.checkpoint import restore
+from .weights.read import read_checkpoint
 
 _WINDOW = 3  # batches read ahead, among which pictures of one canvas are sought
 
@@ -50,10 +51,11 @@ class Picture(NamedTuple):
 def load(path: str | Path, *, device: str | torch.device | None = None) -> "Predictor":
     """The `Predictor` of a checkpoint, or of a run's folder, on `device` (default: a GPU where there is one).
 
+    Those of torchvision, Detectron2 and Detectron will do, and names such as `torchvision:maskrcnn_resnet50_fpn`.
     Raises `CheckpointError` naming the file for one that cannot be read or is of no kind known here.
     """
     file = checkpoint_file(Path(path))
-    checkpoint = load_checkpoint(file)  # files of other origins will be told apart here, by their content
+    checkpoint = read_checkpoint(file)
     target = choose_device(device)
     model = build(checkpoint.config, skip_empty=target.type == "cpu")
     restore(model, checkpoint.state, file)

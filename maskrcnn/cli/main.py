@@ -14,13 +14,14 @@ import typer
 from .. import __version__
 from ..errors import MaskRCNNError
 from .check import check
+from .convert import convert
 from .demo import demo
 from .evaluate import evaluate
 from .info import info
 from .predict import predict
 from .train import train
 
-VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, info, demo)
+VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, info, demo)
 
 app = typer.Typer(
     help="Mask R-CNN: train on your own images, evaluate, predict boxes and masks.",

@@ -22,6 +22,7 @@ from .classes import name_classes
 from .from_detectron import DETECTRON
 from .from_detectron2 import DETECTRON2
 from .from_torchvision import TORCHVISION
+from .hub import fetch, find, is_name
 from .infer import infer, infer_backbone, shapes_of
 from .names import rename_all
 from .origin import Origin
@@ -42,18 +43,25 @@ class Contents(NamedTuple):
 
 
 def read_checkpoint(
-    path: str | Path, *, settings: Sequence[str] = (), classes: Sequence[str] | None = None
+    source: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    offline: bool | None = None,
 ) -> Checkpoint:
     """The checkpoint in a file, whoever wrote it, with our names and a config that answers as its origin does.
 
     Args:
-        path: safetensors, a file of `torch.save`, or a pickle of arrays.
+        source: safetensors, a file of `torch.save`, a pickle of arrays, or a release's name such as
+            `torchvision:maskrcnn_resnet50_fpn`, which is downloaded once.
         settings: assignments such as `backbone.norm_eps=1e-5`, for what a foreign file cannot say.
         classes: names of its classes in order, for a foreign file whose classes are not COCO's.
+        offline: never download; by default as `MASKRCNN_OFFLINE` says.
 
     Raises `CheckpointError` naming the file for one that is damaged, unsafe, of no known kind, or a backbone alone.
     """
-    path = Path(path)
+    path, given, provenance = _resolved(source, offline)
+    settings = (*given, *settings)
     contents = open_foreign(path)
     if contents is None:
         checkpoint = load_checkpoint(path)
@@ -67,25 +75,35 @@ def read_checkpoint(
         raise CheckpointError(f"{path} holds no Mask R-CNN that is known here: {error}") from error
     state = _counted(state, config)
     check_fit(config, state, path)
-    return Checkpoint(config, name_classes(config, classes), state, {"origin": origin.name, "file": path.name})
+    return Checkpoint(config, name_classes(config, classes), state, {"origin": origin.name, **provenance})
 
 
-def read_start(path: str | Path, *, model: str | None = None, settings: Sequence[str] = ()) -> Checkpoint:
+def read_start(source: str | Path, *, model: str | None = None, settings: Sequence[str] = ()) -> Checkpoint:
     """Like `read_checkpoint`, but a backbone alone will do: it becomes that of `model` (R-50-FPN, ...), to train.
 
     Such a checkpoint has no categories, and no tensors but the backbone's. Its config is `model`'s with the pixels,
     strides and norms that the backbone was trained with.
     """
-    path = Path(path)
+    path, given, provenance = _resolved(source)
+    settings = (*given, *settings)
     contents = open_foreign(path)
     origin, state = (None, {}) if contents is None else _renamed(contents, path)
     if contents is None or origin is None or any(name.startswith("box_head.") for name in state):
-        return read_checkpoint(path, settings=settings)
+        return read_checkpoint(source, settings=settings)
     config = _set(_around(origin, contents, state, model, path), settings)
     if config.backbone.features == "c4":
         state = {name.replace("backbone.res5.", "box_pool.trunk."): tensor for name, tensor in state.items()}
     state = _counted(state, config)
-    return Checkpoint(config, (), state, {"origin": origin.name, "file": path.name, "part": "backbone"})
+    return Checkpoint(config, (), state, {"origin": origin.name, **provenance, "part": "backbone"})
+
+
+def _resolved(source: str | Path, offline: bool | None = None) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
+    """The file, what is to be set for it, and what is to be remembered of it."""
+    if not is_name(source):
+        return Path(source), (), {"file": Path(source).name}
+    release = find(str(source))
+    path = fetch(release, offline=offline)
+    return path, release.settings, {"release": release.name, "address": release.address, "licence": release.licence}
 
 
 def check_fit(config: ModelConfig, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -306,3 +306,21 @@ def test_a_backbone_of_detectron2_brings_its_pixels_and_strides(tmp_path: Path) 
     assert not any(name.startswith("backbone.res5") for name in state)
     with pytest.raises(ConfigError, match="R-101-FPN has another"):
         read_start(tmp_path / "r.pth", model="R-101-FPN")
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_a_file_in_the_cache_with_its_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
+    theirs = stand_in(keys("torchvision-keypointrcnn_resnet50_fpn"))
+    frozen = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
+    (tmp_path / "torchvision").mkdir()
+    for model in ("keypointrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn_legacy"):
+        torch.save(frozen, tmp_path / "torchvision" / f"{model}.pth")
+    got = read_checkpoint("torchvision:keypointrcnn_resnet50_fpn", offline=True)
+    assert got.provenance["release"] == "torchvision:keypointrcnn_resnet50_fpn"
+    assert "BSD" in got.provenance["licence"]
+    assert got.config.backbone.norm_eps == 0
+    legacy = read_checkpoint("torchvision:keypointrcnn_resnet50_fpn_legacy", offline=True)
+    assert legacy.config.backbone.norm_eps == 1e-5
