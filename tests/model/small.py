@@ -15,11 +15,11 @@ JOINTS = 5
 
 
 def small(name: str = "R-18-FPN", **rooms: dict[str, Any]) -> ModelConfig:
-    """The preset with an eighth of its channels, anchors a quarter as large and few slots; `rooms` changes settings."""
+    """The preset with few channels, blocks and slots, and anchors a quarter as large; `rooms` changes settings."""
     config = preset(name)
     sizes = tuple(tuple(size / 4 for size in level) for level in config.anchors.sizes)
     numbers = {
-        "backbone": {"width": 8, "freeze_at": 0},
+        "backbone": {"width": 8, "freeze_at": 0, "blocks": (1, 2, 1, 1)},
         "fpn": {"channels": 16},
         "anchors": {"sizes": sizes},
         "rpn": {"pre_nms_train": 60, "pre_nms_test": 60, "post_nms_train": 40, "post_nms_test": 30, "samples": 64},
