@@ -66,6 +66,14 @@ def read_checkpoint(
     if contents is None:
         checkpoint = load_checkpoint(path)
         return checkpoint._replace(config=_set(checkpoint.config, settings))
+    found = to_checkpoint(contents, path, settings=settings, classes=classes)
+    return found._replace(provenance={**found.provenance, **provenance})
+
+
+def to_checkpoint(
+    contents: Contents, path: str | Path, *, settings: Sequence[str] = (), classes: Sequence[str] | None = None
+) -> Checkpoint:
+    """What a foreign file holds, as a checkpoint. Arguments and errors are those of `read_checkpoint`."""
     origin, state = _renamed(contents, path)
     if not any(name.startswith("box_head.") for name in state):
         raise CheckpointError(f"{path} holds a backbone alone: a training can start from it (--weights), nothing else")
@@ -75,7 +83,7 @@ def read_checkpoint(
         raise CheckpointError(f"{path} holds no Mask R-CNN that is known here: {error}") from error
     state = _counted(state, config)
     check_fit(config, state, path)
-    return Checkpoint(config, name_classes(config, classes), state, {"origin": origin.name, **provenance})
+    return Checkpoint(config, name_classes(config, classes), state, {"origin": origin.name})
 
 
 def read_start(source: str | Path, *, model: str | None = None, settings: Sequence[str] = ()) -> Checkpoint:
@@ -167,7 +175,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _renamed(contents: Contents, path: Path) -> tuple[Origin, dict[str, Tensor]]:
+def _renamed(contents: Contents, path: str | Path) -> tuple[Origin, dict[str, Tensor]]:
     """The origin, and its tensors under our names with our rows."""
     names = contents.tensors.keys()
     origin = next((origin for origin in ORIGINS if origin.recognise(names)), None)
