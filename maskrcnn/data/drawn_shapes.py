@@ -73,10 +73,10 @@ def shape_of(label: int, centre: tuple[float, float], size: float, rng: np.rando
             parts = [np.stack([np.cos(angles), np.sin(angles)], axis=1)]
         case "star":
             angles = np.arange(10) * np.pi / 5
-            radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.42, 0.55))
+            radii = np.where(np.arange(10) % 2 == 0, 1.0, rng.uniform(0.5, 0.6))
             parts = [np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]]
         case "ring":
-            aspect, hole = rng.uniform(0.8, 1.0), rng.uniform(0.45, 0.6)
+            aspect, hole = rng.uniform(0.8, 1.0), rng.uniform(0.4, 0.5)
             parts, holes = [_ellipse(1.0, aspect)], [_ellipse(hole, hole * aspect)]
         case _:
             parts, joints = _figure(rng)
@@ -109,8 +109,8 @@ def _figure(rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
     """Somebody who faces the viewer: the left hand is on the right. y points down, the height is about 2."""
     at = {"head": np.array([rng.normal(0, 0.03), -0.78])}
     for side, sign in (("left", 1.0), ("right", -1.0)):
-        at[f"{side}_shoulder"] = np.array([sign * 0.24, -0.45])
-        at[f"{side}_hip"] = np.array([sign * 0.16, 0.15])
+        at[f"{side}_shoulder"] = np.array([sign * 0.27, -0.42])
+        at[f"{side}_hip"] = np.array([sign * 0.19, 0.15])
         upper = rng.uniform(-0.5, 1.3)  # from hanging down, 0 radians, outwards
         lower = upper + rng.uniform(-0.2, 1.4)
         thigh = rng.uniform(-0.05, 0.55)
@@ -124,13 +124,13 @@ def _figure(rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
             at[f"{side}_{end}"] = at[f"{side}_{start}"] + length * np.array([sign * np.sin(angle), np.cos(angle)])
     torso = [at["left_shoulder"], at["right_shoulder"], at["right_hip"], at["left_hip"]]
     middle = np.mean(torso, axis=0)
-    parts = [middle + (np.array(torso) - middle) * 1.25, at["head"] + _ellipse(0.2, 0.24, 20)]
+    parts = [middle + (np.array(torso) - middle) * 1.25, at["head"] + _ellipse(0.26, 0.28, 20)]
     for side in ("left", "right"):
         for start, end, width in (
-            ("shoulder", "elbow", 0.1),
-            ("elbow", "hand", 0.09),
-            ("hip", "knee", 0.12),
-            ("knee", "foot", 0.1),
+            ("shoulder", "elbow", 0.15),
+            ("elbow", "hand", 0.14),
+            ("hip", "knee", 0.18),
+            ("knee", "foot", 0.16),
         ):
             parts.append(_capsule(at[f"{side}_{start}"], at[f"{side}_{end}"], width))
     return parts, np.array([at[name] for name in JOINTS])
