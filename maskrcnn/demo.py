@@ -21,13 +21,20 @@ from .train.loop import train
 from .weights.checkpoint import replacing
 
 MODEL = "R-18-FPN-tiny"
-TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 120, 1
-EPOCHS = 6.0
+TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1
+EPOCHS = 4.0
 SETTINGS = (
     "train.batch=8",
-    "train.lr=0.04",
+    "train.optimizer=adamw",
+    "train.lr=0.008",
+    "train.weight_decay=0.05",
     "train.schedule=cosine",
     "train.warmup_steps=50",
+    "train.ema=0.99",
+    "train.workers=0",  # reading is cheap here, and a worker would take a core from the training
+    "model.fpn.norm=bn",
+    "model.mask_head.norm=bn",
+    "model.box_head.positive_fraction=0.4",
     "train.evaluate_every=0",
     "train.validation_loss=false",
 )

@@ -15,13 +15,13 @@ from PIL import Image
 from ..ops.rle import counts_from_bitmap, string_from_counts
 from .drawn_shapes import CLASSES, FIGURE, FLIP_PAIRS, JOINTS, SKELETON, Shape, shape_of
 
-VERSION = 2  # of the drawing: another number means other pictures from the same seed
+VERSION = 3  # of the drawing: another number means other pictures from the same seed
 SIDE = 160  # height and width of a picture, pixels
 SMALLEST, LARGEST = 12, 100  # longer side of an object's visible box, pixels
 SMALLEST_FIGURE = 36  # below, limbs are thinner than three pixels
 EMPTY_FRACTION = 0.03  # pictures without an object
-CROWDED_FRACTION = 0.55  # of objects are put on another one, on purpose
-LEAST_VISIBLE = 0.35  # of each object's area inside the picture
+CROWDED_FRACTION = 0.58  # of objects are put on another one, on purpose
+LEAST_VISIBLE = 0.5  # of each object's area inside the picture
 SIGMA = 0.06  # of every joint, for OKS
 
 COLOURS = 6  # of a picture; two objects, or an object and the ground, share one in three cases of five
@@ -117,7 +117,7 @@ def _arrange(rng: np.random.Generator) -> list[_Object]:
 def _random_object(objects: list[_Object], rng: np.random.Generator) -> _Object:
     label = int(rng.integers(len(CLASSES)))
     low = SMALLEST_FIGURE if label == FIGURE else SMALLEST
-    size = low + (LARGEST - low) * rng.beta(1.7, 2.0)
+    size = low + (LARGEST - low) * rng.beta(2.2, 2.2)
     if objects and rng.random() < CROWDED_FRACTION:
         x1, y1, x2, y2 = objects[int(rng.integers(len(objects)))].shape.box()
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.7)
@@ -197,7 +197,7 @@ def _paint(pixels: np.ndarray, shape: Shape, palette: np.ndarray, rng: np.random
     soft = _blur(cover)
     shadow = np.roll(_blur(soft), (2, 2), axis=(0, 1))
     relief = np.roll(soft, (-1, -1), axis=(0, 1)) - np.roll(soft, (1, 1), axis=(0, 1))
-    contour = 1 - 0.65 * np.clip(1.6 * (1 - soft), 0, 1)
+    contour = 1 - 0.8 * np.clip(1.6 * (1 - soft), 0, 1)
     light = rng.uniform(0.85, 1.15) * (1 + 0.45 * relief) * contour
     surface = _texture((height, width), palette, rng) * light[..., None]
     inside = slice(max(-y1, 0), SIDE - y1), slice(max(-x1, 0), SIDE - x1)
