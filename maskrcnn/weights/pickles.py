@@ -8,6 +8,8 @@ import argparse
 import collections
 import math
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +35,7 @@ _DAMAGE = (
     OSError,
     MemoryError,
     OverflowError,
+    struct.error,
 )
 
 
@@ -54,7 +57,8 @@ def read_torch(path: str | Path) -> Any:
     """The object in a file of `torch.save`: tensors, containers, argparse's options. Else raises `CheckpointError`."""
     try:
         # Training scripts save their options as a Namespace, which is a bag of values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the age of formats
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _DAMAGE as error:
         raise CheckpointError(

@@ -192,6 +192,20 @@ def test_a_cut_torch_file_is_a_sentence(tmp_path: Path) -> None:
         read_torch(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_damaged_torch_files_are_always_a_sentence(tmp_path: Path, zipped: bool, data: st.DataObject) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": {"w": torch.arange(4.0), "b": torch.zeros(2, 3)}}, path, _use_new_zipfile_serialization=zipped)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(CheckpointError):
+        read_torch(path)
+
+
 def test_only_arrays_and_tensors_are_kept() -> None:
     got = as_tensors({"a": np.zeros(2, np.float32), "b": torch.ones(1), "c": "text", "d": 3})
     assert sorted(got) == ["a", "b"]
