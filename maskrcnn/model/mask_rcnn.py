@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..structures import AnchorTargets, Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
 from .pooler import Pool
 from .rpn import RPN
-from .targets import foreground_slots
+from .targets import foreground_slots, with_masks
 
 Pyramid = list[Tensor]  # maps [B C h w], finest first; the last may be the RPN's alone
 
@@ -142,7 +142,8 @@ class MaskRCNN(nn.Module):
         mask = keypoint = None
         if self.mask_head is not None:
             logits = self.mask_head(features, fg.labels)
-            mask = self.steps.mask_loss(logits, self.steps.mask_targets(fg, gt, side=logits.shape[-1]), fg)
+            targets = self.steps.mask_targets(fg, gt, side=logits.shape[-1])
+            mask = self.steps.mask_loss(logits, targets, with_masks(fg, gt))
         if self.keypoint_head is not None:
             logits = self.keypoint_head(features)
             keypoint = self.steps.keypoint_loss(logits, *self.steps.keypoint_targets(fg, gt, side=logits.shape[-1]))

@@ -112,6 +112,13 @@ def foreground_slots(rois: RoIs, slots: int) -> RoIs:
     return first._replace(labels=labels, valid=first.foreground)
 
 
+def with_masks(fg: RoIs, gt: GroundTruth) -> RoIs:
+    """`fg`, valid only where the object's mask is known: one without a single bit stands for an object of box alone."""
+    assert gt.masks is not None
+    known = (gt.masks != 0).flatten(2).any(dim=2)  # [B G]
+    return fg._replace(valid=fg.valid & known.gather(1, fg.gt_index))
+
+
 def mask_targets(
     rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4, soft: bool = False
 ) -> Float[Tensor, "B F M M"]:

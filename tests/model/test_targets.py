@@ -11,6 +11,7 @@ from maskrcnn.model.targets import (
     mask_targets,
     mine_rois,
     sample_rois,
+    with_masks,
 )
 from maskrcnn.ops.boxes import decode
 from maskrcnn.structures import GroundTruth, Proposals, RoIs
@@ -125,6 +126,14 @@ def test_a_frame_turned_over_is_a_mirror() -> None:
     assert gt.mask_boxes is not None
     gt.mask_boxes[0, 0] = torch.tensor([20.0, 0, 0, 20])
     assert mask_targets(rois_on([[0.0, 0, 20, 20]]), gt, side=4)[0, 0, 1].tolist() == [0, 0, 1, 1]
+
+
+def test_an_object_without_mask_teaches_none() -> None:
+    gt = ground_truth()
+    index = torch.tensor([[0, 1]])  # the second object has a box alone
+    yes = torch.tensor([[True, True]])
+    fg = RoIs(gt.boxes[:, :2], torch.zeros(1, 2, dtype=torch.long), index, gt.boxes[:, :2], yes, yes)
+    assert with_masks(fg, gt).valid.tolist() == [[True, False]]
 
 
 def test_joints_fall_into_cells() -> None:
