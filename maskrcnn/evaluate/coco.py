@@ -76,11 +76,7 @@ def measure_rows(
 
     Raises `DataError` for a row of an unknown image or category, ValueError for an unknown task or a limit below 1.
     """
-    unknown = sorted(set(tasks) - set(TASKS))
-    if unknown or max_detections < 1:
-        raise ValueError(
-            f"tasks are {', '.join(TASKS)} and the limit is at least 1, not {unknown} and {max_detections}"
-        )
+    _check_request(tasks, max_detections)
     matched, unmatched = _match_rows(dataset, rows, categories)
     truth = _ground_truth(dataset)
     notes: list[str] = []
@@ -113,6 +109,14 @@ def measure_rows(
         "notes": notes,
     }
     return metrics, curves
+
+
+def _check_request(tasks: Sequence[str], max_detections: int) -> None:
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown or max_detections < 1:
+        raise ValueError(
+            f"tasks are {', '.join(TASKS)} and the limit is at least 1, not {unknown} and {max_detections}"
+        )
 
 
 # --- the two sides of the comparison ------------------------------------------------------------------------------
