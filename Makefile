@@ -30,7 +30,10 @@ docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links r
 	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
 
-goldens bench:
+goldens: $(TESTING)  ## every golden, about five minutes
+	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden
+
+bench:
 	@echo "make $@ is not there yet: see CHANGELOG.md for what is" >&2; exit 2
 
 # One environment: what runs the program first, what tests it on top. The stamps date from the pins and the ranges.
