@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from ..ops.boxes import encode
+from ..ops.crop_masks import crop_masks
 from ..ops.heatmap import encode_joints
 from ..ops.match import match
 from ..ops.nms import nms
@@ -125,18 +126,10 @@ def mask_targets(
     """The mask of each RoI's object seen through the RoI, side x side; 0 or 1, or the covered share where `soft`.
 
     Bilinear interpolation of the stored bits at `samples` points per cell and axis, averaged: RoIAlign of the crop.
-    It is separable, so that two small matrix products do it for any frame, a mirrored one too.
     """
     assert gt.masks is not None
     assert gt.mask_boxes is not None
-    B, F = rois.gt_index.shape
-    S = gt.masks.shape[-1]
-    bits = gt.masks.gather(1, rois.gt_index[..., None, None].expand(B, F, S, S)).flatten(0, 1).float()
-    frames = torch.where(rois.valid[..., None], _rows(gt.mask_boxes, rois.gt_index), _UNIT.to(rois.boxes)).flatten(0, 1)
-    boxes = torch.where(rois.valid[..., None], rois.boxes, _UNIT.to(rois.boxes)).flatten(0, 1)
-    x = _interpolation(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], S, side, samples)
-    y = _interpolation(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], S, side, samples)
-    covered = (y @ bits @ x.transpose(1, 2)).unflatten(0, (B, F))
+    covered = crop_masks(gt.masks, gt.mask_boxes, rois.gt_index, rois.boxes, rois.valid, side=side, samples=samples)
     return covered if soft else (covered >= 0.5).float()
 
 
@@ -148,20 +141,6 @@ def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Ten
     boxes = torch.where(rois.valid[..., None], rois.boxes, _UNIT.to(rois.boxes))
     cells, seen = encode_joints(gt.joints.gather(1, index), boxes, side=side)
     return cells, seen & rois.valid[..., None]
-
-
-def _interpolation(
-    low: Tensor, high: Tensor, frame_low: Tensor, frame_high: Tensor, size: int, side: int, samples: int
-) -> Float[Tensor, "N side size"]:
-    """Weights that turn `size` stored values of an axis into `side` averages over the RoI; zero outside the frame."""
-    steps = (torch.arange(side * samples, device=low.device, dtype=torch.float32) + 0.5) / (side * samples)
-    points = low[:, None] + (high - low)[:, None] * steps
-    extent = frame_high - frame_low
-    extent = torch.where(extent.abs() < 1e-6, 1e-6, extent)
-    at = (points - frame_low[:, None]) / extent[:, None] * size - 0.5  # [N side*samples], in stored pixels
-    pixels = torch.arange(size, device=low.device, dtype=torch.float32)
-    weights = (1 - (at[..., None] - pixels).abs()).clamp(min=0)
-    return weights.unflatten(1, (side, samples)).mean(dim=2)
 
 
 _UNIT = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a harmless box for slots that hold none

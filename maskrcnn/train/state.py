@@ -44,12 +44,11 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         """Takes in the weights of step `step`. Early on it forgets faster, so that the first weights do not linger."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in model.state_dict().items():
-            mean = self.tensors[name]
-            if tensor.is_floating_point():
-                mean.lerp_(tensor, 1 - decay)
-            else:
-                mean.copy_(tensor)
+        tensors = model.state_dict()
+        floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.tensors[name] for name in floats], [tensors[name] for name in floats], 1 - decay)
+        for name in tensors.keys() - floats:
+            self.tensors[name].copy_(tensors[name])
 
     @contextmanager
     def inside(self, model: nn.Module) -> Iterator[None]:
