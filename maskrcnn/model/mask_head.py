@@ -43,10 +43,6 @@ class MaskHead(nn.Module):
         # N(0, 0.001) starves the layers below of gradient for the first thousands of steps.
         init_xavier(self.predictor)
 
-    def features(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N D M M"]:
-        """What the predictor reads."""
-        return F.relu(self.deconv(self.convs(x)), inplace=True)
-
     def forward(
         self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]
     ) -> Float[Tensor, "B F M M"] | Float[Tensor, "B F 2 M M"]:
@@ -54,17 +50,35 @@ class MaskHead(nn.Module):
 
         Where classes compete: log-probabilities of background and of that class.
         """
-        x = self.features(pooled.flatten(0, 1))
+        x = self._upsampled(self.convs(pooled.flatten(0, 1)))  # [N S S 2 2 D]
         rows = torch.zeros_like(labels) if self.class_agnostic else labels
         rows = rows.flatten().clamp(0, self.predictor.out_channels - 1 - self.compete)
+        weight, bias = self.predictor.weight[:, :, 0, 0], self.predictor.bias
+        assert bias is not None
         if self.compete:
-            return background_and_class(self.predictor(x), rows).unflatten(0, pooled.shape[:2])
-        assert self.predictor.bias is not None
-        weight = self.predictor.weight[:, :, 0, 0].to(x.dtype)[rows]  # [N D]
-        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [N M*M D]: channels last, so the gradient comes so too
-        logits = (pixels @ weight[..., None]).float().view(-1, *x.shape[2:])
-        logits = logits + self.predictor.bias.float()[rows][:, None, None]
+            logits = background_and_class(_arranged(F.linear(x, weight, bias)), rows)
+        else:
+            chosen = weight.to(x.dtype)[rows]  # [N D]
+            logits = (x.flatten(1, 4) @ chosen[..., None]).float() + bias.float()[rows][:, None, None]
+            logits = _arranged(logits.view(*x.shape[:5], 1)).squeeze(1)
         return logits.unflatten(0, pooled.shape[:2])
+
+    def _upsampled(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N S S 2 2 D"]:
+        """The deconvolution and its ReLU; of each pixel the four that come of it.
+
+        With stride 2 they know nothing of their neighbours, so it is a matrix product, whose gradient is another. The
+        layer's own backward took 62 ms for 160 RoIs of 96 channels on two cores, of a step of 375.
+        """
+        weight, bias = self.deconv.weight, self.deconv.bias
+        assert bias is not None
+        four = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4))
+        return F.relu(four, inplace=True).unflatten(-1, (2, 2, -1))
+
+
+def _arranged(pixels: Float[Tensor, "N S S 2 2 O"]) -> Float[Tensor, "N O M M"]:
+    """As a map, M = 2 S."""
+    maps = pixels.permute(0, 5, 1, 3, 2, 4)
+    return maps.flatten(4, 5).flatten(2, 3)
 
 
 def background_and_class(logits: Float[Tensor, "N O M M"], rows: Int[Tensor, " N"]) -> Float[Tensor, "N 2 M M"]:

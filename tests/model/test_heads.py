@@ -25,7 +25,7 @@ def all_maps(head: MaskHead | MaskMLPHead, pooled: torch.Tensor) -> torch.Tensor
     """Every class's logits [N O M M], the plain way."""
     x = pooled.flatten(0, 1)
     if isinstance(head, MaskHead):
-        return head.predictor(head.features(x))
+        return head.predictor(torch.relu(head.deconv(head.convs(x))))
     x = x.flatten(1)
     for layer in head.fc:
         x = layer(x).relu()
