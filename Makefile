@@ -1,5 +1,5 @@
 # Every script of the project is a target of this file: `make` (the demo), `make test`, `make check`, `make docs`.
-# Each prepares .venv by itself, does no work twice and is safe to run again.
+# Each prepares .venv (`make bench`: .bench) by itself, does no work twice and is safe to run again.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RUNNING := $(VENV)/ready-to-run
 TESTING := $(VENV)/ready-to-test
+BENCH := .bench
+BENCHING := $(BENCH)/ready-to-bench
 
 .DEFAULT_GOAL := demo
 .PHONY: demo test check format docs goldens bench
@@ -33,14 +35,15 @@ docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links r
 goldens: $(TESTING)  ## every golden, about five minutes
 	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden
 
-bench:
-	@echo "make $@ is not there yet: see CHANGELOG.md for what is" >&2; exit 2
+bench: $(BENCHING)  ## beside the rivals, on the CPU: benchmarks/results/cpu.md; ARGS=--quick takes 5 minutes, not 40
+	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 # One environment: what runs the program first, what tests it on top. The stamps date from the pins and the ranges.
-$(BIN)/python:
+# The rivals have one of their own, because torchvision wants the torch of its release.
+$(BIN)/python $(BENCH)/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "maskrcnn needs Python 3.11 or newer; name one, such as: make PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $*
 
 $(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing maskrcnn into $(VENV)"
@@ -51,4 +54,9 @@ $(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
 $(TESTING): $(RUNNING)
 	@echo "installing what the tests need"
 	@$(PIP) install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(BENCHING): pyproject.toml benchmarks/requirements.txt | $(BENCH)/bin/python
+	@echo "installing the rivals into $(BENCH), some gigabytes"
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check -qq install -r benchmarks/requirements.txt --editable .
 	@touch $@

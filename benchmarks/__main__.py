@@ -1,0 +1,109 @@
+"""Every comparison, one process after the other, and one table of them all.
+
+    python -m benchmarks [--quick] [--only inference,masks] [--threads 2] [--results FOLDER]
+
+Writes cpu.md and cpu.json (cpu-quick.* with --quick, cpu-partial.* with --only). Ends with 1 where a comparison could
+not be made, or its answers differ; a missed bar is told and counted, no more: that is for people to judge.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .harness import Left, Row, from_json, table
+from .machine import facts
+from .processes import ROOT
+
+COMPARISONS = (
+    "inference",
+    "stages",
+    "models",
+    "agreement",
+    "training",
+    "roi_align",
+    "masks",
+    "memory",
+    "evaluation",
+    "annotations",
+    "start",
+)
+
+
+def main() -> int:
+    options = arguments()
+    names = options.only.split(",") if options.only else list(COMPARISONS)
+    if unknown := sorted(set(names) - set(COMPARISONS)):
+        sys.exit(f"there is no comparison {', '.join(unknown)}; there are {', '.join(COMPARISONS)}")
+    began, found = time.perf_counter(), {}
+    for name in names:
+        print(f"--- {name}", flush=True)
+        found[name] = compare(name, options)
+    rows = [row for one in found.values() for row in one]
+    kind = "cpu-quick" if options.quick else "cpu-partial" if options.only else "cpu"
+    machine = facts(options.threads) | {"seconds": round(time.perf_counter() - began)}
+    options.results.mkdir(parents=True, exist_ok=True)
+    text = report(rows, machine)
+    (options.results / f"{kind}.md").write_text(text)
+    content = {"machine": machine, "comparisons": {name: [as_dict(row) for row in one] for name, one in found.items()}}
+    (options.results / f"{kind}.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(text)
+    return int(any(isinstance(row, Left) and row.why.startswith("FAILED") for row in rows))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under 5 minutes: fewer rounds, smaller sizes")
+    parser.add_argument("--only", help=f"some of {', '.join(COMPARISONS)}")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def compare(name: str, options: argparse.Namespace) -> list[Row | Left]:
+    """The rows of one comparison, made in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--threads", str(options.threads), "--out", str(out)]
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        environment["OMP_NUM_THREADS"] = str(options.threads)
+        done = subprocess.run(
+            [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, env=environment, check=False
+        )
+        if done.returncode or not out.exists():
+            return [Left(name, f"FAILED with exit code {done.returncode}; its last words stand above")]
+        return from_json(out.read_text())
+
+
+def report(rows: list[Row | Left], machine: dict) -> str:
+    """Markdown: the machine, the table, what was left out."""
+    measured = [row for row in rows if isinstance(row, Row)]
+    left = [row for row in rows if isinstance(row, Left)]
+    missed = sum(row.verdict == "MISS" for row in measured)
+    barred = sum(bool(row.verdict) for row in measured)
+    lines = [
+        "# Measured on a CPU",
+        "",
+        "`make bench` wrote this. Medians with quartiles in brackets; a ratio is the median over rounds in which the",
+        "contestants took turns in one process. Ratios count; seconds belong to the machine.",
+        "",
+        *(f"- {name}: {value}" for name, value in machine.items()),
+        f"- bars: {barred - missed} of {barred} hold",
+        "",
+        table(measured),
+        "",
+        *(f"- not compared: {row.what}: {row.why}" for row in left),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_dict(row: Row | Left) -> dict:
+    return row._asdict() | ({"verdict": row.verdict} if isinstance(row, Row) else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Mask R-CNN R-50-FPN on one picture, ours beside torchvision, OpenVINO and ONNX Runtime.
+
+    python -m benchmarks.inference [--quick]
+
+First a picture of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a canvas of 800 x 1088, network,
+100 masks as RLE. Then, beside the engines that run torchvision's export, the resized picture to boxes and M x M masks.
+"""
+
+import numpy as np
+import torch
+
+from maskrcnn.model.prepare import arithmetic, prepare
+from maskrcnn.predict import Predictor, read_picture
+from maskrcnn.structures import Images
+
+from .harness import Left, Options, Row, Work, against, interleaved, require, run
+from .rivals import (
+    Answer,
+    kept,
+    ours_from,
+    ours_predicts,
+    picture,
+    probability_iou,
+    rle_iou,
+    torchvision_predicts,
+    torchvision_r50,
+)
+
+WHOLE = "R-50-FPN, picture in memory to RLE"
+PART = "R-50-FPN, resized picture to boxes and M x M masks"
+CPU = torch.device("cpu")
+
+
+def compare(options: Options) -> list[Row | Left]:
+    torch.set_num_threads(options.threads)
+    rival = torchvision_r50()
+    predictor = ours_from(rival.state_dict())
+    return [*whole(rival, predictor, options), *engines(rival, predictor, options)]
+
+
+def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
+    """Beside torchvision as users run it, and as fast as it can be made to run."""
+    array = picture()
+    last = torchvision_r50().to(memory_format=torch.channels_last)
+    contestants: dict[str, Work] = {
+        "ours bf16": lambda: ours_predicts(predictor, array, "bf16"),
+        "ours fp32": lambda: ours_predicts(predictor, array, "fp32"),
+        "torchvision float32": lambda: torchvision_predicts(rival, array),
+        "torchvision bf16, channels last": lambda: torchvision_predicts(last, array, bf16=True),
+    }
+    truth = torchvision_predicts(rival, array)
+    exact = agreement(truth, ours_predicts(predictor, array, "fp32"), 0.99)
+    near = agreement(truth, ours_predicts(predictor, array, "bf16"), 0.5)  # `agreement.py` judges bf16
+    seconds = interleaved(contestants, rounds=options.rounds(9))
+    user, fastest = "torchvision float32", "torchvision bf16, channels last"
+    return [
+        against(f"{WHOLE}, bf16", seconds, "ours bf16", user, bar=0.28, goal=0.25, answers=near),
+        against(f"{WHOLE}, bf16", seconds, "ours bf16", fastest, bar=0.6, answers=near),
+        against(f"{WHOLE}, fp32", seconds, "ours fp32", user, bar=0.62, goal=0.5, answers=exact),
+    ]
+
+
+def engines(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
+    from .exported import export, onnxruntime_engine, openvino_engine
+
+    images = read_picture(picture(), predictor.config).images
+    (height, width), canvas = images.sizes[0].tolist(), (images.pixels.shape[2], images.pixels.shape[3])
+    pixels = np.ascontiguousarray(images.pixels[:, :, :height, :width].float().numpy() / 255)
+    path = export(rival, (height, width), canvas)
+    theirs = {
+        "OpenVINO bf16": openvino_engine(path, "bf16", options.threads),
+        "OpenVINO float32": openvino_engine(path, "f32", options.threads),
+        "ONNX Runtime float32": onnxruntime_engine(path, options.threads),
+    }
+    ours = {"ours bf16": detector(predictor, "bf16"), "ours fp32": detector(predictor, "fp32")}
+    truth = ours["ours fp32"](images)
+    words = {name: agreement(truth, engine(pixels), 0.5 if "bf16" in name else 0.99) for name, engine in theirs.items()}
+    contestants: dict[str, Work] = {name: lambda d=detect: d(images) for name, detect in ours.items()}
+    contestants |= {name: lambda e=engine: e(pixels) for name, engine in theirs.items()}
+    seconds = interleaved(contestants, rounds=options.rounds(9))
+    bars = {"OpenVINO bf16": ("bf16", 1.1, 1.0), "OpenVINO float32": ("fp32", 1.25, 1.0)}
+    bars["ONNX Runtime float32"] = ("fp32", None, None)
+    return [
+        against(f"{PART}, {kind}", seconds, f"ours {kind}", name, bar=bar, goal=goal, answers=words[name])
+        for name, (kind, bar, goal) in bars.items()
+    ]
+
+
+def detector(predictor: Predictor, precision: str):  # noqa: ANN201 (a function of Images)
+    """The prepared model alone, normalisation included: a batch on its canvas to detections."""
+    model = prepare(predictor.model, precision)  # type: ignore[arg-type]
+
+    def detect(images: Images) -> Answer:
+        with torch.inference_mode(), arithmetic(precision, CPU):  # type: ignore[arg-type]
+            found = model.detect(images)
+        valid = found.valid[0]
+        assert found.masks is not None
+        labels = found.labels[0][valid].numpy() + 1  # torchvision counts from 1
+        return Answer(found.boxes[0][valid].numpy(), labels, found.masks[0][valid].float().numpy())
+
+    return detect
+
+
+def agreement(truth: Answer, answer: Answer, least: float) -> str:
+    """In words: the share of detections found again, and the mean IoU of their masks. Raises `AnswersDiffer`."""
+    same = require(kept(truth, answer), least, "of boxes")
+    iou = (rle_iou if isinstance(truth.masks[0], dict) else probability_iou)(truth, answer)
+    return f"{same}; {require(iou, least, 'mask IoU')}"
+
+
+if __name__ == "__main__":
+    run(compare, __doc__)

@@ -1,0 +1,180 @@
+"""One training step, ours beside torchvision: forward, losses, backward, clipping, SGD.
+
+    python -m benchmarks.training [--quick]
+
+R-18-FPN from scratch on four crops of 256 x 256 with 40 nuclei each, 256 RoIs a picture; and R-50-FPN with frozen
+norms on two pictures of 800 x 1088 with 8 objects each, 512 RoIs a picture. The same first weights, pictures and
+objects; ours in bf16 and float32, torchvision in float32. Both are handed tensors: reading and resizing, which workers
+do, are left out on either side.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskrcnn.config import ModelConfig, TrainConfig, preset
+from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.loader import EvalLoader
+from maskrcnn.model.build import build
+from maskrcnn.train.distributed import alone
+from maskrcnn.train.job import Job
+from maskrcnn.train.loop import _LossOf, begin, step
+from maskrcnn.train.optim import set_rate
+from maskrcnn.train.watch import Watch
+from maskrcnn.weights.checkpoint import restore
+from maskrcnn.weights.read import Contents, to_checkpoint
+
+from .harness import Left, Options, Row, Work, against, interleaved, require, run
+from .scenes import box_of, ellipses, write_coco
+
+RATE, MOMENTUM, DECAY, CLIP = 1e-4, 0.9, 1e-4, 10.0
+BAR = 0.4
+TOLERANCE = 0.1  # of the sum of the first losses: either side samples its own anchors and RoIs, and ours aligns RoIs
+
+
+class Case(NamedTuple):
+    name: str
+    size: tuple[int, int]
+    pictures: int
+    objects: int
+    radii: tuple[float, float]
+    classes: int
+    config: ModelConfig
+    rival: Callable[[], nn.Module]
+
+
+def compare(options: Options) -> list[Row | Left]:
+    torch.set_num_threads(options.threads)
+    return [row for case in (nuclei(), coco()) for row in compare_case(case, options)]
+
+
+def compare_case(case: Case, options: Options) -> list[Row | Left]:
+    torch.manual_seed(0)
+    rival = case.rival().train()
+    state = {name: tensor.clone() for name, tensor in rival.state_dict().items()}
+    rng = np.random.default_rng(0)
+    scenes = [ellipses(rng, case.size, case.objects, case.radii) for _ in range(case.pictures)]
+    labels = [rng.integers(0, case.classes, len(bitmaps)) for _, bitmaps in scenes]
+    with tempfile.TemporaryDirectory() as folder:
+        loader = EvalLoader(
+            read_coco(write_coco(Path(folder), scenes, labels, case.classes)),
+            case.config.input,
+            batch=case.pictures,
+            gt=True,
+        )
+        (batch,) = loader
+        theirs = torchvision_step(rival, scenes, labels)
+        ours = {
+            name: our_step(case, state, batch, precision, Path(folder))
+            for name, precision in (("ours bf16", "bf16"), ("ours fp32", "fp32"))
+        }
+        first, expected = ours["ours fp32"](), theirs()
+        answers = require(1 - abs(first / expected - 1), 1 - TOLERANCE, f"of the loss, {expected:.3f}")
+        contestants: dict[str, Work] = {**ours, "torchvision float32": theirs}
+        seconds = interleaved(contestants, rounds=options.rounds(5, 1), warmup=1)
+    what = f"training step, {case.name}"
+    return [
+        against(f"{what}, bf16", seconds, "ours bf16", "torchvision float32", bar=BAR, answers=answers),
+        against(f"{what}, fp32", seconds, "ours fp32", "torchvision float32", answers=answers),
+    ]
+
+
+def our_step(case: Case, state: dict[str, Any], batch: Any, precision: str, folder: Path) -> Callable[[], float]:
+    """A step of `train.loop` on the same batch again and again; gives the loss."""
+    model = build(case.config)
+    restore(model, to_checkpoint(Contents(state, {}), "torchvision's first weights").state, "torchvision's weights")
+    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    config = TrainConfig(batch=case.pictures, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
+    among = alone()
+    job = Job(config, folder / precision, case.pictures, lambda *_: (), None, None, lambda *_: None, precision)
+    running, module, watch = begin(model, job, among), _LossOf(model), Watch(folder, among)
+    set_rate(running.optimizer, RATE)
+    return lambda: float(step(running, module, iter([batch]), job, among, watch)["loss"])
+
+
+def torchvision_step(model: nn.Module, scenes: list[Any], labels: list[np.ndarray]) -> Callable[[], float]:
+    pixels = [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image, _ in scenes]
+    targets = [
+        {
+            "boxes": torch.from_numpy(np.array([box_of(bitmap) for bitmap in bitmaps])).float(),
+            "labels": torch.from_numpy(classes).long() + 1,
+            "masks": torch.from_numpy(bitmaps.astype(np.uint8)),
+        }
+        for (_, bitmaps), classes in zip(scenes, labels, strict=True)
+    ]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def one() -> float:
+        loss = sum(model(pixels, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
+        optimizer.step()
+        return float(loss.detach())
+
+    return one
+
+
+# --- the two cases ---------------------------------------------------------------------------------------------------
+
+
+def nuclei() -> Case:
+    model = preset("R-18-FPN")
+    config = replace(
+        model,
+        classes=1,
+        input=replace(model.input, min_size=256, max_size=512),
+        backbone=replace(model.backbone, norm="bn", freeze_at=0),
+        anchors=replace(model.anchors, sizes=tuple((8.0 * 2**level,) for level in range(5))),
+        rpn=replace(model.rpn, pre_nms_train=1000, post_nms_train=500, post_nms_test=500),
+        box_head=replace(model.box_head, samples=256, max_detections=300),
+    )
+    name = "R-18-FPN, 4 crops of 256 x 256, 256 RoIs each"
+    return Case(name, (256, 256), 4, 40, (5.0, 14.0), 1, config, torchvision_r18)
+
+
+def torchvision_r18() -> nn.Module:
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+    )
+    anchors = AnchorGenerator(tuple((8 << level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5)
+    return MaskRCNN(
+        backbone, num_classes=2, min_size=256, max_size=512, box_detections_per_img=300, box_batch_size_per_image=256,
+        rpn_anchor_generator=anchors, rpn_pre_nms_top_n_train=1000, rpn_post_nms_top_n_train=500,
+        rpn_pre_nms_top_n_test=1000, rpn_post_nms_top_n_test=500,
+    )  # fmt: skip
+
+
+def coco() -> Case:
+    """Pictures that already have their size, so that neither side resizes."""
+    model = preset("R-50-FPN")
+    rpn = replace(model.rpn, post_nms_train=2000)
+    config = replace(model, classes=90, rpn=rpn)
+    name = "R-50-FPN, 2 pictures of 800 x 1088, 512 RoIs each"
+    return Case(name, (800, 1088), 2, 8, (20.0, 200.0), 90, config, torchvision_r50)
+
+
+def torchvision_r50() -> nn.Module:
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    return MaskRCNN(backbone, num_classes=91)
+
+
+if __name__ == "__main__":
+    run(compare, __doc__)
