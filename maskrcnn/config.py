@@ -285,11 +285,11 @@ def _tiny(name: str) -> ModelConfig:
         name=name,
         input=InputConfig(min_size=0, max_size=512),
         backbone=replace(_RESNETS["R-18"], width=32),
-        fpn=FPNConfig(channels=96),
+        fpn=FPNConfig(channels=64),
         anchors=AnchorConfig(sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,))),
         rpn=RPNConfig(pre_nms_train=500, pre_nms_test=300, post_nms_train=300, post_nms_test=200),
         box_head=BoxHeadConfig(channels=256, samples=64),
-        mask_head=MaskHeadConfig(channels=96, convs=2),
+        mask_head=MaskHeadConfig(channels=64, convs=2),
     )
 
 

@@ -22,7 +22,7 @@ from .weights.checkpoint import replacing
 
 MODEL = "R-18-FPN-tiny"
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1
-EPOCHS = 4.0
+EPOCHS = 5.0
 SETTINGS = (
     "train.batch=8",
     "train.optimizer=adamw",
@@ -34,7 +34,8 @@ SETTINGS = (
     "train.workers=0",  # reading is cheap here, and a worker would take a core from the training
     "model.fpn.norm=bn",
     "model.mask_head.norm=bn",
-    "model.box_head.positive_fraction=0.4",
+    "model.box_head.positive_fraction=0.3",
+    "model.box_head.smooth_l1_beta=0.1",
     "train.evaluate_every=0",
     "train.validation_loss=false",
 )

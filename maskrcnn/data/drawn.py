@@ -15,14 +15,14 @@ from PIL import Image
 from ..ops.rle import counts_from_bitmap, string_from_counts
 from .drawn_shapes import CLASSES, FIGURE, FLIP_PAIRS, JOINTS, SKELETON, Shape, shape_of
 
-VERSION = 4  # of the drawing: another number means other pictures from the same seed
+VERSION = 5  # of the drawing: another number means other pictures from the same seed
 SIDE = 160  # height and width of a picture, pixels
 SMALLEST, LARGEST = 12, 100  # longer side of an object's visible box, pixels
 SMALLEST_FIGURE = 36  # below, limbs are thinner than three pixels
 TINY_FRACTION = 0.06  # of objects are hardly larger than the smallest
 EMPTY_FRACTION = 0.03  # pictures without an object
-CROWDED_FRACTION = 0.58  # of objects are put on another one, on purpose
-LEAST_VISIBLE = 0.5  # of each object's area inside the picture
+CROWDED_FRACTION = 0.76  # of objects are put on another one, on purpose
+LEAST_VISIBLE = 0.6  # of each object's area inside the picture
 SIGMA = 0.06  # of every joint, for OKS
 
 COLOURS = 6  # of a picture; two objects, or an object and the ground, share one in three cases of five
