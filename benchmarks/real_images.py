@@ -45,7 +45,7 @@ SETTINGS = {
         "train.augment.contrast=0.2",
     ),
     "pennfudan": (  # people stand upright: anchors taller than wide
-        "train.epochs=40",
+        "train.epochs=32",
         "model.input.min_size=256",
         "model.input.max_size=512",
         "model.anchors.sizes=[[16],[32],[64],[128],[256]]",

@@ -19,9 +19,9 @@ VERSION = 5  # of the drawing: another number means other pictures from the same
 SIDE = 160  # height and width of a picture, pixels
 SMALLEST, LARGEST = 12, 100  # longer side of an object's visible box, pixels
 SMALLEST_FIGURE = 36  # below, limbs are thinner than three pixels
-TINY_FRACTION = 0.06  # of objects are hardly larger than the smallest
+TINY_FRACTION = 0.035  # of objects are hardly larger than the smallest
 EMPTY_FRACTION = 0.03  # pictures without an object
-CROWDED_FRACTION = 0.76  # of objects are put on another one, on purpose
+CROWDED_FRACTION = 0.68  # of objects are put on another one, on purpose
 LEAST_VISIBLE = 0.6  # of each object's area inside the picture
 SIGMA = 0.06  # of every joint, for OKS
 
@@ -119,7 +119,7 @@ def _random_object(objects: list[_Object], rng: np.random.Generator) -> _Object:
     label = int(rng.integers(len(CLASSES)))
     low = SMALLEST_FIGURE if label == FIGURE else SMALLEST
     small = rng.random() < TINY_FRACTION
-    size = low + (LARGEST - low) * (0.08 * rng.random() if small else rng.beta(2.6, 2.0))
+    size = low + (LARGEST - low) * (0.08 * rng.random() if small else rng.beta(3.0, 2.0))
     if objects and rng.random() < CROWDED_FRACTION:
         x1, y1, x2, y2 = objects[int(rng.integers(len(objects)))].shape.box()
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.7)

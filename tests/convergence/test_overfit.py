@@ -36,9 +36,9 @@ def test_eight_pictures_by_heart(tmp_path: Path) -> None:
         val=json_path,
         model="R-18-FPN-tiny",
         out=tmp_path / "run",
-        epochs=220,
+        epochs=300,
         overrides=SETTINGS,
     )
     metrics = maskrcnn.evaluate(final, json_path, workers=0)
     assert metrics["box"]["AP"] > 0.9
-    assert metrics["mask"]["AP"] > 0.85  # 0.896 was measured after these 440 steps
+    assert metrics["mask"]["AP"] > 0.9
