@@ -154,8 +154,9 @@ class KeypointHeadConfig:
     pool_size: int = 14
     convs: int = 8
     channels: int = 512
+    norm: Literal["none", "bn", "gn"] = "none"
     upsample: Literal["interpolate", "deconv"] = "interpolate"  # edges replicated, or zero (Detectron)
-    shift: float = 0.5  # added to the annotated coordinates before scaling
+    shift: float = 0.5  # added to annotated coordinates, which are indices of pixels, and taken off COCO rows
     score: Literal["probability", "logit"] = "probability"
     frame: Literal["canvas", "image"] = "canvas"
 

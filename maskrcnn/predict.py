@@ -196,6 +196,7 @@ class _Network(NamedTuple):
             originals=[picture.original for picture in pictures],
             paste_rule=self.config.mask_head.paste,
             threshold=self.config.mask_head.threshold,
+            joint_shift=self.config.keypoint_head.shift,
         )
         for slot, result in zip(slots, results, strict=True):
             slot.result = result

@@ -44,6 +44,7 @@ class Result:
     image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
     paste_rule: str = "grid"  # see ops.paste
     threshold: float = 0.5  # of masks
+    joint_shift: float = 0.0  # taken off joints in COCO rows, which count pixels where `keypoints` measures
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -124,7 +125,8 @@ class Result:
         if self.keypoints is not None:
             for row, joints in zip(rows, self._own_joints(), strict=True):
                 if len(joints):
-                    row["keypoints"] = joints.astype(np.float64).round(4).ravel().tolist()
+                    written = joints.astype(np.float64) - [self.joint_shift, self.joint_shift, 0.0]
+                    row["keypoints"] = written.round(4).ravel().tolist()
         return rows
 
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
@@ -182,6 +184,7 @@ def from_detections(
     image_ids: Sequence[int | str] | None = None,
     paste_rule: str = "grid",
     threshold: float = 0.5,
+    joint_shift: float = 0.0,
 ) -> list[Result]:
     """One `Result` for each picture of a batch: canvas boxes and joints brought back to its own pixels.
 
@@ -212,6 +215,7 @@ def from_detections(
                 image_id=image_ids[b] if image_ids else None,
                 paste_rule=paste_rule,
                 threshold=threshold,
+                joint_shift=joint_shift,
             )
         )
     assert len(results) == B

@@ -117,6 +117,15 @@ def test_rows_are_what_pycocotools_reads() -> None:
     assert result.to_coco(image_id="other")[0]["image_id"] == "other"
 
 
+def test_rows_count_pixels_where_joints_are_measured() -> None:
+    """Half a pixel less in the row, as COCO has it: a joint in the middle of the first pixel is measured at 0.5."""
+    result = from_detections(*batch_of_two(), CATEGORIES, joint_shift=0.5)[0]
+    dog, cat = result.to_coco()
+    assert "keypoints" not in dog
+    np.testing.assert_allclose(result.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
+    assert cat["keypoints"] == [5.5, 23.5, 0.5] * 2
+
+
 def test_select_keeps_objects_together() -> None:
     result = from_detections(*batch_of_two(), CATEGORIES)[0]
     kept = result.select(result.scores < 0.85)

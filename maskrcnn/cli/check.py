@@ -12,6 +12,7 @@ def check(
     val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
     model: Annotated[str, typer.Option(help="Model whose anchors the sizes are held against.")] = "R-50-FPN",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting.")] = None,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Read joints, too, as train does.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Open every image, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
 ) -> None:
@@ -22,9 +23,10 @@ def check(
     from ..data.records import match_categories
 
     config = override(Config(model=preset(model)), settings or []).model
-    train_json, val_json = find_splits(data, val)
-    train = read_coco(train_json, images, strict=strict)
+    train_json, val_json = find_splits(data, val, keypoints=keypoints)
+    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
     print(describe(train, config, verify=verify))
     if val_json is not None:
         print()
-        print(describe(match_categories(train, read_coco(val_json, images, strict=strict)), config, verify=verify))
+        held = match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
+        print(describe(held, config, verify=verify))

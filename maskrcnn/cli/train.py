@@ -23,6 +23,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation and sampling.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
     no_masks: Annotated[bool, typer.Option("--no-masks", help="Boxes only: Faster R-CNN with RoIAlign.")] = False,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Joints, too, as the json names them.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write its log, too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
@@ -46,6 +47,7 @@ def train(
         patience=patience,
         strict=strict,
         masks=not no_masks,
+        keypoints=keypoints,
         tensorboard=tensorboard,
         device=device,
     )

@@ -23,7 +23,7 @@ TINY_FRACTION = 0.035  # of objects are hardly larger than the smallest
 EMPTY_FRACTION = 0.03  # pictures without an object
 CROWDED_FRACTION = 0.68  # of objects are put on another one, on purpose
 LEAST_VISIBLE = 0.6  # of each object's area inside the picture
-SIGMA = 0.06  # of every joint, for OKS
+SIGMA = 0.05  # of every joint, for OKS
 
 COLOURS = 6  # of a picture; two objects, or an object and the ground, share one in three cases of five
 
@@ -261,11 +261,14 @@ def _segmentation(thing: _Object) -> list[list[float]] | dict[str, Any]:
 
 
 def _joints(thing: _Object, joints: np.ndarray) -> dict[str, Any]:
-    """COCO's triples: v is 2 where the joint can be seen, 1 where something covers it, 0 outside the picture."""
+    """COCO's triples: v is 2 where the joint can be seen, 1 where something covers it, 0 outside the picture.
+
+    A joint in the middle of pixel i is written i, as COCO does, where outlines and boxes have i + 0.5.
+    """
     triples: list[float] = []
     for x, y in joints.tolist():
         if not (0 <= x < SIDE and 0 <= y < SIDE):
             triples += [0, 0, 0]
         else:
-            triples += [x, y, 2 if thing.visible[int(y), int(x)] else 1]
+            triples += [round(x - 0.5, 2), round(y - 0.5, 2), 2 if thing.visible[int(y), int(x)] else 1]
     return {"keypoints": triples, "num_keypoints": sum(v > 0 for v in triples[2::3])}

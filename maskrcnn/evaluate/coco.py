@@ -88,7 +88,7 @@ def measure_rows(
     metrics: Metrics = {}
     curves: dict[str, Curves] = {}
     for task in tasks:
-        reason = _missing(task, truth, matched)
+        reason = _missing(task, truth, matched, dataset)
         if reason:
             notes.append(reason)
             continue
@@ -210,12 +210,15 @@ def _match_rows(
     return kept, unmatched
 
 
-def _missing(task: str, truth: _Truth, rows: list[Row]) -> str:
+def _missing(task: str, truth: _Truth, rows: list[Row], dataset: Dataset) -> str:
     """Why a task cannot be evaluated; empty where it can."""
     if task == "mask" and truth.segmentations and all(segmentation is None for segmentation in truth.segmentations):
         return "mask: the data set has boxes only"
     if task == "keypoint" and not truth.num_joints:
         return "keypoint: the data set has no joints"
+    if task == "keypoint":  # where nothing is found that could have joints, the answer is 0
+        jointed = {category.id for category in dataset.categories if category.joints}
+        rows = [row for row in rows if row["category_id"] in jointed]
     if rows and not any(row.get(_FIELD[task]) for row in rows):
         return f"{task}: the predictions have none"
     return ""

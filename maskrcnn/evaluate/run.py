@@ -120,6 +120,7 @@ def detect_rows(
             image_ids=image_ids.tolist(),
             paste_rule=config.mask_head.paste,
             threshold=config.mask_head.threshold,
+            joint_shift=config.keypoint_head.shift,
         )
         rows += [row for result in results for row in result.to_coco()]
         done += len(image_ids)

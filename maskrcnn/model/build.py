@@ -79,6 +79,10 @@ def _check(config: ModelConfig) -> None:
         raise ConfigError(
             "model.mask_head.kind 'res5' shares the box head's res5, so model.box_head.kind must be 'res5'"
         )
+    if config.backbone.block == "basic" and config.backbone.groups > 1:
+        raise ConfigError(
+            "model.backbone.groups are of the 3x3 between two 1x1: model.backbone.block must be 'bottleneck'"
+        )
     sides = {head.pool_size for head in (mask, keypoint) if head.enabled}
     if len(sides) > 1 and mask.kind != "res5":
         raise ConfigError(
@@ -176,7 +180,12 @@ def _mask_head(config: ModelConfig, channels: int) -> nn.Module:
 def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
     keypoint = config.keypoint_head
     return KeypointHead(
-        channels, keypoint.joints, convs=keypoint.convs, channels=keypoint.channels, edges=keypoint.upsample
+        channels,
+        keypoint.joints,
+        convs=keypoint.convs,
+        channels=keypoint.channels,
+        norm=keypoint.norm,
+        edges=keypoint.upsample,
     )
 
 

@@ -15,11 +15,20 @@ class KeypointHead(nn.Module):
     deconvolution does, which is the same with three quarters of the first and last row and column.
     """
 
-    def __init__(self, in_channels: int, joints: int, *, convs: int, channels: int, edges: str = "interpolate") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        joints: int,
+        *,
+        convs: int,
+        channels: int,
+        norm: str = "none",
+        edges: str = "interpolate",
+    ) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         for _ in range(convs):
-            blocks.append(ConvNorm(in_channels, channels, 3, relu=True))
+            blocks.append(ConvNorm(in_channels, channels, 3, norm=norm, relu=True))
             in_channels = channels
         self.convs = nn.Sequential(*blocks)
         self.deconv = nn.ConvTranspose2d(in_channels, joints, 4, 2, 1)

@@ -63,13 +63,14 @@ def plan(
     assignments += list(overrides)
     base = _base(model, config, start, weights)
     first_look = override(base, assignments)
-    train, held = _read(data, seed=first_look.train.seed, **reading)
+    joints = reading["keypoints"] or first_look.model.keypoint_head.enabled
+    train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": joints})
     if not len(train):
         raise DataError(f"{train.json_path}: there is no image to train on")
     if config is None:
         base = replace(base, model=_slots(_norms(base.model, first_look, start), int(train.annotation_counts.max())))
     settled = override(base, assignments)
-    settled = replace(settled, model=replace(settled.model, classes=len(train.categories)))
+    settled = replace(settled, model=_of_data(settled.model, train))
     folder = Path(out) if out is not None else Path("runs") / _name(Path(data))
     precision = resolve_precision(settled.train.precision, among.device)
     result = Plan(settled, train, held, start, folder, precision, reading["strict"])
@@ -169,6 +170,14 @@ def _norms(model: ModelConfig, given: Config, start: Checkpoint | None) -> Model
     return replace(model, backbone=replace(backbone, norm=norm, freeze_at=2))
 
 
+def _of_data(model: ModelConfig, train: Dataset) -> ModelConfig:
+    """As many classes as the data has, and joints where they are wanted."""
+    keypoint = model.keypoint_head
+    if keypoint.enabled:
+        keypoint = replace(keypoint, joints=train.num_joints)
+    return replace(model, classes=len(train.categories), keypoint_head=keypoint)
+
+
 def _slots(model: ModelConfig, most: int) -> ModelConfig:
     """Room for 1.5 times the most objects of a training image, rounded up to hundreds, and three proposals for each."""
     detections = max(100, math.ceil(1.5 * most / 100) * 100)
@@ -212,6 +221,12 @@ def _introduction(plan: Plan, among: Ranks) -> list[str]:
         lines.append(f"val: {_contents(plan.val)}, held out of it, listed in {plan.out / 'held_out.json'}")
     else:
         lines.append(f"val: {_contents(plan.val)}")
+    lines += [
+        f"joints of {c.name}: {len(c.joints)}, {len(c.flip_pairs)} pairs of them exchanged by a mirror, "
+        f"sigma {min(c.sigmas):g} to {max(c.sigmas):g}"
+        for c in plan.train.categories
+        if c.joints
+    ]
     most = int(plan.train.annotation_counts.max())
     lines.append(
         f"slots: at most {most} objects in a training image, so {model.box_head.max_detections} detections, "

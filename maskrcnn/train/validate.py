@@ -65,8 +65,8 @@ def validation_loss(model: nn.Module, job: Job, among: Ranks) -> float:
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:
-    """What `best` and `patience` go by: mask AP where the model has masks, else box AP; -1 where there is none."""
-    kind = "mask" if "mask" in metrics else "box"
+    """What `best` and `patience` go by: AP of joints where the model has them, else of masks, else of boxes; or -1."""
+    kind = next((kind for kind in ("keypoint", "mask") if kind in metrics), "box")
     value = metrics.get(kind, {}).get("AP")
     return -1.0 if value is None or not math.isfinite(value) else float(value)
 

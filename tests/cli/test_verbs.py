@@ -38,6 +38,12 @@ def test_check_tells_both_files(data: Path, capsys: pytest.CaptureFixture[str]) 
     assert "brick" in out
 
 
+def test_check_of_joints_where_there_are_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "check", data, "--keypoints")
+    assert code == 2
+    assert "train.json: no category has keypoints" in err
+
+
 def test_info_of_a_name_and_of_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "R-50-FPN")
     assert code == 0

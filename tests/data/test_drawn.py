@@ -118,6 +118,23 @@ def test_joints_say_whether_they_can_be_seen(folder) -> None:
     assert [figure["num_keypoints"] for figure in figures] == (triples[..., 2] > 0).sum(axis=1).tolist()
     assert (triples[triples[..., 2] == 0] == 0).all()
     assert triples[..., :2].max() < SIDE
+    assert triples[..., :2].min() >= -0.5
+
+
+def test_a_joint_is_written_as_the_index_of_its_pixel() -> None:
+    """COCO's way: the middle of the first pixel is 0, and a joint in sight lies on a visible pixel of its figure."""
+    seen = 0
+    for seed in range(8):
+        for thing in draw_scene(np.random.default_rng(seed))[1]:
+            for x, y, v in np.reshape(drawn._annotation(thing, 1, 1, joints=True).get("keypoints", []), (-1, 3)):
+                if v == 2:
+                    assert thing.visible[int(y + 0.5), int(x + 0.5)]
+                    seen += 1
+    assert seen > 40
+    joints = np.array([[10.0, 20.0], [0.25, 159.5]])
+    mask = np.ones((SIDE, SIDE), dtype=bool)
+    thing = drawn._Object(FIGURE, Shape([], [], joints), mask, mask)
+    assert drawn._joints(thing, joints)["keypoints"] == [9.5, 19.5, 2, -0.25, 159.0, 2]
 
 
 def test_the_reader_takes_all_of_it(folder) -> None:

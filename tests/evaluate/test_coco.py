@@ -286,33 +286,63 @@ def test_it_is_equal_to_pycocotools(tmp_path, seed, limit) -> None:
         assert curves[task].precision[known] == pytest.approx(precision[..., 0, -1][known], abs=1e-6)
 
 
-def test_joints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}]
-    annotations, rows = [annotation(1, [5, 5, 20, 20])], []
-    for id in range(2, 30):
-        joints = np.column_stack([rng.uniform(10, 80, (3, 2)).round(1), rng.integers(0, 3, 3)])
+def joints_case(rng, category_id, sigmas, first_id):
+    """Objects of a category in six images, some crowds, some with no joint labelled, and what was found of them."""
+    annotations, rows = [], []
+    for id in range(first_id, first_id + 28):
+        joints = np.column_stack([rng.uniform(10, 80, (len(sigmas), 2)).round(1), rng.integers(0, 3, len(sigmas))])
         joints[joints[:, 2] == 0] = 0
-        box, image_id = [10.0, 10.0, 70.0, 70.0], int(rng.integers(1, 7))
-        more = {"keypoints": joints.ravel().tolist(), "num_keypoints": int((joints[:, 2] > 0).sum())}
-        annotations.append(annotation(id, box, image_id=image_id, category_id=7, **more))
-        found = joints + np.column_stack([rng.normal(0, 4, (3, 2)), np.ones(3)])
-        score = float(rng.random())
-        rows.append({"image_id": image_id, "category_id": 7, "score": score, "keypoints": found.ravel().tolist()})
-    dataset = write_dataset(tmp_path, annotations, images=6, categories=categories, keypoints=True)
-    metrics = evaluate_rows(dataset, rows, tasks=["keypoint"])
-    figures = [entry for entry in annotations if entry["category_id"] == 7]  # pycocotools wants joints on every object
-    content = json.loads(dataset.json_path.read_text())
-    theirs = tmp_path / "figures.json"
-    theirs.write_text(json.dumps(content | {"annotations": figures, "categories": categories[1:], "info": {}}))
-    precision, recall = pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=SIGMAS)
-    assert 0.05 < mean(precision[..., 0, -1]) < 0.95
+        image_id, crowd = int(rng.integers(1, 7)), int(rng.random() < 0.1)
+        more = {"keypoints": joints.ravel().tolist(), "num_keypoints": int((joints[:, 2] > 0).sum()), "iscrowd": crowd}
+        annotations.append(annotation(id, [10.0, 10.0, 70.0, 70.0], image_id=image_id, category_id=category_id, **more))
+        found = joints + np.column_stack([rng.normal(0, 4, (len(sigmas), 2)), np.ones(len(sigmas))])
+        both = {"image_id": image_id, "category_id": category_id}
+        rows.append({**both, "score": float(rng.random()), "keypoints": found.ravel().tolist()})
+    return annotations, rows
+
+
+def test_joints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None:
+    """Two categories, of other joints and other sigmas: each as pycocotools has it alone, and the mean of all."""
+    rng = np.random.default_rng(0)
+    wings = {"id": 40, "name": "wing", "keypoints": ["root", "tip"], "sigmas": [0.03, 0.3]}
+    figure = {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}
+    cases = {c["id"]: joints_case(rng, c["id"], c["sigmas"], 100 * c["id"]) for c in (figure, wings)}
+    every = [annotation(1, [5, 5, 20, 20]), *cases[7][0], *cases[40][0]]
+    assert any(entry.get("num_keypoints") == 0 for entry in every)
+    categories = [CATEGORIES[0], figure, wings]
+    dataset = write_dataset(tmp_path, every, images=6, categories=categories, keypoints=True)
+    metrics = evaluate_rows(dataset, [*cases[7][1], *cases[40][1]], tasks=["keypoint"])
+    assert metrics["per_class"][0]["keypoint"]["AP"] is None
+    arrays = []
+    for k, category in ((1, figure), (2, wings)):  # pycocotools knows one list of sigmas at a time
+        annotations, rows = cases[category["id"]]
+        content = json.loads(dataset.json_path.read_text())
+        theirs = tmp_path / f"{category['name']}.json"
+        theirs.write_text(json.dumps(content | {"annotations": annotations, "categories": [category], "info": {}}))
+        arrays.append(pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=category["sigmas"]))
+        own = mean(arrays[-1][0][..., 0, -1])
+        assert 0.05 < own < 0.95
+        assert metrics["per_class"][k]["keypoint"]["AP"] == pytest.approx(own, abs=1e-6)
+        other = pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=[0.05] * len(category["sigmas"]))[0]
+        assert mean(other[..., 0, -1]) != pytest.approx(own, abs=1e-3)
+    precision, recall = (np.concatenate(both, axis=-3) for both in zip(*arrays, strict=True))
     assert metrics["keypoint"]["AP"] == pytest.approx(mean(precision[..., 0, -1]), abs=1e-6)
+    assert metrics["keypoint"]["AP50"] == pytest.approx(mean(precision[0, ..., 0, -1]), abs=1e-6)
     assert metrics["keypoint"]["APm"] == pytest.approx(mean(precision[..., 1, -1]), abs=1e-6)
     assert metrics["keypoint"]["AR20"] == pytest.approx(mean(recall[..., 0, -1]), abs=1e-6)
-    assert metrics["per_class"][0]["keypoint"]["AP"] is None
-    wrong_sigmas = pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=[0.05] * 3)[0]
-    assert mean(wrong_sigmas[..., 0, -1]) != pytest.approx(metrics["keypoint"]["AP"], abs=1e-3)
+
+
+def test_joints_that_are_missed_are_worth_nothing(tmp_path) -> None:
+    """0 where no object of a category with joints is found; not measured where such objects come without joints."""
+    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}]
+    joints = {"keypoints": [20, 20, 2, 30, 40, 2, 50, 50, 1], "num_keypoints": 3}
+    annotations = [annotation(1, [5, 5, 20, 20]), annotation(2, [10, 10, 70, 70], category_id=7, **joints)]
+    dataset = write_dataset(tmp_path, annotations, categories=categories, keypoints=True)
+    assert evaluate_rows(dataset, [row([5, 5, 20, 20])])["keypoint"]["AP"] == 0
+    assert evaluate_rows(dataset, [])["keypoint"]["AP"] == 0
+    metrics = evaluate_rows(dataset, [row([10, 10, 70, 70], category_id=7)])
+    assert "keypoint" not in metrics
+    assert "keypoint: the predictions have none" in metrics["notes"]
 
 
 def test_nothing_is_printed(tmp_path, capfd) -> None:

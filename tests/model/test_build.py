@@ -40,6 +40,7 @@ CONFIGS: dict[str, ModelConfig] = {
         box_arithmetic={"inclusive": True, "frame": "image", "nms_closed": True},
     ),
     "C4 with joints": small("R-18-C4", **JOINTS),
+    "joints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
     "hard examples": small(box_head={"ohem": True}),
     "soft mask targets": small(mask_head={"target": "soft"}, rpn={"normalise": "counted"}),
 } | {
@@ -154,6 +155,7 @@ def test_parameters_of_variants_are_as_many_as_detectron2s() -> None:
         (small(mask_head={"kind": "res5"}), "shares"),
         (small(keypoint_head={"enabled": True, "pool_size": 7}), "pool_size"),
         (small(anchors={"sizes": ((8.0,),)}), "one entry per level, 5"),
+        (small(backbone={"groups": 2}), "bottleneck"),
     ],
 )
 def test_contradictions_are_refused(config, said) -> None:

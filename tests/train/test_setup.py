@@ -73,6 +73,29 @@ def test_classes_and_slots_follow_the_data(data: Path) -> None:
     assert made.config.model.rpn.post_nms_test == 1200
 
 
+def test_joints_follow_the_data(data: Path) -> None:
+    reading = {**READING, "keypoints": True}
+    with pytest.raises(DataError, match=r"train\.json: no category has keypoints"):
+        make_plan(data, reading=reading)
+    joints = {"wave": ["head", "left_end", "right_end"], "leaf": ["stalk"]}
+    for path in (data / "train.json", data / "val.json"):
+        content = json.loads(path.read_text())
+        for category in content["categories"]:
+            category |= {"keypoints": joints.get(category["name"], [])}
+        path.write_text(json.dumps(content))
+    named = {"model.keypoint_head.enabled": True}
+    made, said = make_plan(data, reading=reading, named=named)
+    assert made.config.model.keypoint_head.joints == made.train.num_joints == 4
+    assert "joints of wave: 3, 1 pairs of them exchanged by a mirror, sigma 0.05 to 0.05" in said
+    alike, _ = make_plan(data, "model.keypoint_head.enabled=true")  # the setting alone says the same
+    assert alike.config == made.config
+    assert alike.train.num_joints == 4
+    without, said = make_plan(data)
+    assert not without.config.model.keypoint_head.enabled
+    assert without.train.num_joints == 0
+    assert not any(line.startswith("joints") for line in said)
+
+
 def test_the_rate_is_printed_for_the_images_of_a_step(data: Path) -> None:
     _, said = make_plan(data, "train.lr=0.02", "train.batch=2", "train.accumulate=2")
     assert any("4 images a step (2 x 2 x 1)" in line and line.endswith("per 16 images: 0.005") for line in said)

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import maskrcnn
+from maskrcnn.data.drawn import draw_dataset
+from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, JOINTS
 from maskrcnn.errors import ConfigError
 from maskrcnn.train.distributed import alone
 from maskrcnn.train.loop import begin, divide, train
 from maskrcnn.train.setup import build_model, make_job, plan
+from maskrcnn.train.validate import score_of
 from maskrcnn.weights.checkpoint import load_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, write_coco
 from tests.train.test_distributed import two_ranks
@@ -69,6 +72,37 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(data: Path, capsys: pytest.Cap
     again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=data / "again.json")
     assert again["box"] == pytest.approx(metrics["box"])
     assert json.loads((data / "again.json").read_text())["objects"] == 2
+
+
+def test_joints_are_trained_and_measured(tmp_path: Path) -> None:
+    draw_dataset(tmp_path, train=4, val=2, seed=0, joints=True)
+    head = ("model.keypoint_head.convs=1", "model.keypoint_head.channels=16")
+    final = run(tmp_path, *head, keypoints=True, masks=False)
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [record["losses"] for record in records if record["kind"] == "step"]
+    assert not any("mask" in loss for loss in losses)
+    assert 5 < max(loss["keypoint"] for loss in losses) < 11  # log 56^2 = 8.05 where every place is as likely
+    checkpoint = load_checkpoint(final)
+    assert checkpoint.categories[FIGURE].joints == JOINTS
+    assert checkpoint.categories[FIGURE].flip_pairs == FLIP_PAIRS
+    assert checkpoint.config.keypoint_head.joints == len(JOINTS)
+    metrics = maskrcnn.evaluate(final, tmp_path, precision="fp32", workers=0)
+    assert metrics["keypoint"] == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["keypoint"])
+    predictor = maskrcnn.load(final)
+    (result,) = predictor.predict(tmp_path / "images" / "val-00001.png", score_threshold=0.0, max_detections=20)
+    assert result.keypoints is not None
+    figures = result.labels == FIGURE + 1
+    assert (result.keypoints[figures][..., 2] > 0).all()
+    assert (result.keypoints[~figures] == 0).all()
+
+
+def test_the_best_weights_are_those_of_the_finest_branch() -> None:
+    every = {"box": {"AP": 0.5}, "mask": {"AP": 0.4}, "keypoint": {"AP": 0.3}, "notes": []}
+    assert score_of(every) == 0.3
+    assert score_of({"box": {"AP": 0.5}, "mask": {"AP": 0.4}}) == 0.4
+    assert score_of({"box": {"AP": 0.5}}) == 0.5
+    assert score_of({"keypoint": {"AP": None}}) == -1
+    assert score_of({}) == -1
 
 
 def _first_losses(among: Any, data: Path, batch: int) -> dict[str, float]:
