@@ -1,0 +1,245 @@
+"""python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
+
+Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 400 steps from
+random weights, three seeds of every row. A row that stands in several tables is trained once; each finished run is a
+file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a run, too.
+`--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
+
+Printed, and written to benchmarks/results/ablations.md: the paper's figures beside ours, and of every difference
+between two rows of the paper whether ours `agrees`, `disagrees` or is `noise`, which is under two standard errors.
+The standard deviation between seeds is pooled over all rows, as three seeds of one row tell little about it.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import threading
+import time
+from _thread import interrupt_main
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, variance
+from typing import Any
+
+import torch
+
+from maskrcnn.data import drawn
+
+from .ablation_rows import (
+    BATCH,
+    COMMON,
+    DATA_SEED,
+    ROWS,
+    STEPS,
+    TABLES,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    Row,
+)
+from .machine import facts
+from .pages import RESULTS, lines_of_table, machine_lines, read_json, write_json, write_lines
+
+SEEDS = (0, 1, 2)
+FIGURES = ("AP", "AP50", "AP75")
+
+Results = dict[str, list[dict[str, Any]]]  # by row: what each finished seed gave
+Trainer = Callable[[Row, int, Path], dict[str, Any]]
+
+
+def described(row: Row, seed: int) -> dict[str, Any]:
+    """All that decides what a run gives, and so whether a file of an earlier sitting still counts."""
+    data = {"version": drawn.VERSION, "train": TRAIN_IMAGES, "val": VAL_IMAGES, "seed": DATA_SEED}
+    return {"model": row.model, "settings": [*COMMON, *row.settings], "steps": STEPS, "seed": seed, "data": data}
+
+
+def collect(folder: Path) -> Results:
+    """The finished runs whose settings are those of today."""
+    found = {name: [read_json(_file(folder, name, seed)) for seed in SEEDS] for name in ROWS}
+    return {
+        name: [one for seed, one in zip(SEEDS, runs, strict=True) if one and one["run"] == described(ROWS[name], seed)]
+        for name, runs in found.items()
+    }
+
+
+def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[[], float]) -> int:
+    """Trains what is missing, every row with the first seed before any has the second; returns how many still are.
+
+    `time_left`, in seconds, is asked before each run. An interrupted run leaves no file; `train` may go on with it in
+    the next sitting.
+    """
+    missing = [
+        (name, seed)
+        for seed in SEEDS
+        for name in names
+        if (read_json(_file(folder, name, seed)) or {}).get("run") != described(ROWS[name], seed)
+    ]
+    for done, (name, seed) in enumerate(missing):
+        if time_left() <= 0:
+            return len(missing) - done
+        print(f"--- {name}, seed {seed}; {len(missing) - done} runs to go", flush=True)
+        try:
+            found = train(ROWS[name], seed, Path(_slug(name, seed)))
+        except KeyboardInterrupt:
+            return len(missing) - done
+        write_json(_file(folder, name, seed), {"run": described(ROWS[name], seed), **found})
+    return 0
+
+
+def train_drawn(out: Path) -> Trainer:
+    """The real trainer: runs below `out`, each removed once its figures are known."""
+
+    def train(row: Row, seed: int, name: Path) -> dict[str, Any]:
+        import maskrcnn
+        from maskrcnn.evaluate.report import read_history
+
+        drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
+        run = out / name
+        settings = (*COMMON, *row.settings)
+        epochs = STEPS * BATCH / TRAIN_IMAGES
+        maskrcnn.train(out / "data", model=row.model, out=run, epochs=epochs, seed=seed, overrides=settings)
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        records = read_history(run / "log.jsonl")
+        seconds = [r["seconds"] for r in records if r["kind"] == "step"][-1:]
+        seconds += [r["seconds"] for r in records if r["kind"] == "evaluation"]
+        shutil.rmtree(run)
+        figures = {task: metrics[task] for task in ("box", "mask", "keypoint") if task in metrics}
+        return {**figures, "seconds": sum(seconds), "machine": facts(torch.get_num_threads())}
+
+    return train
+
+
+def _file(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{_slug(name, seed)}.json"
+
+
+def _slug(name: str, seed: int) -> str:
+    return f"{name.replace(' ', '_')}.{seed}"
+
+
+# --- what they say ------------------------------------------------------------------------------------------------
+
+
+def values(results: Results, row: str, task: str, figure: str) -> list[float]:
+    """One figure of a row, in percent, seed by seed; what could not be measured is 0."""
+    return [100 * (run[task][figure] or 0.0) for run in results.get(row, [])]
+
+
+def spread(results: Results, task: str, figure: str) -> float | None:
+    """The standard deviation between seeds, pooled over the rows that have the task; None below two seeds."""
+    several = [values(results, row, task, figure) for row, runs in results.items() if runs and task in runs[0]]
+    several = [each for each in several if len(each) > 1]
+    freedom = sum(len(each) - 1 for each in several)
+    return math.sqrt(sum((len(each) - 1) * variance(each) for each in several) / freedom) if freedom else None
+
+
+def compare(results: Results, rows: tuple[str, str], task: str, figure: str) -> tuple[float, float] | None:
+    """The difference of two rows' means, and its standard error; None unless both have two seeds."""
+    first, second = (values(results, row, task, figure) for row in rows)
+    deviation = spread(results, task, figure)
+    if min(len(first), len(second)) < 2 or deviation is None:
+        return None
+    return mean(first) - mean(second), deviation * math.sqrt(1 / len(first) + 1 / len(second))
+
+
+def verdict(paper: float, ours: float, error: float) -> str:
+    """`agrees` or `disagrees` by the signs, or `noise` where ours is under two standard errors."""
+    if abs(ours) < 2 * error or ours == 0:
+        return "noise"
+    return "agrees" if ours * paper > 0 else "disagrees"
+
+
+def table_lines(name: str, results: Results) -> list[str]:
+    """Markdown of one table: its rows, then its differences."""
+    title, lines, differences = TABLES[name]
+    rows = []
+    for label, line in lines.items():
+        ours = [values(results, line.row, line.task, figure) for figure in FIGURES]
+        cells = [f"{mean(each):.1f}" if each else "–" for each in ours]
+        rows.append([label, *(f"{figure:.1f}" for figure in line.figures), line.row, *cells, str(len(ours[0]))])
+    head = ["paper", *FIGURES, "ours", *FIGURES, "seeds"]
+    compared = []
+    for one in differences:
+        first, second = lines[one.first], lines[one.second]
+        label = f"{one.first} − {one.second}" + (f" ({one.why})" if one.why else "")
+        cells = []
+        for k, figure in ((0, "AP"), (2, "AP75")):
+            paper = first.figures[k] - second.figures[k]
+            found = compare(results, one.ours or (first.row, second.row), first.task, figure)
+            cells += [f"{paper:+.1f}", *(("–", "–") if found is None else _told(paper, *found))]
+        compared.append([label, *cells])
+    second_head = ["difference", "AP, paper", "ours", "", "AP75, paper", "ours", ""]
+    return [
+        f"## Table {name}: {title}",
+        "",
+        *lines_of_table(head, rows),
+        "",
+        *lines_of_table(second_head, compared),
+        "",
+    ]
+
+
+def _told(paper: float, ours: float, error: float) -> tuple[str, str]:
+    return f"{ours:+.1f} ± {error:.1f}", verdict(paper, ours, error)
+
+
+def report(results: Results) -> list[str]:
+    """The whole page, Markdown."""
+    runs = [run for of_row in results.values() for run in of_row]
+    seconds = sum(run["seconds"] for run in runs)
+    deviations = (
+        f"{task} AP {found:.2f}" for task in ("box", "mask", "keypoint") if (found := spread(results, task, "AP"))
+    )
+    lines = [
+        "# The paper's ablations in miniature",
+        "",
+        f"{TRAIN_IMAGES} drawn pictures of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} from random "
+        f"weights, measured on {VAL_IMAGES} others. Networks are narrower than the paper's (32 channels in the stem, "
+        "64 in the FPN), C4 learns from 16 RoIs of a picture, the others from 32; neck and convolutional mask branch "
+        "have norms. Ours are means over seeds, ± is one standard error of the difference, `noise` is under two.",
+        "",
+        f"{len(runs)} of {len(ROWS) * len(SEEDS)} runs, {seconds / 60:.0f} minutes. Standard deviation between seeds, "
+        f"pooled over all rows: {', '.join(deviations) or 'not known yet'}.",
+        "",
+    ]
+    for name in TABLES:
+        lines += table_lines(name, results)
+    return [*lines, *machine_lines(run["machine"] for run in runs)]
+
+
+def wanted(tables: str) -> list[str]:
+    """The rows that these tables need, in the order of `ROWS`."""
+    names = tables.split(",") if tables else list(TABLES)
+    unknown = sorted(set(names) - TABLES.keys())
+    if unknown:
+        raise SystemExit(f"there is no table {', '.join(unknown)}; the tables are {', '.join(TABLES)}")
+    rows = {line.row for name in names for line in TABLES[name].lines.values()}
+    rows |= {row for name in names for one in TABLES[name].differences if one.ours for row in one.ours}
+    return [name for name in ROWS if name in rows]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of this sitting")
+    parser.add_argument("--tables", default="", help="such as 2c,2d; all unless given")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="of pictures and unfinished runs")
+    args = parser.parse_args()
+    ends = time.monotonic() + 60 * args.minutes
+    if 0 < args.minutes < math.inf:
+        timer = threading.Timer(60 * args.minutes, interrupt_main)  # as Ctrl-C: the run is saved within a step
+        timer.daemon = True
+        timer.start()
+    names = wanted(args.tables)
+    left = sit(names, RESULTS / "ablations", train_drawn(args.out), lambda: ends - time.monotonic())
+    lines = report(collect(RESULTS / "ablations"))
+    write_lines(RESULTS / "ablations.md", lines)
+    print("\n".join(lines))
+    print(
+        f"{left} of {len(names) * len(SEEDS)} runs are left; the same command goes on" if left else "all runs are done"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
