@@ -1,8 +1,8 @@
 """Names of released checkpoints to files: found in the cache, or downloaded into it, checked, and only then believed.
 
 HTTPS only, to the host that the manifest names; no more bytes than it allows; what was cut off goes on where it
-stopped. `MASKRCNN_CACHE` moves the cache, `MASKRCNN_OFFLINE` forbids downloads. Two processes that download one file at
-once may spoil each other's part; the checksum then says so.
+stopped. Of several processes that want one file the first downloads it and the others wait. `MASKRCNN_CACHE` moves the
+cache, `MASKRCNN_OFFLINE` forbids downloads.
 """
 
 import difflib
@@ -10,11 +10,13 @@ import hashlib
 import http.client
 import os
 import re
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,18 +47,26 @@ def find(name: str) -> Release:
 
 def fetch(release: Release, *, offline: bool | None = None, say: Say = print) -> Path:
     """The file of a release, downloaded where it is not in the cache. Raises `CheckpointError`."""
-    path = cache_folder() / release.file
+    path = place_of(release)
     if path.is_file():
         return path
     offline = bool(os.environ.get("MASKRCNN_OFFLINE")) if offline is None else offline
     if offline:
         raise CheckpointError(f"{release.name} is not in the cache, and offline: put {release.address} at {path}")
-    say(f"{release.name}: {release.address} to {path}, licence: {release.licence}")
-    digest = release.digest
-    if digest == "md5sum":
-        digest = _published_digest(f"{release.address}.md5sum", path.with_suffix(".md5sum"))
-    download(release.address, path, digest=digest, limit=release.size)
+    with _claim(path, say):
+        if path.is_file():  # another process has brought it
+            return path
+        say(f"{release.name}: {release.address} to {path}, licence: {release.licence}")
+        digest = release.digest
+        if digest == "md5sum":
+            digest = _published_digest(f"{release.address}.md5sum", path.with_suffix(".md5sum"))
+        download(release.address, path, digest=digest, limit=release.size)
     return path
+
+
+def place_of(release: Release) -> Path:
+    """Where its file is, or will be."""
+    return cache_folder() / release.file
 
 
 def cache_folder() -> Path:
@@ -95,6 +105,51 @@ def download(address: str, path: Path, *, digest: str, limit: int, schemes: Coll
     os.replace(part, path)
 
 
+@contextmanager
+def _claim(path: Path, say: Say) -> Iterator[None]:
+    """Waits until nobody else works on `path`, in this process or another; one that dies gives its claim back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.lock")
+    while True:
+        with open(lock, "ab") as file:
+            _wait_for(file, f"waiting for another process, which downloads {path.name}", say)
+            if _is_at(file, lock):  # else the one before has removed it, and others wait for the next
+                try:
+                    yield
+                finally:
+                    with suppress(PermissionError):  # Windows removes nothing that is open
+                        lock.unlink()
+                return
+
+
+def _wait_for(file: IO[bytes], words: str, say: Say) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                return
+            except OSError:  # after ten seconds
+                say(words)
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(words)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        warnings.warn(f"{file.name} cannot be locked ({error}): download in one process at a time", stacklevel=5)
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _continue(address: str, part: Path, limit: int, schemes: Collection[str]) -> None:
     """Adds to `part` what is missing. Raises `OSError` where the connection ends too early."""
     have = part.stat().st_size if part.exists() else 0
@@ -116,6 +171,8 @@ def _continue(address: str, part: Path, limit: int, schemes: Collection[str]) ->
             raise CheckpointError(f"{address} has {whole} bytes; at most {limit} were expected")
         with open(part, "ab" if going_on else "wb") as file:
             got = start + _copy(response, file, limit - start, address)
+            file.flush()
+            os.fsync(file.fileno())  # a whole name for half a file would be believed for ever
     if whole is not None and got < whole:
         raise ConnectionError(f"it ended after {got} of {whole} bytes")
 

@@ -115,17 +115,28 @@ keypointrcnn_resnet50_fpn_legacy keypointrcnn_resnet50_fpn_coco-9f466800.pth 226
 fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_coco-258fb6c6.pth 159.743 37.0 - -
 fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth 167.104 46.7 - -
 """
+# ImageNet's networks, to start a training from: the same, with a bound on MiB
+_BACKBONES = """
+resnet18 resnet18-f37072fd.pth 50 - - -
+resnet34 resnet34-b627a593.pth 90 - - -
+resnet50 resnet50-0676ba61.pth 110 - - -
+resnet50_v2 resnet50-11ad3fa6.pth 110 - - -
+resnet101 resnet101-63fe2227.pth 190 - - -
+resnet101_v2 resnet101-cd907fc2.pth 190 - - -
+resnext101_32x8d resnext101_32x8d-8ba56ff5.pth 370 - - -
+resnext101_64x4d resnext101_64x4d-173b62eb.pth 350 - - -
+"""
 
 
 @cache
 def releases() -> dict[str, Release]:
     """Every release by name."""
-    rows = [*map(_torchvision, _lines(_TORCHVISION)), *map(_detectron2, _lines(_DETECTRON2))]
+    rows = [*map(_torchvision, _lines(_TORCHVISION + _BACKBONES)), *map(_detectron2, _lines(_DETECTRON2))]
     return {row.name: row for row in [*rows, *map(_detectron, _lines(_DETECTRON))]}
 
 
 def _lines(table: str) -> list[list[str]]:
-    return [line.split() for line in table.strip().splitlines()]
+    return [line.split() for line in table.splitlines() if line]
 
 
 def _torchvision(row: list[str]) -> Release:

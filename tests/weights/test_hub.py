@@ -1,8 +1,13 @@
 """Downloads, from a server that also lies."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,6 +94,17 @@ def endless(request: BaseHTTPRequestHandler, _: int) -> None:
         request.wfile.write(CONTENT)
 
 
+def ends_early_and_says_nothing_of_it(request: BaseHTTPRequestHandler, _: int) -> None:
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(CONTENT[:5000])
+
+
+def from_elsewhere(request: BaseHTTPRequestHandler, _: int) -> None:
+    end = len(CONTENT) - 1
+    send(request, CONTENT[50:], 206, Content_Range=f"bytes 50-{end}/{end + 1}")
+
+
 def larger_than_said(request: BaseHTTPRequestHandler, _: int) -> None:
     send(request, b"", Content_Length=10**15)
 
@@ -152,6 +168,8 @@ def test_an_earlier_part_is_used_or_thrown_away(server: Server, tmp_path: Path) 
     ("answer", "message"),
     [
         (cut_off, r"ended after \d+ of 102400 bytes.*try again"),
+        (ends_early_and_says_nothing_of_it, "not the file that was released"),
+        (from_elsewhere, "not the file that was released"),
         (endless, "more bytes came than were expected"),
         (larger_than_said, "at most 200000 were expected"),
         (to("http://localhost:1/model.pkl"), "leads to another host"),
@@ -228,9 +246,12 @@ def test_the_manifest_by_hand() -> None:
 
 def test_every_release_can_be_checked_and_has_a_place_of_its_own() -> None:
     rows = releases().values()
-    assert len(rows) == 64
+    assert len(rows) == 72
     assert len({row.file for row in rows}) == len({row.address for row in rows}) == len(rows)
-    assert all(row.address.startswith("https://") and row.digest and row.licence and row.box_ap for row in rows)
+    assert all(row.address.startswith("https://") and row.digest and row.licence for row in rows)
+    assert [row.name.partition(":")[2].partition("_")[0] for row in rows if row.box_ap is None] == [
+        *("resnet18", "resnet34", "resnet50", "resnet50", "resnet101", "resnet101", "resnext101", "resnext101")
+    ]
 
 
 def make_release(address: str, digest: str = SHA) -> Release:
@@ -275,6 +296,61 @@ def test_a_sum_beside_the_file_is_used(server: Server, tmp_path: Path, monkeypat
         fetch(make_release(server.address, "md5sum"), say=lambda _: None)
     server.answer = answer_with(hashlib.md5(CONTENT).hexdigest() + "  model_final.pkl\n")
     assert fetch(make_release(server.address, "md5sum"), say=lambda _: None).read_bytes() == CONTENT
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+def slow(request: BaseHTTPRequestHandler, before: int) -> None:
+    time.sleep(0.2)
+    honest(request, before)
+
+
+def test_those_who_come_later_wait_and_find_the_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
+    server.answer = slow
+    said: list[str] = []
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(fetch, make_release(server.address), say=said.append) for _ in range(4)]
+        assert {future.result(timeout=20).read_bytes() for future in waiting} == {CONTENT}
+    assert len(server.ranges) == 1
+    assert sum("licence" in line for line in said) == 1
+    assert [path.name for path in (tmp_path / "torchvision").iterdir()] == ["x.pkl"]
+
+
+def test_one_that_fails_lets_the_next_try(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
+    server.answer = lambda request, before: slow(request, before) if before else missing(request, before)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(fetch, make_release(server.address), say=lambda _: None) for _ in range(2)]
+        errors = [future.exception(timeout=20) for future in both]
+    assert sorted(type(error).__name__ for error in errors) == ["CheckpointError", "NoneType"]
+    assert len(server.ranges) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the claim of another process is taken with a lock of POSIX here")
+def test_the_claim_of_a_killed_process_is_free(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
+    place = tmp_path / "torchvision" / "x.pkl"
+    place.parent.mkdir()
+    program = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print('held'); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-u", "-c", program, f"{place}.lock"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    with other, ThreadPoolExecutor(1) as pool:
+        assert other.stdout.readline() == "held\n"
+        said: list[str] = []
+        waiting = pool.submit(fetch, make_release(server.address), say=said.append)
+        while not said:
+            time.sleep(0.01)
+        assert "waiting for another process, which downloads x.pkl" in said[0]
+        assert server.ranges == []
+        other.kill()
+        assert waiting.result(timeout=20).read_bytes() == CONTENT
 
 
 def test_the_cache_moves_with_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
