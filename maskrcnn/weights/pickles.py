@@ -42,11 +42,13 @@ _DAMAGE = (
 def read_pickle(path: str | Path) -> Any:
     """The object in a pickle of arrays and builtin containers. Raises `CheckpointError` for anything else.
 
-    Pickles of Python 2 are read too; their text comes out as Latin-1.
+    Pickles of Python 2 are read too; their text comes out as Latin-1. At no time are there more than the file's bytes
+    and one array in memory, but for protocol 2 of Python 3, whose bytes stand in the file as text: both, until it ends.
     """
     try:
         with open(path, "rb") as file:
-            return _unwrapped(_Unpickler(file, encoding="latin1").load())
+            described = _Unpickler(file, encoding="latin1").load()  # whose memory of what it read ends with it
+        return _unwrapped(described, {})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except _DAMAGE as error:
@@ -124,14 +126,20 @@ class _Dtype:
 
 
 class _Array:
-    """A NumPy array as a pickle describes it."""
+    """A NumPy array as a pickle describes it, made from its bytes when all is read, so that they can go one by one."""
 
     def __init__(self) -> None:
-        self.value: np.ndarray | None = None
+        self._parts: tuple[Any, _Dtype, tuple[int, ...], bool] | None = None
+        self._made: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_column, data = state
-        self.value = _made(data, dtype, shape, by_column)
+        self._parts = _checked(data, dtype, shape, by_column)
+
+    def take(self) -> np.ndarray | None:
+        if self._parts is not None:
+            self._made, self._parts = _array_of(*self._parts), None
+        return self._made
 
 
 def _array(kind: Any = None, shape: Any = None, code: Any = None) -> _Array:
@@ -140,25 +148,30 @@ def _array(kind: Any = None, shape: Any = None, code: Any = None) -> _Array:
 
 def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
-    array.value = _made(data, dtype, shape, order == "F")
+    array.__setstate__((1, shape, dtype, order == "F", data))
     return array
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    return _made(data, dtype, (), False)[()]
+    return _array_of(*_checked(data, dtype, (), False))[()]
 
 
-def _made(data: Any, dtype: Any, shape: Any, by_column: Any) -> np.ndarray:
-    """The array, native byte order, memory of its own. Raises `CheckpointError` where the parts do not fit."""
-    if isinstance(data, str):
-        data = data.encode("latin1")  # bytes of Python 2
-    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
+def _checked(data: Any, dtype: Any, shape: Any, by_column: Any) -> tuple[Any, _Dtype, tuple[int, ...], bool]:
+    """The parts of an array. Raises `CheckpointError` where they do not fit."""
+    if not isinstance(data, bytes | bytearray | str) or not isinstance(dtype, _Dtype):
         raise CheckpointError("the file describes an array that is not numbers")
     shape = tuple(shape)
     if not all(isinstance(side, int) and side >= 0 for side in shape):
         raise CheckpointError(f"the file describes an array of shape {shape!r:.80}")
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise CheckpointError(f"the file describes an array of {dtype.dtype} {list(shape)} in {len(data)} bytes")
+    return data, dtype, shape, bool(by_column)
+
+
+def _array_of(data: Any, dtype: _Dtype, shape: tuple[int, ...], by_column: bool) -> np.ndarray:
+    """The array, native byte order, memory of its own."""
+    if isinstance(data, str):
+        data = data.encode("latin1")  # bytes of Python 2
     flat = np.frombuffer(data, dtype.dtype)
     native = flat.astype(dtype.dtype.newbyteorder("="))  # a writable copy
     return native.reshape(shape, order="F" if by_column else "C")
@@ -174,15 +187,32 @@ def _no_bytes() -> bytes:
     return b""  # which protocol 2 writes as a call without arguments
 
 
-def _unwrapped(value: Any) -> Any:
-    """Containers with the arrays themselves."""
+def _unwrapped(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
+    """`value` with the arrays themselves; dicts and lists are changed in place, to let go of what was read.
+
+    `done` has each container by its id, with what became of it: one that is in a file many times is walked once.
+    """
     if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _unwrapped(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_unwrapped(item) for item in value)
-    return value
+        return value.take()
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) in done:
+        found = done[id(value)][1]
+        if found is _UNFINISHED:
+            raise CheckpointError("the file holds a container that contains itself")
+        return found
+    done[id(value)] = value, _UNFINISHED
+    result = value
+    if isinstance(value, tuple):
+        result = tuple(_unwrapped(item, done) for item in value)
+    else:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            value[key] = _unwrapped(value[key], done)
+    done[id(value)] = value, result
+    return result
+
+
+_UNFINISHED = object()
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import pickle
+import tracemalloc
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,34 @@ def test_the_description_used_above_is_right(tmp_path: Path) -> None:
         1,
         2,
     ]
+
+
+def test_what_is_there_many_times_is_walked_once(tmp_path: Path) -> None:
+    """Ten lists, each of them ten times the one before: ten thousand million entries, were they walked one by one."""
+    array = np.arange(2.0)
+    nested: list[Any] = [array, (array,)]
+    for _ in range(10):
+        nested = [nested] * 10
+    got = read_pickle(write(tmp_path, pickle.dumps(nested)))
+    while isinstance(got[0], list):
+        got = got[0]
+    assert got[0].tolist() == [0, 1]
+    assert got[1][0] is got[0]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_large_file_is_not_in_memory_twice(tmp_path: Path, protocol: int) -> None:
+    """Of 20 MB no more than those, an array beside them, and with protocol 2 the text that they are written as."""
+    arrays = {f"w{number}": np.full(262_144, number, np.float32) for number in range(20)}  # a mebibyte each
+    path = write(tmp_path, pickle.dumps({"model": arrays}, protocol))
+    tracemalloc.start()
+    try:
+        got = read_pickle(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(got["model"]["w7"], arrays["w7"])
+    assert peak < (1.3 if protocol == 4 else 2.3) * 20 * 2**20
 
 
 def test_what_contains_itself_is_refused(tmp_path: Path) -> None:
