@@ -7,7 +7,7 @@ the order of the inputs. At most a few batches are in memory, however many input
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ import torch
 from .canvas import join, prepare_image
 from .config import ModelConfig
 from .data.records import Category
-from .errors import CheckpointError, ConfigError, DataError
+from .errors import ConfigError, DataError
 from .images import read_image
 from .inputs import expand
 from .model.build import build
@@ -48,17 +48,24 @@ class Picture(NamedTuple):
         return tuple(self.images.pixels.shape[2:])
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None) -> "Predictor":
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    settings: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+) -> "Predictor":
     """The `Predictor` of a checkpoint, or of a run's folder, on `device` (default: a GPU where there is one).
 
-    Those of torchvision, Detectron2 and Detectron will do, and names such as `torchvision:maskrcnn_resnet50_fpn`.
-    Raises `CheckpointError` naming the file for one that cannot be read or is of no kind known here.
+    Those of torchvision, Detectron2 and Detectron will do, and names such as `torchvision:maskrcnn_resnet50_fpn`. What
+    those cannot say is the origin's default unless given: `settings` such as "box_head.score_threshold=0.5", and the
+    names of the `classes` in order. Raises `CheckpointError` naming the file for one that cannot be read or is of no
+    kind known here.
     """
-    file = checkpoint_file(Path(path))
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(path, settings=settings, classes=classes)
     target = choose_device(device)
     model = build(checkpoint.config, skip_empty=target.type == "cpu")
-    restore(model, checkpoint.state, file)
+    restore(model, checkpoint.state, path)
     return Predictor(model, checkpoint.config, checkpoint.categories, device=target)
 
 
@@ -237,13 +244,3 @@ def _report(error: DataError, on_error: OnError) -> None:
         warnings.warn(str(error), stacklevel=3)
     else:
         on_error(error)
-
-
-def checkpoint_file(path: Path) -> Path:
-    """`path`, or the checkpoint in it where it is the folder of a run."""
-    if not path.is_dir():
-        return path
-    file = path / "model.safetensors"
-    if not file.is_file():
-        raise CheckpointError(f"{path} is a folder without a model.safetensors")
-    return file

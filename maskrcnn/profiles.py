@@ -2,7 +2,8 @@
 
 `ours` is Detectron2's column but for: RGB, the stride in the 3x3 convolution, 2 x 2 samples a bin, smooth L1 with beta
 1/9 (RPN) and 1 (boxes), crowds as ignore regions, counts over all ranks. `paper` is that with the numbers that the
-paper states. The others give the answers of the weights of Detectron (Caffe2), Detectron2 and torchvision.
+paper states. The others give the answers of the weights of Detectron (Caffe2), Detectron2 and torchvision; a reader of
+those files sets afterwards what its file tells.
 """
 
 from dataclasses import replace
@@ -29,7 +30,6 @@ _OURS: Values = {
     "anchors": {"rounding": "none", "order": "size-major", "stride": "constant"},
     "box_arithmetic": {"inclusive": False, "frame": "canvas", "nms_closed": False},
     "rpn": {
-        "convs": 1,
         "inside_only": False,
         "pre_nms_train": 2000,
         "pre_nms_test": 1000,
@@ -41,7 +41,7 @@ _OURS: Values = {
         "score": "logit",
     },
     "pool": {"sampling": 2, "aligned": True, "level_epsilon": 1e-8, "level_epsilon_place": "inside"},
-    "box_head": {"samples": 512, "smooth_l1_beta": 1.0, "nms_iou": 0.5, "min_size": 0.0},
+    "box_head": {"res5_stride": 2, "samples": 512, "smooth_l1_beta": 1.0, "nms_iou": 0.5, "min_size": 0.0},
     "mask_head": {"target": "hard", "paste": "grid"},
     "keypoint_head": {"upsample": "interpolate", "shift": 0.5, "score": "probability", "frame": "canvas"},
 }
@@ -71,7 +71,7 @@ _DETECTRON = {
     "rpn": {"inside_only": True, "post_nms_train": 2000, "score": "probability"},
     "pool": {"aligned": False, "level_epsilon": 1e-6},
     "mask_head": {"target": "polygon", "paste": "padded"},
-    "keypoint_head": {"upsample": "deconv", "shift": 0.0, "frame": "image"},
+    "keypoint_head": {"upsample": "deconv", "shift": 0.0, "score": "logit", "frame": "image"},
 }
 _TORCHVISION = {
     **_RIVAL,
@@ -84,23 +84,15 @@ _TORCHVISION = {
     "mask_head": {"target": "soft", "paste": "padded"},
     "keypoint_head": {"shift": 0.0, "score": "logit"},
 }
-_TORCHVISION_V2 = {
-    "backbone": {"norm": "bn", "norm_eps": 1e-5},
-    "fpn": {"norm": "bn"},
-    "rpn": {"convs": 2},
-    "box_head": {"kind": "4conv1fc", "norm": "bn"},
-    "mask_head": {"norm": "bn"},
-}
-
 PROFILE_NAMES = ("ours", "paper", "detectron", "detectron2", "torchvision", "torchvision_v2")
 
 
 def with_profile(config: ModelConfig, name: str) -> ModelConfig:
     """`config` with every switch of profile `name` set, as it stands for its backbone, features and task.
 
-    Only switches change. The network's size and norms stay (but torchvision_v2 has batch norms, and convolutions in its
-    box head), and so do its classes, its anchors' sizes and the thresholds. Ask for joints before, because the paper
-    and Detectron2 train and suppress differently with them. Raises `ConfigError` for an unknown profile.
+    Only switches change. The network stays, with its norms, and so do its classes, its anchors' sizes and the
+    thresholds. Ask for joints before, because the paper and Detectron2 train and suppress differently with them.
+    Raises `ConfigError` for an unknown profile.
     """
     if name not in PROFILE_NAMES:
         raise ConfigError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILE_NAMES)}")
@@ -125,7 +117,7 @@ def _steps_to(config: ModelConfig, name: str) -> list[Values]:
             return steps
         case "detectron2":
             steps = [_DETECTRON2, _of_backbone(config)]
-            if config.backbone.groups == 32:  # X-101-32x8d was converted with a standard deviation
+            if config.backbone.groups == 32:  # X-101-32x8d was trained with a standard deviation on ImageNet
                 steps.append({"input": {"std": (57.375, 57.12, 58.395)}})
             if not pyramid:
                 steps.append({"input": {"canvas": "exact"}})
@@ -138,7 +130,7 @@ def _steps_to(config: ModelConfig, name: str) -> list[Values]:
         case "torchvision":
             return [_TORCHVISION]
         case "torchvision_v2":
-            return [_TORCHVISION, _TORCHVISION_V2]
+            return [_TORCHVISION, {"backbone": {"norm_eps": 1e-5}}]  # whose norms are live
     return []
 
 

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from maskrcnn.config import MODEL_NAMES, ModelConfig, preset
 from maskrcnn.errors import ConfigError
+from maskrcnn.model.build import build
 from maskrcnn.profiles import PROFILE_NAMES, with_profile
 
 
@@ -24,7 +26,7 @@ def test_the_way_there_does_not_matter(model, name) -> None:
     """A profile sets every switch: coming from another one gives the same."""
     direct = with_profile(preset(model), name)
     assert direct.profile == name
-    for other in set(PROFILE_NAMES) - {"torchvision_v2", "paper"}:  # these change the network itself
+    for other in PROFILE_NAMES:
         assert with_profile(with_profile(preset(model), other), name) == direct
 
 
@@ -52,6 +54,28 @@ def test_what_is_no_switch_stays() -> None:
     for name in PROFILE_NAMES:
         changed = with_profile(config, name)
         assert (changed.classes, changed.input.min_size, changed.anchors.sizes) == (5, 500, config.anchors.sizes)
+
+
+@pytest.mark.parametrize("name", PROFILE_NAMES)
+def test_the_network_stays(name) -> None:
+    """Every tensor has the place and the shape that it had."""
+    config = preset("R-50-FPN")
+    config = replace(
+        config,
+        backbone=replace(config.backbone, norm="gn"),
+        fpn=replace(config.fpn, norm="gn"),
+        rpn=replace(config.rpn, convs=2),
+        box_head=replace(config.box_head, kind="4conv1fc", norm="gn"),
+    )
+    with torch.device("meta"):
+        before, after = build(config).state_dict(), build(with_profile(config, name)).state_dict()
+    assert {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in after.items()}
+
+
+def test_anchors_are_ordered_as_each_framework_does() -> None:
+    orders = {name: with_profile(preset("R-50-C4"), name).anchors.order for name in PROFILE_NAMES}
+    by_ratio = {name for name, order in orders.items() if order == "ratio-major"}
+    assert by_ratio == {"detectron", "torchvision", "torchvision_v2"}
 
 
 def test_an_unknown_profile_is_refused() -> None:

@@ -17,16 +17,13 @@ def convert(
 ) -> None:
     """Read a checkpoint of torchvision, Detectron2 or Detectron, or write one for them."""
     from ..errors import ConfigError
-    from ..predict import checkpoint_file
     from ..weights.checkpoint import save_checkpoint
     from ..weights.read import read_checkpoint
     from ..weights.write import write_foreign
 
     if to is None and out.suffix != ".safetensors":
         raise ConfigError(f"{out}: our checkpoints are called *.safetensors; for others there is --to")
-    found = read_checkpoint(
-        checkpoint_file(Path(source)), settings=settings or (), classes=_names(classes), offline=offline or None
-    )
+    found = read_checkpoint(source, settings=settings or (), classes=_names(classes), offline=offline or None)
     if to is None:
         save_checkpoint(out, found.state, found.config, found.categories, found.provenance)
         print(f"{out}: {found.config.name}, {found.config.classes} classes, answers as {found.config.profile}")

@@ -11,7 +11,7 @@ TASKS = ("box", "mask", "keypoint")
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint, or the folder of a run.")],
+    weights: Annotated[Path, typer.Argument(help="Checkpoint of any origin, a run's folder, or a name.")],
     data: Annotated[Path, typer.Argument(help="COCO json, or a folder with val.json.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
     out: Annotated[Path, typer.Option(help="The json that the metrics go to.")] = Path("metrics.json"),

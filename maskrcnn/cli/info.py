@@ -10,34 +10,61 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str, typer.Argument(metavar="WEIGHTS|NAME", help="A checkpoint, or a name such as R-50-FPN.")],
+    model: Annotated[
+        str, typer.Argument(metavar="WEIGHTS|NAME", help="A checkpoint of any origin, a run's folder, or a name.")
+    ],
     settings: Annotated[bool, typer.Option("--settings", help="Every setting of the model, as TOML.")] = False,
 ) -> None:
-    """Tell what a checkpoint holds, or what the model of a name is."""
-    from ..config import MODEL_NAMES, preset
-
-    if model in MODEL_NAMES and not Path(model).exists():
-        config = preset(model)
-        lines = _model(config)
-    else:
-        config, lines = _checkpoint(model)
-    print(_toml(config) if settings else "\n".join(lines))
-
-
-def _checkpoint(path: str) -> tuple["ModelConfig", list[str]]:
-    from ..config import MODEL_NAMES
+    """Tell what a checkpoint holds, or what the model of a name is. Nothing is downloaded."""
     from ..errors import CheckpointError
-    from ..predict import checkpoint_file
-    from ..weights.checkpoint import load_checkpoint
 
-    if not Path(path).exists():
-        raise CheckpointError(f"{path} is neither a file nor a model; the models are {', '.join(MODEL_NAMES)}")
-    file = checkpoint_file(Path(path))
-    checkpoint = load_checkpoint(file)
-    lines = [f"{'file':<12} {file}, {file.stat().st_size / 2**20:.1f} MiB", *_model(checkpoint.config)]
-    lines += [f"{'class':<12} {category.id:>4}  {category.name}" for category in checkpoint.categories]
-    lines += [f"{name:<12} {_short(value)}" for name, value in _flat(checkpoint.provenance) if value not in (None, [])]
-    return checkpoint.config, lines
+    config, lines = _described(model)
+    if not settings:
+        print("\n".join(lines))
+    elif config is None:
+        raise CheckpointError(f"{model} is not downloaded, so its settings are not known; maskrcnn convert gets it")
+    else:
+        print(_toml(config))
+
+
+def _described(source: str) -> tuple["ModelConfig | None", list[str]]:
+    from ..config import MODEL_NAMES, preset
+    from ..errors import CheckpointError
+    from ..weights.hub import find, is_name, place_of
+
+    if is_name(source):
+        release = find(source)
+        figures = {"box": release.box_ap, "mask": release.mask_ap, "keypoint": release.keypoint_ap}
+        published = ", ".join(f"{kind} {ap}" for kind, ap in figures.items() if ap is not None)
+        lines = [f"{'AP':<12} {published}, as published for COCO val2017"] if published else []
+        if not place_of(release).is_file():
+            known = {"address": release.address, "licence": release.licence, "file": "not downloaded"}
+            return None, lines + [f"{name:<12} {value}" for name, value in known.items()]
+        config, more = _checkpoint(source)
+        return config, lines + more
+    if Path(source).exists():
+        return _checkpoint(source)
+    if source not in MODEL_NAMES:
+        raise CheckpointError(f"{source} is neither a file nor a model; the models are {', '.join(MODEL_NAMES)}")
+    return preset(source), _model(preset(source))
+
+
+def _checkpoint(source: str) -> tuple["ModelConfig", list[str]]:
+    from ..weights.read import locate, read_start
+
+    file, found = locate(source, offline=True), read_start(source, offline=True)
+    lines = [f"{'file':<12} {file}, {file.stat().st_size / 2**20:.1f} MiB"]
+    if found.categories:
+        lines += _model(found.config)
+        lines += [f"{'class':<12} {category.id:>4}  {category.name}" for category in found.categories]
+    else:
+        lines.append(f"{'backbone':<12} alone: a training can start from it, such as of {found.config.name}")
+    lines += [
+        f"{name:<12} {_short(value)}"
+        for name, value in _flat(found.provenance)
+        if value not in (None, []) and name != "file"
+    ]
+    return found.config, lines
 
 
 def _model(config: "ModelConfig") -> list[str]:
@@ -49,7 +76,8 @@ def _model(config: "ModelConfig") -> list[str]:
         parameters = sum(parameter.numel() for parameter in build(config).parameters())
     size = config.input
     sides = f"resized to {size.min_size} to {size.max_size} pixels a side" if size.min_size else "of their own size"
-    finds = "boxes and masks" if config.mask_head.enabled else "boxes"
+    joints = f"{config.keypoint_head.joints} joints" if config.keypoint_head.enabled else ""
+    finds = " and ".join(filter(None, ("boxes", "masks" if config.mask_head.enabled else "", joints)))
     return [
         f"{'model':<12} {config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}",
         f"{'pictures':<12} {size.channels} channels, {sides}",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint, or the folder of a run.")],
+    weights: Annotated[Path, typer.Argument(help="Checkpoint of any origin, a run's folder, or a name.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted globs.")],
     out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("predictions"),
     save: Annotated[str, typer.Option(help="overlay, coco, or both with a comma.")] = "overlay,coco",

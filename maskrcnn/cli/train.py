@@ -9,7 +9,7 @@ import typer
 def train(
     data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json and val.json.")],
     model: Annotated[str | None, typer.Option(help="R-50-FPN unless given, R-18-FPN, R-101-FPN, ...")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint to start from; else from scratch.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint or name to start from; else from scratch.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run, runs/NAME unless given.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images at once, per process.")] = None,

@@ -18,7 +18,8 @@ from ..model.mask_rcnn import MaskRCNN
 from ..model.prepare import arithmetic, choose_precision, prepare
 from ..results import from_detections
 from ..structures import Images
-from ..weights.checkpoint import load_checkpoint, replacing, restore
+from ..weights.checkpoint import replacing, restore
+from ..weights.read import read_checkpoint
 from .coco import Metrics, evaluate_rows
 
 Rows = list[dict[str, Any]]
@@ -39,20 +40,20 @@ def evaluate(
 ) -> Metrics:
     """The metrics of a checkpoint on a COCO data set, which are also written to `out` (default: nowhere), a json.
 
-    `weights` is a checkpoint or a run's folder, `data` a json or a folder whose val json is taken. Categories are
-    matched by name; what has no counterpart is listed in the metrics. `max_detections` (default: the model's own)
-    bounds what the model gives and what counts. Raises `CheckpointError`, `ConfigError` and `DataError`.
+    `weights` is a checkpoint of any origin, a run's folder or a release's name; `data` a json, or a folder whose val
+    json is taken. Categories are matched by name; what has no counterpart is listed in the metrics. `max_detections`
+    (default: the model's own) bounds what the model gives and what counts. Raises `CheckpointError`, `ConfigError` and
+    `DataError`.
     """
     started = time.perf_counter()
-    path = Path(weights) / "model.safetensors" if Path(weights).is_dir() else Path(weights)
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(weights)
     target = _device(device)
     train_json, val_json = find_splits(data, keypoints=checkpoint.config.keypoint_head.enabled)
     dataset = read_coco(
         val_json or train_json, images, strict=strict, keypoints=checkpoint.config.keypoint_head.enabled
     )
     model = build(checkpoint.config, skip_empty=target.type == "cpu")
-    restore(model, checkpoint.state, path)
+    restore(model, checkpoint.state, weights)
     kind = "fp32" if precision == "auto" and checkpoint.config.profile not in ("ours", "paper") else precision
     chosen = choose_precision(kind, target)
     loader = EvalLoader(dataset, checkpoint.config.input, batch=batch, workers=workers, strict=strict)

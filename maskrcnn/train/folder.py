@@ -14,6 +14,7 @@ from .. import __version__
 from ..config import to_dict, write_toml
 from ..errors import ConfigError
 from ..weights.checkpoint import replacing
+from ..weights.read import locate
 from .distributed import Ranks
 from .setup import Plan
 
@@ -54,11 +55,16 @@ def _identity(plan: Plan, among: Ranks, weights: str | Path | None) -> dict[str,
             "val": None if plan.val is None else plan.val.fingerprint,
             "images": [len(plan.train), 0 if plan.val is None else len(plan.val)],
         },
-        "weights": None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
+        "weights": None if weights is None else _sum_of(locate(weights)),
         "processes": among.world,
         "precision": plan.precision,
         "device": among.device.type,
     }
+
+
+def _sum_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

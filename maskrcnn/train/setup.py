@@ -20,10 +20,12 @@ from ..evaluate.run import detect_rows, measure
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..model.prepare import choose_precision
-from ..weights.checkpoint import Checkpoint, adopt, load_checkpoint, save_checkpoint
+from ..weights.checkpoint import Checkpoint, save_checkpoint
+from ..weights.read import read_start
 from .distributed import Ranks, from_first, gather
 from .job import Job
 from .optim import scaled_rate
+from .start import start_from
 
 SMALL_BATCH = 4  # images a rank below which batch statistics are too noisy and group norm takes over
 
@@ -38,6 +40,7 @@ class Plan(NamedTuple):
     out: Path
     precision: str
     strict: bool  # a picture that cannot be read ends the run
+    weights: str = ""  # where `start` was read
 
 
 def plan(
@@ -58,10 +61,9 @@ def plan(
     Raises `DataError`, `ConfigError` and `CheckpointError`. `named` are settings that have an argument of their own,
     as {"train.epochs": 12}, None where not given; `reading` is how data is read: val, images, strict, keypoints.
     """
-    start = load_checkpoint(weights) if weights is not None else None
     assignments = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
     assignments += list(overrides)
-    base = _base(model, config, start, weights)
+    base, start = _base(model, config, weights, assignments)
     first_look = override(base, assignments)
     joints = reading["keypoints"] or first_look.model.keypoint_head.enabled
     train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": joints})
@@ -71,9 +73,11 @@ def plan(
         base = replace(base, model=_slots(_norms(base.model, first_look, start), int(train.annotation_counts.max())))
     settled = override(base, assignments)
     settled = replace(settled, model=_of_data(settled.model, train))
+    if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
+        raise ConfigError("live norms need an epsilon, which is 0 in these weights: --set model.backbone.norm_eps=1e-5")
     folder = Path(out) if out is not None else Path("runs") / _name(Path(data))
     precision = resolve_precision(settled.train.precision, among.device)
-    result = Plan(settled, train, held, start, folder, precision, reading["strict"])
+    result = Plan(settled, train, held, start, folder, precision, reading["strict"], str(weights or ""))
     for line in _introduction(result, among):
         say(line)
     return result
@@ -92,15 +96,8 @@ def build_model(plan: Plan, among: Ranks, say: Callable[[str], None]) -> nn.Modu
         torch.manual_seed(plan.config.train.seed)
         model = build(plan.config.model, skip_empty=among.device.type == "cpu")
     if plan.start is not None:
-        fresh = adopt(model, plan.start.state, "the start checkpoint")
-        say(f"{len(model.state_dict()) - len(fresh)} tensors from the checkpoint" + _fresh(fresh))
+        say(start_from(model, plan.start, plan.train.categories, plan.weights))
     return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _fresh(names: list[str]) -> str:
-    if not names:
-        return ""
-    return f", {len(names)} new: {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")
 
 
 def make_job(plan: Plan, among: Ranks) -> Job:
@@ -131,6 +128,8 @@ def make_job(plan: Plan, among: Ranks) -> Job:
 
     def write(path: Path, network: nn.Module, provenance: Mapping[str, Any]) -> None:
         origin = {"data": plan.train.fingerprint, "seed": train.seed, "release": __version__, **provenance}
+        if plan.start is not None:  # whose licence may bind what is made of it
+            origin["start"] = {"weights": Path(plan.weights).name, **plan.start.provenance}
         save_checkpoint(path, network.state_dict(), model, plan.train.categories, origin)
 
     return Job(
@@ -149,15 +148,21 @@ def make_job(plan: Plan, among: Ranks) -> Job:
 # --- defaults --------------------------------------------------------------------------------------------------------
 
 
-def _base(model: str | None, config: str | Path | None, start: Checkpoint | None, weights: str | Path | None) -> Config:
-    """The settings before data and arguments have their say: a file's, the start checkpoint's, or a preset's."""
-    if config is not None:
-        return read_toml(config)
-    if start is None:
-        return Config(model=preset(model or "R-50-FPN"))
-    if model is not None and model != start.config.name:
+def _base(
+    model: str | None, config: str | Path | None, weights: str | Path | None, assignments: list[str]
+) -> tuple[Config, Checkpoint | None]:
+    """The settings before data and arguments have their say, and what to start from.
+
+    They are a file's, else those that `weights` were trained with, else a preset's.
+    """
+    given = read_toml(config) if config is not None else None
+    if weights is None:
+        return given or Config(model=preset(model or "R-50-FPN")), None
+    wanted = given or (Config(model=preset(model)) if model is not None else None)
+    start = read_start(weights, model=None if wanted is None else override(wanted, assignments).model)
+    if given is None and model is not None and model != start.config.name:
         raise ConfigError(f"{weights} is a {start.config.name}, not a {model}")
-    return Config(model=start.config)
+    return given or Config(model=start.config), start
 
 
 def _norms(model: ModelConfig, given: Config, start: Checkpoint | None) -> ModelConfig:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,10 +68,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Copies `state` into `model`, all or nothing. Raises `CheckpointError` with a table of names and shapes."""
     own = model.state_dict()
-    if rows := _differences(own, state):
-        table = "\n".join(f"  {name:<60} {what}" for name, what in rows[:20])
-        more = f"\n  and {len(rows) - 20} more" if len(rows) > 20 else ""
-        raise CheckpointError(f"{path} does not fit this model:\n{table}{more}")
+    refuse(differences(own, state), path)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
@@ -80,16 +77,46 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> 
 def adopt(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> list[str]:
     """Copies the tensors of `state` that fit by name and shape; returns the names of the model's other tensors.
 
-    For training on other classes. Raises `CheckpointError` if fewer than half fit: then it is another model.
+    For training on other classes, and with other heads. Raises `CheckpointError` with a table where the backbones are
+    not the same; only the stem may read another number of channels.
     """
     own = model.state_dict()
-    fitting = [name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape]
-    if 2 * len(fitting) < len(own):
-        raise CheckpointError(f"{path} is of another model: it has {len(fitting)} of this one's {len(own)} tensors")
+    rows = differences(_backbone(own), _backbone(state))
+    refuse([row for row in rows if row[0] != _STEM or row[0] not in state], path)
     with torch.no_grad():
+        fitting = [name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape]
         for name in fitting:
             own[name].copy_(state[name])
-    return sorted(own.keys() - fitting)
+    return sorted(name for name in own.keys() - fitting if not name.endswith(_COUNT))
+
+
+_STEM = "backbone.stem.conv.weight"
+_COUNT = ".num_batches_tracked"  # which live norms have, and which may start anew
+
+
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    inside = ("backbone.", "box_pool.trunk.")
+    return {name: tensor for name, tensor in state.items() if name.startswith(inside) and not name.endswith(_COUNT)}
+
+
+def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Names and words for what `found` lacks, has too much, or has in another shape than a model's `own` tensors."""
+    rows = [(name, f"missing, {list(own[name].shape)} expected") for name in own.keys() - found.keys()]
+    rows += [(name, f"not part of the model, {list(found[name].shape)}") for name in found.keys() - own.keys()]
+    rows += [
+        (name, f"has shape {list(found[name].shape)}, {list(own[name].shape)} expected")
+        for name in own.keys() & found.keys()
+        if found[name].shape != own[name].shape
+    ]
+    return sorted(rows)
+
+
+def refuse(rows: Sequence[tuple[str, str]], path: str | Path, what: str = "does not fit this model") -> None:
+    """Raises `CheckpointError` with the rows, if any, as a table of at most 20."""
+    if rows:
+        table = "\n".join(f"  {name:<60} {words}" for name, words in rows[:20])
+        more = f"\n  and {len(rows) - 20} more" if len(rows) > 20 else ""
+        raise CheckpointError(f"{path} {what}:\n{table}{more}")
 
 
 # --- files of tensors ------------------------------------------------------------------------------------------------
@@ -201,14 +228,3 @@ def _category(row: Mapping[str, Any]) -> Category:
     return Category(
         id=int(row["id"]), name=str(row["name"]), joints=tuple(row["joints"]), sigmas=tuple(row["sigmas"]), **pairs
     )
-
-
-def _differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    rows = [(name, f"missing, {list(own[name].shape)} expected") for name in own.keys() - found.keys()]
-    rows += [(name, f"not part of the model, {list(found[name].shape)}") for name in found.keys() - own.keys()]
-    rows += [
-        (name, f"has shape {list(found[name].shape)}, {list(own[name].shape)} expected")
-        for name in own.keys() & found.keys()
-        if found[name].shape != own[name].shape
-    ]
-    return sorted(rows)

@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..profiles import with_profile
 from .names import Row
 from .origin import Origin
-from .profiles import with_profile
 from .rows import anchors_to_size_major, background_to_last
 
 _BRANCHES = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
-_ENDS = (("weight", "s"), ("bias", "b"), ("running_mean", "running_mean"), ("running_var", "running_var"))
+_ENDS = (("weight", "s"), ("bias", "b"))
+_BATCH_ENDS = (  # of ImageNet's networks, which several hands converted
+    *_ENDS,
+    ("weight", "gamma"),
+    ("bias", "beta"),
+    ("running_mean", "rm"),
+    ("running_var", "riv"),
+    ("running_mean", "running_mean"),
+    ("running_var", "running_var"),
+)
 
 
 def _plain(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -29,8 +38,8 @@ def _plain(ours: str, theirs: str) -> tuple[Row, ...]:
 
 def _norm(ours: str, theirs: str) -> tuple[Row, ...]:
     """A norm of groups, or of a batch, which is `folded` until `_unfold` has seen it."""
-    groups = tuple((f"{ours}.norm.{mine}", f"{theirs}_gn_{yours}") for mine, yours in _ENDS[:2])
-    return groups + tuple((f"{ours}.folded.{mine}", f"{theirs}_bn_{yours}") for mine, yours in _ENDS)
+    groups = tuple((f"{ours}.norm.{mine}", f"{theirs}_gn_{yours}") for mine, yours in _ENDS)
+    return groups + tuple((f"{ours}.folded.{mine}", f"{theirs}_bn_{yours}") for mine, yours in _BATCH_ENDS)
 
 
 def _blocks() -> tuple[Row, ...]:
@@ -109,16 +118,19 @@ def _unfold(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _settle(config: ModelConfig, theirs: Mapping[str, Tensor], rest: Mapping[str, Any]) -> ModelConfig:
-    """Folded norms have epsilon 0. What the file's own settings say goes before what the structure suggests."""
+    """Folded norms have epsilon 0, rows of anchors are size-major by now, and the file's own settings are heard."""
     config = with_profile(config, "detectron")
-    backbone = config.backbone
-    msra = backbone.block == "bottleneck" and backbone.groups == 1 and backbone.norm != "gn"
-    eps = 1e-5 if backbone.norm == "gn" or any(name.endswith("_bn_running_var") for name in theirs) else 0.0
+    unfolded = config.backbone.norm == "gn" or any(re.fullmatch(r".*_bn_(running_var|riv)", name) for name in theirs)
     text = rest.get("cfg")
     text = text if isinstance(text, str) else ""
+    stride = config.backbone.stride_in
     if found := re.search(r"\bSTRIDE_1X1:\s*(true|false)", text, re.IGNORECASE):
-        msra = found[1].lower() == "true"
-    config = replace(config, backbone=replace(backbone, stride_in="1x1" if msra else "3x3", norm_eps=eps))
+        stride = "1x1" if found[1].lower() == "true" else "3x3"
+    config = replace(
+        config,
+        backbone=replace(config.backbone, stride_in=stride, norm_eps=1e-5 if unfolded else 0.0),
+        anchors=replace(config.anchors, order="size-major"),
+    )
     if text and (weights := _numbers(text, "BBOX_REG_WEIGHTS", default=(1.0, 1.0, 1.0, 1.0))):
         config = replace(config, box_head=replace(config.box_head, weights=weights))
     return config

@@ -11,12 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import InputConfig, ModelConfig
+from ..profiles import with_profile
 from .names import Row
 from .origin import Origin
-from .profiles import with_profile
-
-_X101_STD = (57.375, 57.12, 58.395)  # BGR; what the ResNeXt-101-32x8d was trained with on ImageNet
 
 _HEADS: tuple[Row, ...] = (
     ("neck.laterals.{i}.conv.{x}", "backbone.fpn_lateral{i+2}.{x}"),
@@ -69,22 +67,18 @@ def _backbone_prefix(names: Collection[str]) -> str:
 
 
 def _settle(config: ModelConfig, theirs: Mapping[str, Tensor], rest: Mapping[str, Any]) -> ModelConfig:
-    """What the file says, then what the zoo's configurations say of such a structure."""
+    """Its profile, in which C5 is dilated; older files hold their pixels, ImageNet's say whom they were taken from."""
     if config.backbone.features == "c5":
         config = replace(config, backbone=replace(config.backbone, features="dc5"))
     config = with_profile(replace(config, name=config.name.replace("-C5", "-DC5")), "detectron2")
-    msra = config.backbone.block == "bottleneck" and config.backbone.groups == 1 and config.backbone.norm != "gn"
-    std = config.input.std
-    if (config.backbone.groups, config.backbone.width_per_group) == (32, 8):
-        std = _X101_STD
-    mean = config.input.mean
-    if "pixel_mean" in theirs and "pixel_std" in theirs:  # older files hold them
+    if "pixel_mean" in theirs and "pixel_std" in theirs:
         mean, std = (tuple(theirs[name].flatten().tolist()) for name in ("pixel_mean", "pixel_std"))
-    return replace(
-        config,
-        input=replace(config.input, mean=mean, std=std),
-        backbone=replace(config.backbone, stride_in="1x1" if msra else "3x3"),
-    )
+        config = replace(config, input=replace(config.input, mean=mean, std=std))
+    if str(rest.get("__author__")).lower() == "torchvision":
+        pixels = InputConfig()  # those of torchvision
+        changed = replace(config.input, channel_order="rgb", mean=pixels.mean, std=pixels.std)
+        config = replace(config, input=changed, backbone=replace(config.backbone, stride_in="3x3"))
+    return config
 
 
 def _same(state: dict[str, Tensor]) -> dict[str, Tensor]:

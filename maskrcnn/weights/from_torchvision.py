@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..profiles import with_profile
 from .names import Row
 from .origin import Origin
-from .profiles import with_profile
 from .rows import background_to_last
 
 _KEYPOINT_CONVS = 16  # at most; the file numbers them with the ReLUs between

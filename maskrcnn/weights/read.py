@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..config import MODEL_NAMES, Config, ModelConfig, override, preset
+from ..config import MODEL_NAMES, BackboneConfig, Config, ModelConfig, override, preset
 from ..errors import CheckpointError, ConfigError
 from ..model.build import build
-from .checkpoint import KEY, Checkpoint, load_checkpoint, restore
+from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
 from .classes import name_classes
 from .from_detectron import DETECTRON
 from .from_detectron2 import DETECTRON2
@@ -32,7 +32,7 @@ ORIGINS: tuple[Origin, ...] = (TORCHVISION, DETECTRON2, DETECTRON)
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")  # under which training scripts keep the tensors
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before 1.6
-_TABLE_ROWS = 20
+_FINAL = "model.safetensors"  # of a run's folder
 
 
 class Contents(NamedTuple):
@@ -52,73 +52,109 @@ def read_checkpoint(
     """The checkpoint in a file, whoever wrote it, with our names and a config that answers as its origin does.
 
     Args:
-        source: safetensors, a file of `torch.save`, a pickle of arrays, or a release's name such as
-            `torchvision:maskrcnn_resnet50_fpn`, which is downloaded once.
+        source: safetensors, a file of `torch.save`, a pickle of arrays, the folder of a run, or a release's name such
+            as `torchvision:maskrcnn_resnet50_fpn`, which is downloaded once.
         settings: assignments such as `backbone.norm_eps=1e-5`, for what a foreign file cannot say.
         classes: names of its classes in order, for a foreign file whose classes are not COCO's.
         offline: never download; by default as `MASKRCNN_OFFLINE` says.
 
     Raises `CheckpointError` naming the file for one that is damaged, unsafe, of no known kind, or a backbone alone.
     """
-    path, given, provenance = _resolved(source, offline)
-    settings = (*given, *settings)
+    found = _read(source, settings, classes, offline)
+    if isinstance(found, Checkpoint):
+        return found
+    raise CheckpointError(f"{source} holds a backbone alone: train --weights can start from it, nothing else")
+
+
+def read_start(
+    source: str | Path,
+    *,
+    model: str | ModelConfig | None = None,
+    settings: Sequence[str] = (),
+    offline: bool | None = None,
+) -> Checkpoint:
+    """Like `read_checkpoint`, but a backbone alone will do: it becomes that of `model` (R-50-FPN, ...), to train.
+
+    Such a checkpoint has no categories, and no tensors but the backbone's. Its config is `model`'s with the pixels,
+    strides and norms that the backbone was trained with. Raises `ConfigError` where `model` has another backbone.
+    """
+    found = _read(source, settings, None, offline)
+    if isinstance(found, Checkpoint):
+        return found
+    config = _set(_around(found, preset(model) if isinstance(model, str) else model), settings)
+    state = found.state
+    if config.backbone.features == "c4":
+        state = {name.replace("backbone.res5.", "box_pool.trunk."): tensor for name, tensor in state.items()}
+    return Checkpoint(config, (), _counted(state, config), {**found.provenance, "part": "backbone"})
+
+
+def locate(source: str | Path, *, offline: bool | None = None) -> Path:
+    """The file that `source` means: itself, the model of a run's folder, or a release's download."""
+    if is_name(source):
+        return fetch(find(str(source)), offline=offline)
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    if not (path / _FINAL).is_file():
+        raise CheckpointError(f"{path} is a folder without a {_FINAL}")
+    return path / _FINAL
+
+
+class _Foreign(NamedTuple):
+    """A foreign file under our names."""
+
+    path: str | Path
+    origin: Origin
+    contents: Contents
+    state: dict[str, Tensor]
+    strange: list[tuple[str, str]]  # its tensors that have no place here, with words for the table
+    provenance: dict[str, Any]
+
+
+def _read(
+    source: str | Path, settings: Sequence[str], classes: Sequence[str] | None, offline: bool | None
+) -> Checkpoint | _Foreign:
+    """The checkpoint, or the backbone that it is alone."""
+    path = locate(source, offline=offline)
+    provenance: dict[str, Any] = {"file": path.name}
+    if is_name(source):
+        release = find(str(source))
+        settings = (*release.settings, *settings)
+        provenance = {"release": release.name, "address": release.address, "licence": release.licence}
     contents = open_foreign(path)
     if contents is None:
         checkpoint = load_checkpoint(path)
+        if classes is not None:
+            raise ConfigError(f"{path} has its own names of classes; others can be given to foreign files only")
         return checkpoint._replace(config=_set(checkpoint.config, settings))
-    found = to_checkpoint(contents, path, settings=settings, classes=classes)
-    return found._replace(provenance={**found.provenance, **provenance})
+    found = _renamed(contents, path)
+    found = found._replace(provenance={**found.provenance, **provenance})
+    if any(name.startswith("box_head.") for name in found.state):
+        return _whole(found, settings, classes)
+    refuse(found.strange, path, f"is of {found.origin.name}, but has tensors that are no part of a Mask R-CNN")
+    return found
 
 
 def to_checkpoint(
     contents: Contents, path: str | Path, *, settings: Sequence[str] = (), classes: Sequence[str] | None = None
 ) -> Checkpoint:
-    """What a foreign file holds, as a checkpoint. Arguments and errors are those of `read_checkpoint`."""
-    origin, state = _renamed(contents, path)
-    if not any(name.startswith("box_head.") for name in state):
-        raise CheckpointError(f"{path} holds a backbone alone: a training can start from it (--weights), nothing else")
+    """What a foreign file of a whole model holds. Arguments and errors are those of `read_checkpoint`."""
+    return _whole(_renamed(contents, path), settings, classes)
+
+
+def _whole(found: _Foreign, settings: Sequence[str], classes: Sequence[str] | None) -> Checkpoint:
     try:
-        config = _set(origin.settle(infer(shapes_of(state)), contents.tensors, contents.rest), settings)
+        inferred = infer(shapes_of(found.state))
     except CheckpointError as error:
-        raise CheckpointError(f"{path} holds no Mask R-CNN that is known here: {error}") from error
-    state = _counted(state, config)
-    check_fit(config, state, path)
-    return Checkpoint(config, name_classes(config, classes), state, {"origin": origin.name})
-
-
-def read_start(source: str | Path, *, model: str | None = None, settings: Sequence[str] = ()) -> Checkpoint:
-    """Like `read_checkpoint`, but a backbone alone will do: it becomes that of `model` (R-50-FPN, ...), to train.
-
-    Such a checkpoint has no categories, and no tensors but the backbone's. Its config is `model`'s with the pixels,
-    strides and norms that the backbone was trained with.
-    """
-    path, given, provenance = _resolved(source)
-    settings = (*given, *settings)
-    contents = open_foreign(path)
-    origin, state = (None, {}) if contents is None else _renamed(contents, path)
-    if contents is None or origin is None or any(name.startswith("box_head.") for name in state):
-        return read_checkpoint(source, settings=settings)
-    config = _set(_around(origin, contents, state, model, path), settings)
-    if config.backbone.features == "c4":
-        state = {name.replace("backbone.res5.", "box_pool.trunk."): tensor for name, tensor in state.items()}
-    state = _counted(state, config)
-    return Checkpoint(config, (), state, {"origin": origin.name, **provenance, "part": "backbone"})
-
-
-def _resolved(source: str | Path, offline: bool | None = None) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
-    """The file, what is to be set for it, and what is to be remembered of it."""
-    if not is_name(source):
-        return Path(source), (), {"file": Path(source).name}
-    release = find(str(source))
-    path = fetch(release, offline=offline)
-    return path, release.settings, {"release": release.name, "address": release.address, "licence": release.licence}
-
-
-def check_fit(config: ModelConfig, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises `CheckpointError` with a table where `state` is not what the model of `config` has. Takes no memory."""
-    with torch.device("meta"):
-        model = build(config)
-    restore(model, {name: tensor.to("meta") for name, tensor in state.items()}, path)
+        what = f"holds no Mask R-CNN that is known here: {error}"
+        refuse(found.strange, found.path, f"{what}, and there is")
+        raise CheckpointError(f"{found.path} {what}") from error
+    config = _set(found.origin.settle(inferred, found.contents.tensors, found.contents.rest), settings)
+    state = _counted(found.state, config)
+    with torch.device("meta"):  # shapes without memory
+        own = build(config).state_dict()
+    refuse(sorted([*differences(own, state), *found.strange]), found.path)
+    return Checkpoint(config, name_classes(config, classes), state, found.provenance)
 
 
 def open_foreign(path: Path) -> Contents | None:
@@ -175,7 +211,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _renamed(contents: Contents, path: str | Path) -> tuple[Origin, dict[str, Tensor]]:
+def _renamed(contents: Contents, path: str | Path) -> _Foreign:
     """The origin, and its tensors under our names with our rows."""
     names = contents.tensors.keys()
     origin = next((origin for origin in ORIGINS if origin.recognise(names)), None)
@@ -188,12 +224,10 @@ def _renamed(contents: Contents, path: str | Path) -> tuple[Origin, dict[str, Te
         state, unknown = rename_all({prefix + n: tensor for n, tensor in wanted.items()}, origin.table, to_ours=True)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if unknown:
-        rows = [f"  {name:<60} {list(contents.tensors[name.removeprefix(prefix)].shape)}" for name in sorted(unknown)]
-        more = [f"  and {len(rows) - _TABLE_ROWS} more"] if len(rows) > _TABLE_ROWS else []
-        table = "\n".join(rows[:_TABLE_ROWS] + more)
-        raise CheckpointError(f"{path} is of {origin.name}, but has tensors that are no part of a Mask R-CNN:\n{table}")
-    return origin, origin.to_ours({name: _wide(tensor) for name, tensor in state.items()})
+    theirs = sorted(name.removeprefix(prefix) for name in unknown)
+    strange = [(name, f"no part of a Mask R-CNN, {list(wanted[name].shape)}") for name in theirs]
+    ours = origin.to_ours({name: _wide(tensor) for name, tensor in state.items()})
+    return _Foreign(path, origin, contents, ours, strange, {"origin": origin.name})
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -201,19 +235,20 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _around(
-    origin: Origin, contents: Contents, state: Mapping[str, Tensor], model: str | None, path: Path
-) -> ModelConfig:
-    """The config of `model` about a backbone."""
-    found = infer_backbone(shapes_of(state))
-    if model is None:
-        model = next((n for n in MODEL_NAMES if n.endswith("-FPN") and _same_network(preset(n), found)), "R-50-FPN")
-    base = preset(model)
-    if not _same_network(base, found):
-        raise ConfigError(f"{path} is a backbone of {found.blocks} blocks, {found.groups} groups; {model} has another")
-    beside = replace(base, backbone=replace(found, features=base.backbone.features))
-    settled = origin.settle(beside, contents.tensors, contents.rest)
-    eps = 1e-5 if origin is TORCHVISION else settled.backbone.norm_eps  # epsilon 0 is its detectors' alone
+def _around(found: _Foreign, base: ModelConfig | None) -> ModelConfig:
+    """The config of a model, by default the FPN of this depth, about a backbone."""
+    backbone = infer_backbone(shapes_of(found.state))
+    if base is None:
+        presets = (preset(name) for name in MODEL_NAMES if name.endswith("-FPN"))
+        base = next((config for config in presets if _same_network(config, backbone)), None)
+    if base is None:
+        raise ConfigError(f"{found.path} is a backbone {_network(backbone)}, which no model known here has")
+    if not _same_network(base, backbone):
+        other = _network(base.backbone)
+        raise ConfigError(f"{found.path} is a backbone {_network(backbone)}; that of {base.name} is one {other}")
+    beside = replace(base, backbone=replace(backbone, features=base.backbone.features))
+    settled = found.origin.settle(beside, found.contents.tensors, found.contents.rest)
+    eps = 1e-5 if found.origin is TORCHVISION else settled.backbone.norm_eps  # epsilon 0 is its detectors' alone
     pixels = {name: getattr(settled.input, name) for name in ("channel_order", "mean", "std")}
     norm = "frozen_bn" if settled.backbone.norm == "bn" else settled.backbone.norm
     return replace(
@@ -221,6 +256,10 @@ def _around(
         input=replace(base.input, **pixels),
         backbone=replace(settled.backbone, features=base.backbone.features, norm=norm, norm_eps=eps),
     )
+
+
+def _network(backbone: BackboneConfig) -> str:
+    return f"of {backbone.blocks} {backbone.block} blocks, width {backbone.width}, {backbone.groups} groups"
 
 
 def _same_network(config: ModelConfig, backbone: Any) -> bool:

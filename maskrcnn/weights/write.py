@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..config import ModelConfig, to_dict
 from ..errors import ConfigError
+from ..profiles import with_profile
 from . import from_detectron2, from_torchvision
 from .checkpoint import Checkpoint, replacing
 from .names import Row, rename_all
-from .profiles import with_profile
 from .rows import background_to_first
 
 
@@ -87,10 +87,11 @@ def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
     """The switches of `config` that `to` has no setting for: name, value, what it would be there."""
     target = TARGETS[to]
     here, there = to_dict(config), to_dict(with_profile(config, to))
+    one_size = all(len(sizes) == 1 for sizes in config.anchors.sizes)  # then there is nothing to put in order
     rows = []
     for name in (*target.fixed, *target.possible):
         room, _, leaf = name.partition(".")
-        if not here[room].get("enabled", True):
+        if not here[room].get("enabled", True) or (name == "anchors.order" and one_size):
             continue
         value = here[room][leaf]
         choices = target.possible.get(name, (there[room][leaf],))

@@ -182,10 +182,36 @@ def test_what_does_not_fit_is_a_table_and_nothing_is_copied() -> None:
     assert same(before, model.state_dict())
 
 
+class Small(nn.Module):
+    """The parts that `adopt` tells apart: a stem, the rest of a backbone, a head."""
+
+    def __init__(self, channels: int = 3, width: int = 4) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict(
+            {"stem": nn.ModuleDict({"conv": nn.Conv2d(channels, width, 1)}), "norm": nn.BatchNorm2d(width)}
+        )
+        self.head = nn.Linear(width, 2)
+
+
 def test_adopt_takes_what_fits_and_names_the_rest() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    state = {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(3), "1.weight": torch.ones(5, 3)}
-    assert adopt(model, state, "a") == ["1.bias", "1.weight"]
-    assert bool((model.state_dict()["0.weight"] == 1).all())
-    with pytest.raises(CheckpointError, match="another model"):
-        adopt(model, {"0.weight": torch.ones(3, 2)}, "a")
+    state = {name: torch.ones_like(tensor) for name, tensor in Small().state_dict().items()}
+    del state["backbone.norm.num_batches_tracked"]  # frozen norms have none
+    model, wider = Small(), Small(channels=5)
+    assert adopt(model, {**state, "head.weight": torch.ones(9, 4), "other": torch.ones(1)}, "a") == ["head.weight"]
+    assert bool((model.backbone["norm"].weight == 1).all())
+    assert adopt(wider, state, "a") == ["backbone.stem.conv.weight"]
+
+
+def test_adopt_refuses_another_backbone_with_a_table() -> None:
+    model = Small(width=8)
+    before = model.state_dict()["head.bias"].clone()
+    state = {**Small().state_dict(), "backbone.more": torch.ones(1)}
+    del state["backbone.norm.bias"]
+    with pytest.raises(CheckpointError) as caught:
+        adopt(model, state, "a.pth")
+    lines = [line.split()[:3] for line in str(caught.value).splitlines()]
+    assert "a.pth does not fit this model" in str(caught.value)
+    assert ["backbone.norm.weight", "has", "shape"] in lines
+    assert ["backbone.norm.bias", "missing,", "[8]"] in lines
+    assert ["backbone.more", "not", "part"] in lines
+    assert torch.equal(model.state_dict()["head.bias"], before)

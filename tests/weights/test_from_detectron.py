@@ -160,6 +160,14 @@ def test_the_settings_in_the_file_are_heard(
     assert (config.backbone.stride_in, config.box_head.weights) == (stride, weights)
 
 
+def test_what_follows_from_the_structure(tmp_path: Path) -> None:
+    """Rows of anchors were put in our order, so the anchors are in it, too; C4 differs in its sampling and its loss."""
+    c4, fpn = (read_checkpoint(write(tmp_path / "a.pkl", make_blobs(kind, 0))).config for kind in ("c4", "fpn"))
+    assert c4.anchors.order == fpn.anchors.order == "size-major"
+    assert (c4.pool.sampling, c4.rpn.normalise, c4.input.canvas) == (0, "counted", "exact")
+    assert (fpn.pool.sampling, fpn.rpn.normalise, fpn.input.canvas) == (2, "samples", "multiple-of-32")
+
+
 def test_group_norms_keep_their_names_apart(tmp_path: Path) -> None:
     blobs = make_blobs("fpn", 0)
     grouped = {}
@@ -188,7 +196,7 @@ def test_a_backbone_of_blobs_starts_a_training(tmp_path: Path) -> None:
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(body, 2))
     with pytest.raises(CheckpointError, match="a backbone alone"):
         read_checkpoint(tmp_path / "R-50.pkl")
-    with pytest.raises(ConfigError, match="has another"):  # width 8 is no preset's
+    with pytest.raises(ConfigError, match="width 8, 1 groups, which no model known here has"):
         read_start(tmp_path / "R-50.pkl")
 
 

@@ -211,6 +211,15 @@ def test_our_own_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert got.config.box_head.score_threshold == 0.5
     assert got.config.backbone == tiny_config().backbone
     assert got.categories == CATEGORIES
+    with pytest.raises(ConfigError, match="its own names of classes"):
+        read_checkpoint(tmp_path / "x.pth", classes=["a", "b", "c"])
+
+
+def test_the_folder_of_a_run_is_its_model(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "run" / "model.safetensors")
+    assert read_checkpoint(tmp_path / "run").categories == CATEGORIES
+    with pytest.raises(CheckpointError, match=r"without a model\.safetensors"):
+        read_checkpoint(tmp_path)
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
@@ -228,24 +237,46 @@ def test_what_does_not_fit_is_one_table(tmp_path: Path) -> None:
         del state["rpn.head.bbox_pred.bias"]
         state["backbone.body.layer1.0.conv1.weight"] = torch.zeros(3, 3)
         state["backbone.body.layer1.0.bn1.num_batches_tracked"] = torch.zeros(2)
+        state["roi_heads.cascade.0.weight"] = torch.zeros(2, 3)
 
     with pytest.raises(CheckpointError) as error:
         read_checkpoint(broken(tmp_path, change))
-    lines = str(error.value).splitlines()
-    assert "a.pth" in lines[0]
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["backbone.res2.0.conv1.conv.weight", "has"],
-        ["backbone.res2.0.conv1.norm.num_batches_tracked", "has"],
-        ["rpn.deltas.bias", "missing,"],
+    first, *table = str(error.value).splitlines()
+    assert first == f"{tmp_path / 'a.pth'} does not fit this model:"
+    assert [" ".join(line.split()) for line in table] == [
+        "backbone.res2.0.conv1.conv.weight has shape [3, 3], [64, 64, 1, 1] expected",
+        "backbone.res2.0.conv1.norm.num_batches_tracked has shape [2], [] expected",
+        "roi_heads.cascade.0.weight no part of a Mask R-CNN, [2, 3]",
+        "rpn.deltas.bias missing, [12] expected",
     ]
 
 
-def test_tensors_that_have_no_place_are_named_as_the_file_names_them(tmp_path: Path) -> None:
+def test_another_kind_of_model_is_told_by_what_it_has_and_lacks(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
-        state["roi_heads.cascade.0.weight"] = torch.zeros(2, 3)
+        for name in list(state):
+            if name.startswith("roi_heads."):
+                del state[name]
+        state["head.classification_head.cls_logits.weight"] = torch.zeros(9, 256, 3, 3)
 
-    with pytest.raises(CheckpointError, match=r"no part of a Mask R-CNN:\n  roi_heads\.cascade\.0\.weight +\[2, 3\]"):
+    with pytest.raises(CheckpointError, match=r"no part of a Mask R-CNN:\n  head\.classification_head"):
         read_checkpoint(broken(tmp_path, change))
+
+    def change_less(state: dict[str, Tensor]) -> None:
+        del state["rpn.head.cls_logits.weight"]
+        state["other"] = torch.zeros(3)
+
+    with pytest.raises(CheckpointError, match=r"it has no rpn\.objectness\.weight[^\n]*:\n  other +no part"):
+        read_checkpoint(broken(tmp_path, change_less))
+
+
+def test_a_long_table_is_cut(tmp_path: Path) -> None:
+    def change(state: dict[str, Tensor]) -> None:
+        state.update({f"other.{number}": torch.zeros(1) for number in range(30)})
+
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(broken(tmp_path, change))
+    assert len(str(error.value).splitlines()) == 22
+    assert str(error.value).endswith("and 10 more")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +289,7 @@ def test_tensors_that_have_no_place_are_named_as_the_file_names_them(tmp_path: P
         (lambda path: save_file({"other": torch.zeros(1)}, path), "of no kind known here"),
         (lambda path: path.write_bytes(b"hello, this is no checkpoint"), "a.bin"),
         (lambda path: path.write_bytes(b""), "0 bytes"),
-        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: path.mkdir(), "a folder without"),
     ],
 )
 def test_what_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
@@ -304,7 +335,7 @@ def test_a_backbone_of_detectron2_brings_its_pixels_and_strides(tmp_path: Path) 
     state = read_start(tmp_path / "r.pth", model="R-50-C4").state
     assert any(name.startswith("box_pool.trunk.2.") for name in state)
     assert not any(name.startswith("backbone.res5") for name in state)
-    with pytest.raises(ConfigError, match="R-101-FPN has another"):
+    with pytest.raises(ConfigError, match=r"that of R-101-FPN is one of \(3, 4, 23, 3\) bottleneck blocks"):
         read_start(tmp_path / "r.pth", model="R-101-FPN")
 
 
