@@ -2,14 +2,17 @@
 
     python -m benchmarks.annotations [--quick]
 
-Every reading has a process of its own, in turns, with the file in the page cache: seconds, memory that it holds
-afterwards and at its peak, both above what the process held before. Then what a worker of our loader is sent.
+Every reading has a process of its own, in turns, with the file in the page cache and the scanner compiled: seconds,
+memory that it holds afterwards and at its peak, both above what the process held before. Then what a spawned worker
+holds for itself alone once it has looked at every object, above a worker without the data set.
 """
 
 import json
+import multiprocessing
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +21,13 @@ from .processes import in_a_process, memory_mb
 
 CACHE = Path(__file__).parents[1] / ".bench" / "cache"
 PICTURES, PER_PICTURE, CLASSES = 118_000, 7.29, 80
-SENT_MB = 1.0  # "nothing": settings and names
+ADDED_MB = 10.0  # "nothing": names, settings, what allocators round up
 
 
 def compare(options: Options) -> list[Row | Left]:
-    pictures, rounds = (4000, 1) if options.quick else (PICTURES, 3)
+    pictures, rounds = (12_000, 1) if options.quick else (PICTURES, 3)
     path = drawn(pictures)
-    path.read_bytes()
+    in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])
     found = {who: [] for who in ("ours", "pycocotools")}
     for _ in range(rounds):
         for who, figures in found.items():
@@ -43,8 +46,8 @@ def compare(options: Options) -> list[Row | Left]:
             ("memory at the peak", "peak", "MB", 1.0),
         )
     ]  # fmt: skip
-    sent = Middle(*[ours[0]["sent"]] * 3)
-    return [*rows, Row(f"{what}: sent to each worker of the loader", sent, "MB", bar=SENT_MB)]
+    added = Middle(*[in_a_process(["-m", "benchmarks.annotations", "workers", str(path)])["added"]] * 3)
+    return [*rows, Row(f"{what}: memory that each worker adds", added, "MB", bar=ADDED_MB)]
 
 
 def column(figures: list[dict[str, float]], key: str) -> list[float]:
@@ -111,8 +114,6 @@ def annotation(rng: np.random.Generator, image: int, number: int) -> dict:
 def read(who: str, path: Path) -> dict[str, float]:
     """One reading in this process."""
     if who == "ours":
-        from multiprocessing.reduction import ForkingPickler
-
         from maskrcnn.data.formats.coco import read_coco as load
     else:
         from pycocotools.coco import COCO as load
@@ -123,14 +124,38 @@ def read(who: str, path: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     after, peak = memory_mb()
     found = {"seconds": seconds, "after": after - before, "peak": peak - before}
-    if who == "ours":
-        count = int(held.annotation_counts.sum())
-        return found | {"objects": count, "sent": len(ForkingPickler.dumps(held)) / 1e6}
-    return found | {"objects": len(held.anns)}
+    return found | {"objects": int(held.annotation_counts.sum()) if who == "ours" else len(held.anns)}
+
+
+def workers(path: Path) -> dict[str, float]:
+    """What one with the data set holds for itself alone, above one without, in MB."""
+    from maskrcnn.data.formats.coco import read_coco
+
+    context = multiprocessing.get_context("forkserver")
+    held = []
+    for data in (read_coco(path), None):
+        mine, theirs = context.Pipe()
+        process = context.Process(target=look, args=(data, theirs))
+        process.start()
+        held.append(mine.recv())
+        process.join()
+    return {"added": held[0] - held[1]}
+
+
+def look(data: Any, connection: Any) -> None:
+    """In a worker: reads every buffer, then sends the MB that no other process shares."""
+    if data is not None:
+        for array in (*data.objects, *data.images):
+            if isinstance(array, np.ndarray):
+                array.max(initial=0)
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    connection.send(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["ours"], ["pycocotools"]):
         print(json.dumps(read(sys.argv[1], Path(sys.argv[2]))))
+    elif sys.argv[1:2] == ["workers"]:
+        print(json.dumps(workers(Path(sys.argv[2]))))
     else:
         run(compare, __doc__)

@@ -1,19 +1,20 @@
 """Annotations in flat arrays: a data set of any size is a handful of NumPy buffers, from which `record(i)` cuts one
 image.
 
-No Python object exists per annotation, so forked workers share the memory, pickling copies a few buffers, and COCO's
-860,000 objects stay small. Formats (`formats/coco.py`) fill the tables; nothing here reads files.
+No Python object exists per annotation, so COCO's 860,000 objects stay small, and processes can share the buffers
+(`shared.py`). Formats (`formats/coco.py`) fill the tables; nothing here reads files.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..errors import DataError
+from .shared import hand_over, share, take_over
 
 NO_MASK, POLYGONS, RLE = 0, 1, 2  # values of `ObjectTable.kinds`
 Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] | None
@@ -164,7 +165,8 @@ class Report:
 
 
 class Dataset:
-    """Images and their objects, in the order of the file, or a part of them (`subset`). Cheap to pickle: buffers only.
+    """Images and their objects, in the order of the file, or a part of them (`subset`). Cheap to pickle: buffers only,
+    and the large ones are mapped, not copied, by workers that are spawned with it.
 
     `labels` count from 0 in the order of `categories`, which are sorted by id. `fingerprint` is the SHA-256 of the
     file's bytes.
@@ -182,14 +184,20 @@ class Dataset:
     ) -> None:
         self.json_path = json_path
         self.categories = categories
-        self.images = images
-        self.objects = objects
+        self.images = share(images)
+        self.objects = share(objects)
         self.fingerprint = fingerprint
         self.report = report
         self.rows = np.arange(len(images.ids)) if rows is None else rows  # image rows that belong to this data set
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"images": hand_over(self.images), "objects": hand_over(self.objects)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"images": take_over(state["images"]), "objects": take_over(state["objects"])}
 
     @property
     def image_ids(self) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..data.formats.coco import COCO_SIGMAS, OTHER_SIGMA
+from ..data.formats.coco_categories import COCO_SIGMAS, OTHER_SIGMA
 from ..data.records import Category
 from ..errors import ConfigError
 

@@ -18,22 +18,11 @@ import numpy as np
 
 from ...errors import DataError
 from ...images import MAX_PIXELS, image_size
-from ..records import Category, Dataset, ImageTable, Report, category_table
-from .coco_objects import Flat, integer
-
-# The evaluation constants of COCO's person joints (cocoeval.py); any other joint gets 0.05, their rough middle.
-COCO_SIGMAS = {
-    "nose": 0.026,
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("eye", 0.025), ("ear", 0.035))},
-    **{
-        f"{side}_{joint}": sigma
-        for side in ("left", "right")
-        for joint, sigma in (("shoulder", 0.079), ("elbow", 0.072))
-    },
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("wrist", 0.062), ("hip", 0.107))},
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("knee", 0.087), ("ankle", 0.089))},
-}
-OTHER_SIGMA = 0.05
+from ..records import Dataset, ImageTable, Report
+from .coco_categories import read_categories
+from .coco_flat import Flat, integer
+from .coco_objects import object_table
+from .coco_scan import OddJson, Scan, reader_of, scan_annotations, scanned_columns
 
 _TRAIN_NAMES = (
     "train.json",
@@ -46,7 +35,12 @@ _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
 
 def read_coco(
-    json_path: str | Path, images_dir: str | Path | None = None, *, strict: bool = False, keypoints: bool = False
+    json_path: str | Path,
+    images_dir: str | Path | None = None,
+    *,
+    strict: bool = False,
+    keypoints: bool = False,
+    impl: str | None = None,
 ) -> Dataset:
     """The data set in a COCO instances json.
 
@@ -56,23 +50,34 @@ def read_coco(
         images_dir: where the images lie instead.
         strict: the first bad record is a `DataError` instead of an entry in the report.
         keypoints: read joints; at least one category must name some.
+        impl: "json", or "numba" for the scanner of large files; None decides by the size. The answer is the same.
 
     Raises `DataError` naming the file where it is missing, not json, not COCO, has no category or none of its images,
     or where a category's id or name stands twice.
     """
     json_path = Path(json_path)
-    content, fingerprint = _load(json_path)
-    categories = _read_categories(content["categories"], json_path, keypoints)
+    loaded, scan, fingerprint = _load(json_path, impl, keypoints)
+    categories = read_categories(loaded["categories"], json_path, keypoints)
     report = Report(json_path.name, strict=strict)
     roots = _roots(json_path) if images_dir is None else (Path(images_dir),)
-    images, rows = _read_images(content["images"], roots, report, json_path)
-    flat = Flat(rows, images.ids, images.sizes, categories, report, keypoints=keypoints)
-    annotations = content.pop("annotations")
-    report.annotations_in_file = len(annotations)
-    annotations.reverse()
-    while annotations:  # each is freed once it is flat, so that both forms of a large file never stand side by side
-        flat.add(annotations.pop())
-    return Dataset(json_path, categories, images, flat.table(), fingerprint, report)
+    images, rows = _read_images(loaded.pop("images"), roots, report, json_path)
+    flat = Flat(rows, images.sizes, categories, report, keypoints=keypoints)
+    annotations = loaded.pop("annotations")
+    report.annotations_in_file = len(annotations if scan is None else scan.whole)
+    if scan is None:
+        annotations.reverse()
+        for place in range(len(annotations)):
+            flat.add(annotations.pop(), place)  # freed once it is flat: a large file never stands twice in memory
+        columns = flat.columns()
+    else:
+        try:
+            columns = scanned_columns(scan, flat)
+        except OddJson:
+            return read_coco(json_path, images_dir, strict=strict, keypoints=keypoints, impl="json")
+        del scan
+    objects = object_table(columns, images.ids, images.sizes, report)
+    del columns
+    return Dataset(json_path, categories, images, objects, fingerprint, report)
 
 
 def find_splits(
@@ -127,21 +132,50 @@ def _listing(folder: Path) -> frozenset[str]:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> tuple[dict[str, Any], str]:
-    """The json's lists and the SHA-256 of its bytes."""
+def _load(path: Path, impl: str | None, keypoints: bool) -> tuple[dict[str, Any], Scan | None, str]:
+    """The json's lists, its annotations apart where they are scanned, and the SHA-256 of its bytes."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
+    if (impl or reader_of(len(content))) == "numba":
+        scanned = _load_scanned(content, fingerprint, keypoints)
+        if scanned is not None:
+            return _checked(scanned[0], path), scanned[1], fingerprint
     try:
-        text = content.decode(json.detect_encoding(content))
+        text = _decoded(content)
         del content
-        loaded = json.loads(text.removeprefix("\ufeff"))
+        return _checked(json.loads(text), path), None, fingerprint
     except ValueError as error:  # wrong json and wrong UTF-8
         raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
     except RecursionError as error:
         raise DataError(f"{path}: not COCO; its json is nested too deeply") from error
+
+
+def _load_scanned(content: bytes, fingerprint: str, keypoints: bool) -> tuple[dict[str, Any], Scan] | None:
+    """The same by the scanner; None where it cannot."""
+    scan, place = scan_annotations(content, keypoints=keypoints) or (None, slice(0))
+    if scan is None:
+        return None
+    try:
+        loaded = json.loads(
+            _decoded(b'%b"%b"%b' % (content[: place.start], fingerprint.encode(), content[place.stop :]))
+        )
+    except (ValueError, RecursionError):
+        return None
+    # A file cannot hold its own fingerprint: where it stands, no other `annotations` has taken its place.
+    if not isinstance(loaded, dict) or loaded.get("annotations") != fingerprint:
+        return None
+    return loaded | {"annotations": []}, scan
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+
+
+def _checked(loaded: Any, path: Path) -> dict[str, Any]:
+    """`loaded` where it is COCO at first sight."""
     expected = ("images", "annotations", "categories")
     wrong = [key for key in expected if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list)]
     if wrong:
@@ -149,80 +183,7 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
             f"{path}: not COCO; expected an object with the lists {', '.join(expected)}, "
             f"but there is no list {', '.join(map(repr, wrong))}"
         )
-    return loaded, fingerprint
-
-
-# --- categories --------------------------------------------------------------------------------------------------
-
-
-def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Category, ...]:
-    categories = []
-    for entry in entries:
-        id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if id is None or not isinstance(name, str) or not name:
-            raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
-        categories.append(_with_joints(Category(id, name), entry, path) if keypoints else Category(id, name))
-    categories.sort(key=lambda category: category.id)
-    if not categories:
-        raise DataError(f"{path}: there are no categories")
-    for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        if twice:
-            raise DataError(
-                f"{path}: the category {what} {', '.join(twice)} stands more than once\n{category_table(categories)}"
-            )
-    if keypoints and not any(category.joints for category in categories):
-        raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
-    return tuple(categories)
-
-
-def _with_joints(category: Category, entry: dict, path: Path) -> Category:
-    """Joints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names
-    decide.
-    """
-    where = f"{path}: category {category.name!r}"
-    names = entry.get("keypoints") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise DataError(f"{where}: keypoints must be a list of different names; it is {names!r:.80}")
-    pairs = _pairs(entry.get("skeleton"), len(names), f"{where}: skeleton", base=1)
-    given_pairs, sigmas = entry.get("flip_pairs"), entry.get("sigmas")
-    if given_pairs is None:
-        flips = _flips_by_name(names)
-    else:
-        flips = _pairs(given_pairs, len(names), f"{where}: flip_pairs", base=0)
-    if sigmas is None:
-        sigmas = [COCO_SIGMAS.get(name, OTHER_SIGMA) for name in names]
-    elif (
-        not isinstance(sigmas, list)
-        or len(sigmas) != len(names)
-        or not all(isinstance(sigma, (int, float)) and 0 < sigma < 100 for sigma in sigmas)
-    ):
-        raise DataError(f"{where}: sigmas must be {len(names)} positive numbers; they are {sigmas!r:.80}")
-    return category._replace(joints=tuple(names), skeleton=pairs, flip_pairs=flips, sigmas=tuple(map(float, sigmas)))
-
-
-def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, int], ...]:
-    if given is None:
-        return ()
-    wrong = DataError(f"{what} must be pairs of joints, counted from {base} to {count - 1 + base}; it is {given!r:.80}")
-    if not isinstance(given, list):
-        raise wrong
-    pairs = []
-    for pair in given:
-        ends = [integer(end) for end in pair] if isinstance(pair, list) else []
-        if len(ends) != 2 or any(end is None or not base <= end < count + base for end in ends):
-            raise wrong
-        pairs.append((ends[0] - base, ends[1] - base))  # type: ignore[operator]
-    return tuple(pairs)
-
-
-def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Joints whose names differ in left and right only: left_eye and right_eye, or eye.L and eye.R are no guess worth
-    making.
-    """
-    places = {name.lower(): place for place, name in enumerate(names)}
-    mirrored = ((places[name], places.get(name.replace("left", "right"))) for name in places if "left" in name)
-    return tuple((left, right) for left, right in mirrored if right is not None)
+    return loaded
 
 
 # --- images ------------------------------------------------------------------------------------------------------
@@ -246,7 +207,7 @@ def _read_images(
     ids, sizes, root_of = array("q"), array("q"), bytearray()
     names, offsets = bytearray(), array("q", [0])
     rows: dict[int, int] = {}
-    listings: dict[Path, frozenset[str]] = {}
+    listings: dict[tuple[int, str], frozenset[str]] = {}
     missing = 0
     for entry in entries:
         image_id = integer(entry.get("id")) if isinstance(entry, dict) else None
@@ -267,7 +228,7 @@ def _read_images(
             missing += 1
             report.add("image", "image file that is missing", image_id=image_id, detail=name)
             continue
-        size = _stated_size(entry, roots[root] / name, report, image_id)
+        size = _size(entry, roots[root], name, report, image_id)
         if size is None:
             continue
         rows[image_id] = len(ids)
@@ -312,27 +273,26 @@ def wrong_name(name: Any) -> str | None:
     return None
 
 
-def _root_with(name: str, roots: tuple[Path, ...], listings: dict[Path, frozenset[str]]) -> int | None:
+def _root_with(name: str, roots: tuple[Path, ...], listings: dict[tuple[int, str], frozenset[str]]) -> int | None:
     """Which root holds the file. A folder is listed once, however many images it has."""
     parent, _, last = name.rpartition("/")
     for place, root in enumerate(roots):
-        folder = root / parent if parent else root
-        listing = listings.get(folder)
+        listing = listings.get((place, parent))
         if listing is None:
-            listing = listings[folder] = _listing(folder)
+            listing = listings[place, parent] = _listing(root / parent)
         if last in listing:
             return place
     return None
 
 
-def _stated_size(entry: dict, path: Path, report: Report, image_id: int) -> tuple[int, int] | None:
+def _size(entry: dict, root: Path, name: str, report: Report, image_id: int) -> tuple[int, int] | None:
     """(height, width) of the json, or of the file where the json has none; None and an entry in the report where it
     makes no sense.
     """
     height, width = integer(entry.get("height")), integer(entry.get("width"))
     if entry.get("height") is None and entry.get("width") is None:
         try:
-            height, width = image_size(path)
+            height, width = image_size(root / name)
         except DataError as error:
             report.add("image", "image that cannot be read", image_id=image_id, detail=str(error))
             return None

@@ -5,9 +5,11 @@ says that more follow, the last bit 4 is the sign, and from the fourth count on 
 one two before.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-_CHUNK = 1 << 21  # characters decoded at a time, which bounds the temporary arrays
+_CHUNK = 1 << 20  # characters, counts or points looked at together, which bounds the temporary arrays
 _LONGEST = 8  # characters a count: 40 bits, more than any image needs
 
 
@@ -20,14 +22,20 @@ def counts_of_strings(
     A string that could not be read has no counts.
     """
     counts, lengths, readable = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
-    first, strings = 0, len(offsets) - 1
-    while first < strings:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK, side="right")) - 1)
+    for first, last in _chunks(offsets):
         part = _decode(characters[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first])
         for whole, piece in zip((counts, lengths, readable), part, strict=True):
             whole.append(piece)
-        first = last
     return np.concatenate(counts), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]), np.concatenate(readable)
+
+
+def _chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbours that are about `_CHUNK` long together, at least one each."""
+    first = 0
+    while first < len(offsets) - 1:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK, side="right")) - 1)
+        yield first, last
+        first = last
 
 
 def _decode(characters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,6 +82,16 @@ def rle_measures(
     """bool [n]: the counts are not negative and add up to height * width; float64 [n 4] tight xyxy boxes; float64 [n]
     areas.
     """
+    fits, boxes, areas = np.zeros(len(spans), bool), np.zeros((len(spans), 4)), np.zeros(len(spans))
+    for first, last in _chunks(np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])])):
+        part = slice(first, last)
+        fits[part], boxes[part], areas[part] = _rle_measures(counts, spans[part], sizes[part])
+    return fits, boxes, areas
+
+
+def _rle_measures(
+    counts: np.ndarray, spans: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(spans)
     lengths = spans[:, 1] - spans[:, 0]
     owner = np.repeat(np.arange(n), lengths)
@@ -115,8 +133,17 @@ def polygon_measures(
     The area is that of the shoelace formula, and 0 only where all points lie on one line (a bow tie's halves do not
     cancel to 0).
     """
-    if len(offsets) < 2:
-        return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)
+    n = len(offsets) - 1
+    sensible, boxes, areas = np.zeros(n, bool), np.zeros((n, 4)), np.zeros(n)
+    for first, last in _chunks(offsets):
+        part = slice(first, last)
+        sensible[part], boxes[part], areas[part] = _polygon_measures(
+            points[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first], far
+        )
+    return sensible, boxes, areas
+
+
+def _polygon_measures(points: np.ndarray, offsets: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first, lengths = offsets[:-1], np.diff(offsets)
     sensible = np.logical_and.reduceat((np.abs(points) < far).all(1), first)
     points = np.where(np.repeat(sensible, lengths)[:, None], points, 0)

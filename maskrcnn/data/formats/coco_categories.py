@@ -1,0 +1,96 @@
+"""The categories of a COCO file, and the joints that they name."""
+
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ..records import Category, category_table
+from .coco_flat import integer
+
+# The evaluation constants of COCO's person joints (cocoeval.py); any other joint gets 0.05, their rough middle.
+COCO_SIGMAS = {
+    "nose": 0.026,
+    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("eye", 0.025), ("ear", 0.035))},
+    **{
+        f"{side}_{joint}": sigma
+        for side in ("left", "right")
+        for joint, sigma in (("shoulder", 0.079), ("elbow", 0.072))
+    },
+    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("wrist", 0.062), ("hip", 0.107))},
+    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("knee", 0.087), ("ankle", 0.089))},
+}
+OTHER_SIGMA = 0.05
+
+
+def read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Category, ...]:
+    """By id; with their joints where `keypoints` are wanted.
+
+    Raises `DataError` where one has no id or name, where one of these stands twice, or where there is none.
+    """
+    categories = []
+    for entry in entries:
+        id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if id is None or not isinstance(name, str) or not name:
+            raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
+        categories.append(_with_joints(Category(id, name), entry, path) if keypoints else Category(id, name))
+    categories.sort(key=lambda category: category.id)
+    if not categories:
+        raise DataError(f"{path}: there are no categories")
+    for what, values in (("id", [c.id for c in categories]), ("name", [c.name for c in categories])):
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        if twice:
+            raise DataError(
+                f"{path}: the category {what} {', '.join(twice)} stands more than once\n{category_table(categories)}"
+            )
+    if keypoints and not any(category.joints for category in categories):
+        raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
+    return tuple(categories)
+
+
+def _with_joints(category: Category, entry: dict, path: Path) -> Category:
+    """Joints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names
+    decide.
+    """
+    where = f"{path}: category {category.name!r}"
+    names = entry.get("keypoints") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise DataError(f"{where}: keypoints must be a list of different names; it is {names!r:.80}")
+    pairs = _pairs(entry.get("skeleton"), len(names), f"{where}: skeleton", base=1)
+    given_pairs, sigmas = entry.get("flip_pairs"), entry.get("sigmas")
+    if given_pairs is None:
+        flips = _flips_by_name(names)
+    else:
+        flips = _pairs(given_pairs, len(names), f"{where}: flip_pairs", base=0)
+    if sigmas is None:
+        sigmas = [COCO_SIGMAS.get(name, OTHER_SIGMA) for name in names]
+    elif (
+        not isinstance(sigmas, list)
+        or len(sigmas) != len(names)
+        or not all(isinstance(sigma, (int, float)) and 0 < sigma < 100 for sigma in sigmas)
+    ):
+        raise DataError(f"{where}: sigmas must be {len(names)} positive numbers; they are {sigmas!r:.80}")
+    return category._replace(joints=tuple(names), skeleton=pairs, flip_pairs=flips, sigmas=tuple(map(float, sigmas)))
+
+
+def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, int], ...]:
+    if given is None:
+        return ()
+    wrong = DataError(f"{what} must be pairs of joints, counted from {base} to {count - 1 + base}; it is {given!r:.80}")
+    if not isinstance(given, list):
+        raise wrong
+    pairs = []
+    for pair in given:
+        ends = [integer(end) for end in pair] if isinstance(pair, list) else []
+        if len(ends) != 2 or any(end is None or not base <= end < count + base for end in ends):
+            raise wrong
+        pairs.append((ends[0] - base, ends[1] - base))  # type: ignore[operator]
+    return tuple(pairs)
+
+
+def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
+    """Joints whose names differ in left and right only: left_eye and right_eye, or eye.L and eye.R are no guess worth
+    making.
+    """
+    places = {name.lower(): place for place, name in enumerate(names)}
+    mirrored = ((places[name], places.get(name.replace("left", "right"))) for name in places if "left" in name)
+    return tuple((left, right) for left, right in mirrored if right is not None)
