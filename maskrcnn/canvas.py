@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from .ops.interpolate import Axis, interpolate
 from .structures import Images
 
 STRIDE = 32  # of the coarsest map that a canvas must divide into (P5)
@@ -78,6 +79,7 @@ def resize(
     *,
     steps: tuple[float, float] | None = None,
     window: tuple[float, float, float, float] | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`array` [H W C], or the part of it in `window`, as [h w C] of `size`.
 
@@ -88,19 +90,20 @@ def resize(
             exactly 1 / scale. `pillow` knows no other than the default.
         window: (y1, x1, y2, x2) in pixels of `array`. What lies beyond it still counts for its rim, so a window gives
             what cutting the resized picture would give, and costs the window only.
+        out: where the answer goes; `array` itself may be the answer where there is none.
     """
     y1, x1, y2, x2 = window or (0.0, 0.0, float(array.shape[0]), float(array.shape[1]))
     if kernel == "pillow":
-        return _resize_pillow(array, size, (x1, y1, x2, y2))
+        found = _resize_pillow(array, size, (x1, y1, x2, y2))
+        if out is None:
+            return found
+        out[...] = found
+        return out
     if kernel not in ("float", "opencv"):
         raise ValueError(f"the resize kernel is pillow, float or opencv; it is {kernel!r}")
     step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
-    rows, next_rows, down = _neighbours(y1, step_y, size[0], array.shape[0])
-    columns, next_columns, right = _neighbours(x1, step_x, size[1], array.shape[1])
-    first, last = rows[0], next_rows[-1] + 1
-    pixels = array[first:last].astype(np.float32)
-    pixels = _between(pixels.take(rows - first, axis=0), pixels.take(next_rows - first, axis=0), down[:, None, None])
-    return _between(pixels.take(columns, axis=1), pixels.take(next_columns, axis=1), right[:, None])
+    rows, columns = _axis(y1, step_y, size[0], array.shape[0]), _axis(x1, step_x, size[1], array.shape[1])
+    return interpolate(array, rows, columns, out=out)
 
 
 def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
@@ -119,19 +122,10 @@ def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, f
     return np.stack(planes, axis=2)
 
 
-def _neighbours(start: float, step: float, size: int, available: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each new pixel of an axis the two old ones around its centre, and the weight of the second."""
+def _axis(start: float, step: float, size: int, available: int) -> Axis:
     centres = (start + (np.arange(size) + 0.5) * step - 0.5).clip(0, available - 1)
     lower = np.floor(centres).astype(np.intp)
-    return lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32)
-
-
-def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(1 - weight) * first + weight * second, in the memory of the two."""
-    second -= first
-    second *= weight
-    first += second
-    return first
+    return Axis(lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32))
 
 
 def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_size: int = 0) -> tuple[int, int]:
@@ -185,6 +179,17 @@ def to_images(
     batch = np.zeros((len(pictures), *chosen, pictures[0].shape[2]), dtype=pictures[0].dtype)
     for b, picture in enumerate(pictures):
         batch[b, : sizes[b][0], : sizes[b][1]] = picture
+    return _images(batch, sizes, original_sizes, seeds, scales)
+
+
+def _images(
+    batch: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    original_sizes: Sequence[tuple[int, int]],
+    seeds: Sequence[int],
+    scales: Sequence[tuple[float, float]] | None,
+) -> Images:
+    """From the canvases [B H W I] with their pictures on them."""
     original = torch.tensor(original_sizes, dtype=torch.int64)
     quotients = torch.tensor(sizes, dtype=torch.float64) / original
     return Images(
@@ -214,9 +219,10 @@ def prepare_image(
     height, width = array.shape[:2]
     size, scales = fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom)
     steps = (1 / scales[0], 1 / scales[1]) if resize == "opencv" else None
-    picture = _resize(array, size, resize, steps=steps)
     on = canvas_size(size, canvas, min_size=min_size, max_size=max_size)
-    return to_images([picture], [(height, width)], [seed], canvas=on, scales=[scales])
+    batch = np.zeros((1, *on, array.shape[2]), np.uint8 if resize == "pillow" else np.float32)
+    _resize(array, size, resize, steps=steps, out=batch[0, : size[0], : size[1]])
+    return _images(batch, [size], [(height, width)], [seed], [scales])
 
 
 _resize = resize  # in `prepare_image` the name is the configuration's

@@ -1,0 +1,52 @@
+"""Bilinear interpolation of a picture between given rows and columns, without antialiasing."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .dispatch import which
+
+
+class Axis(NamedTuple):
+    """For each new pixel of an axis the two old ones around its centre, ascending, and the weight of the second."""
+
+    low: np.ndarray  # intp [n]
+    high: np.ndarray  # intp [n]
+    share: np.ndarray  # float32 [n], 0..1
+
+
+def interpolate(
+    array: np.ndarray, rows: Axis, columns: Axis, *, out: np.ndarray | None = None, impl: str | None = None
+) -> np.ndarray:
+    """float32 [h w C] from `array` [H W C], along the rows first, written to `out` where that is given.
+
+    Every implementation rounds in the same order, so they are equal to the last bit. They run in one thread: pictures
+    are read by several.
+    """
+    shape = len(rows.low), len(columns.low), array.shape[2]
+    if out is None:
+        out = np.empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32:
+        raise ValueError(f"interpolate: out is {out.dtype} {list(out.shape)}, the answer float32 {list(shape)}")
+    if which("interpolate", torch.device("cpu"), impl) == "numba":
+        from .interpolate_numba import interpolate_numba as run
+    else:
+        run = interpolate_reference
+    run(array, rows, columns, out)
+    return out
+
+
+def interpolate_reference(array: np.ndarray, rows: Axis, columns: Axis, out: np.ndarray) -> None:
+    """The meaning of `interpolate`. Rows are picked before they become float32: a photo may have many more of them."""
+    first, second = (array.take(index, axis=0).astype(np.float32) for index in (rows.low, rows.high))
+    between = _between(first, second, rows.share[:, None, None])
+    out[...] = _between(between.take(columns.low, axis=1), between.take(columns.high, axis=1), columns.share[:, None])
+
+
+def _between(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(1 - weight) * first + weight * second, in the memory of the two."""
+    second -= first
+    second *= weight
+    first += second
+    return first
