@@ -4,6 +4,7 @@ Pictures are read ahead in threads while the network runs, and those that share 
 the order of the inputs. At most a few batches are in memory, however many inputs there are.
 """
 
+import copy
 import os
 import warnings
 from collections import deque
@@ -25,7 +26,7 @@ from .images import read_image
 from .inputs import expand
 from .model.build import build
 from .model.mask_rcnn import MaskRCNN
-from .model.prepare import arithmetic, choose_device, choose_precision, prepare
+from .model.prepare import Precision, arithmetic, choose_device, choose_precision, prepare
 from .results import Result, from_detections
 from .structures import Images
 from .weights.checkpoint import restore
@@ -70,7 +71,10 @@ def load(
 
 
 class Predictor:
-    """A trained model and what it needs to know: its config and its categories. It remembers no picture."""
+    """A trained model and what it needs to know: its config and its categories. It remembers no picture.
+
+    What `predict` runs is a prepared copy of `model`, kept for the next call, and made anew where `model` has changed.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.config = config
         self.categories = categories
+        self._copies: dict[Precision, tuple[_Fingerprint, MaskRCNN]] = {}
 
     def predict(
         self,
@@ -125,11 +130,18 @@ class Predictor:
         if precision == "auto" and self.config.profile not in ("ours", "paper"):
             precision = "fp32"  # so that the answers equal those of the weights' origin
         chosen = choose_precision(precision, self.device)
-        model = prepare(self.model, chosen)
+        model = copy.copy(self._copy(chosen))  # whose steps are its own, and all else shared
         numbers = {"score_threshold": score_threshold, "max_detections": max_detections}
         changed = {name: value for name, value in numbers.items() if value is not None}
         model.steps = model.steps._replace(select=partial(model.steps.select, **changed))
         return _Network(model, self.config, self.categories, self.device, chosen)
+
+    def _copy(self, precision: Precision) -> MaskRCNN:
+        now = _fingerprint(self.model)
+        kept = self._copies.get(precision)
+        if kept is None or kept[0] != now:
+            kept = self._copies[precision] = now, prepare(self.model, precision)
+        return kept[1]
 
     def _stream(
         self, sources: Iterator[Any], network: "_Network", batch: int, on_error: OnError, threads: int
@@ -164,6 +176,15 @@ class Predictor:
             warnings.warn(f"{skipped} of the pictures could not be read and were passed over", stacklevel=2)
 
 
+_Fingerprint = tuple[tuple[int, int], ...]
+
+
+def _fingerprint(model: MaskRCNN) -> _Fingerprint:
+    """Another one after any tensor was replaced or written to (but through `.data`, which PyTorch does not count)."""
+    tensors = (*model.parameters(), *model.buffers())
+    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
 class _Slot:
     """A place in the window: a picture on its way, then its result."""
 
@@ -187,7 +208,7 @@ class _Network(NamedTuple):
     config: ModelConfig
     categories: tuple[Category, ...]
     device: torch.device
-    precision: Any
+    precision: Precision
 
     def run(self, slots: list[_Slot]) -> None:
         """Fills in the results of slots whose pictures share a canvas."""

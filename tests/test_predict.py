@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import maskrcnn
@@ -57,6 +58,25 @@ def test_one_result_a_picture_in_the_order_of_the_inputs(predictor: Predictor, p
         assert (np.diff(result.scores) <= 0).all()
         assert (result.boxes >= 0).all()
         assert (result.boxes <= np.array([*result.size[::-1], *result.size[::-1]])).all()
+
+
+def test_the_model_is_prepared_once_and_again_after_it_changed(
+    checkpoint: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, made = load(checkpoint), []
+    prepare = maskrcnn.predict.prepare
+    monkeypatch.setattr("maskrcnn.predict.prepare", lambda *a: made.append(a[1]) or prepare(*a))
+    first = next(predictor.predict(pictures[0], precision="fp32"))
+    few = next(predictor.predict(pictures[0], precision="fp32", max_detections=1))
+    same(next(predictor.predict(pictures[0], precision="fp32")), first)
+    assert (len(few), made) == (1, ["fp32"])
+    with torch.no_grad():
+        predictor.model.box_head.class_logits.bias[0] += 1.0
+    changed = next(predictor.predict(pictures[0], precision="fp32"))
+    assert made == ["fp32", "fp32"]
+    fresh = Predictor(predictor.model, predictor.config, predictor.categories)
+    same(changed, next(fresh.predict(pictures[0], precision="fp32")))
+    assert not np.array_equal(changed.scores, first.scores)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
