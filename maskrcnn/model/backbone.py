@@ -25,11 +25,11 @@ class BasicBlock(nn.Module):
             else None
         )
         self.conv1 = ConvNorm(in_channels, out_channels, 3, stride=stride, dilation=dilation, relu=True, **shared)
-        self.conv2 = ConvNorm(out_channels, out_channels, 3, dilation=dilation, **shared)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, dilation=dilation, relu=True, **shared)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.conv2(self.conv1(x)) + shortcut, inplace=True)
+        return self.conv2(self.conv1(x), shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -58,11 +58,11 @@ class Bottleneck(nn.Module):
         )
         self.conv1 = ConvNorm(in_channels, middle, 1, stride=first, relu=True, **shared)
         self.conv2 = ConvNorm(middle, middle, 3, stride=second, dilation=dilation, groups=groups, relu=True, **shared)
-        self.conv3 = ConvNorm(middle, out_channels, 1, **shared)
+        self.conv3 = ConvNorm(middle, out_channels, 1, relu=True, **shared)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.conv3(self.conv2(self.conv1(x))) + shortcut, inplace=True)
+        return self.conv3(self.conv2(self.conv1(x)), shortcut)
 
 
 def make_stage(

@@ -28,6 +28,7 @@ class BoxHead(nn.Module):
         class_agnostic: bool,
     ) -> None:
         super().__init__()
+        self.pool_size = pool_size
         blocks: list[nn.Module] = []
         for _ in range(convs):
             blocks.append(ConvNorm(in_channels, 256, 3, norm=norm, relu=True))
@@ -39,6 +40,7 @@ class BoxHead(nn.Module):
             connected.append(nn.Linear(width, channels))
             width = channels
         self.fc = nn.ModuleList(connected)
+        self.channels_last = False  # how the first layer's weights count the features
         self.class_logits = nn.Linear(width, classes + 1)
         self.box_deltas = nn.Linear(width, 4 if class_agnostic else 4 * classes)
         for module in self.convs.modules():
@@ -49,12 +51,25 @@ class BoxHead(nn.Module):
         init_normal(self.class_logits, 0.01)
         init_normal(self.box_deltas, 0.001)
 
+    @torch.no_grad()
+    def count_channels_last(self) -> None:
+        """Reorders the first layer's weights to read features as they lie in memory, which spares copying them."""
+        if self.fc and not self.channels_last:
+            first = self.fc[0]
+            assert isinstance(first, nn.Linear)
+            by_channel = first.weight.unflatten(1, (-1, self.pool_size, self.pool_size))
+            first.weight.copy_(by_channel.permute(0, 2, 3, 1).flatten(1))
+            self.channels_last = True
+
     def forward(
         self, features: Float[Tensor, "B R C S S"]
     ) -> tuple[Float[Tensor, "B R K1"], Float[Tensor, "B R Kd 4"]]:
         """Logits and deltas, Kd = K, or 1 where they are class-agnostic."""
         x = self.convs(features.flatten(0, 1))
-        x = x.flatten(1) if self.fc else x.mean(dim=(2, 3))
+        if self.fc:
+            x = (x.permute(0, 2, 3, 1) if self.channels_last else x).flatten(1)
+        else:
+            x = x.mean(dim=(2, 3))
         for layer in self.fc:
             x = F.relu(layer(x), inplace=True)
         logits = self.class_logits(x).float().unflatten(0, features.shape[:2])

@@ -24,8 +24,8 @@ class FPN(nn.Module):
         inner = self.laterals[-1](maps[-1])
         pyramid = [self.outputs[-1](inner)]
         for index in range(len(maps) - 2, -1, -1):
-            lateral = self.laterals[index](maps[index])
-            inner = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="nearest")
+            coarser = F.interpolate(inner, size=maps[index].shape[-2:], mode="nearest")
+            inner = self.laterals[index](maps[index], coarser)
             pyramid.insert(0, self.outputs[index](inner))
         pyramid.append(F.max_pool2d(pyramid[-1], 1, 2))
         return pyramid

@@ -49,7 +49,7 @@ def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then norm where there is one, then ReLU where asked. A bias only without a norm."""
+    """Convolution, then norm where there is one, then a sum, then ReLU where asked. A bias only without a norm."""
 
     def __init__(
         self,
@@ -70,10 +70,15 @@ class ConvNorm(nn.Module):
         self.norm = make_norm(norm, out_channels, norm_eps)
         self.relu = relu
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], add: Float[Tensor, "B D h w"] | None = None
+    ) -> Float[Tensor, "B D h w"]:
+        """`add` joins before the ReLU: a block's shortcut, which nobody needs afterwards."""
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
+        if add is not None:
+            x = x + add
         return F.relu(x, inplace=True) if self.relu else x
 
 

@@ -120,13 +120,25 @@ class MaskRCNN(nn.Module):
 
     def pyramid(self, images: Images) -> Pyramid:
         """Normalised pixels, zero outside the pictures, through backbone and FPN."""
-        pixels = images.pixels.flip(1) if self.reverse_channels else images.pixels
-        x = (pixels.to(self.mean.dtype) - self.mean) / self.std
-        H, W = x.shape[-2:]
-        rows = torch.arange(H, device=x.device) < images.sizes[:, :1]  # [B H]
-        columns = torch.arange(W, device=x.device) < images.sizes[:, 1:]  # [B W]
-        x = torch.where(rows[:, None, :, None] & columns[:, None, None, :], x, 0.0)
-        return self.neck(self.backbone(x.contiguous(memory_format=torch.channels_last)))
+        return self.neck(self.backbone(self._normalised(images)))
+
+    def _normalised(self, images: Images) -> Float[Tensor, "B I H W"]:
+        """Along whole lines of memory, a pixel's channels being too few for a fast loop."""
+        pixels = images.pixels.permute(0, 2, 3, 1)
+        pixels = (pixels.flip(3) if self.reverse_channels else pixels).contiguous()
+        B, H, W, channels = pixels.shape
+        scale = 1 / self.std.flatten()
+        scale, shift = scale.repeat(W), (-self.mean.flatten() * scale).repeat(W)
+        x = torch.addcmul(shift, pixels.view(B, H, W * channels).to(scale.dtype), scale)
+        if self.skip_empty:
+            for line, (height, width) in zip(x, images.sizes.tolist(), strict=True):
+                line[height:] = 0
+                line[:, width * channels :] = 0
+        else:
+            rows = torch.arange(H, device=x.device) < images.sizes[:, :1]  # [B H]
+            columns = torch.arange(W * channels, device=x.device) < images.sizes[:, 1:] * channels  # [B W*I]
+            x = torch.where(rows[:, :, None] & columns[:, None], x, 0.0)
+        return x.view(B, H, W, channels).permute(0, 3, 1, 2)
 
     def _detail_losses(
         self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth

@@ -1,13 +1,18 @@
-"""A trained model made ready for inference: norms folded into convolutions, channels last, the precision asked for."""
+"""A trained model made ready for inference: norms folded into convolutions, channels last, the precision asked for, and
+on a CPU convolutions fused with what follows them.
+"""
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .backbone import ResNet
+from .box_head import BoxHead
+from .fused import FusedConv, can_fuse
 from .layers import ConvNorm, FrozenBatchNorm
 from .mask_rcnn import MaskRCNN
 
@@ -16,22 +21,29 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
-def prepare(model: MaskRCNN, precision: Precision = "fp32") -> MaskRCNN:
+def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True) -> MaskRCNN:
     """A copy of `model` for inference; `model` stays as it is, and the two share no memory that either may change.
 
     Batch norms, frozen or live, become part of the convolution before them (group norms cannot). Weights of
     convolutions and fully connected layers take the precision's type; run the copy inside `arithmetic` of the same
-    precision. Boxes, scores and suppression stay float32.
+    precision. Boxes, scores and suppression stay float32. `fuse` allows kernels that only a CPU has: such a copy
+    can be neither moved nor compiled.
     """
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
+    if prepared.reverse_channels:
+        _read_as_it_comes(prepared)
     for module in prepared.modules():
         if isinstance(module, ConvNorm):
             _fold(module)
+        if isinstance(module, BoxHead):
+            module.count_channels_last()
     for module in prepared.modules():
         if isinstance(module, _LAYERS):
             module.to(_DTYPES[precision])
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    if fuse:
+        _fuse(prepared)
     return prepared
 
 
@@ -85,6 +97,20 @@ def _fold(block: ConvNorm) -> None:
     conv.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).detach(), requires_grad=False)
     conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     block.norm = None
+
+
+def _read_as_it_comes(model: MaskRCNN) -> None:
+    """The first convolution's weights in the order of the picture's channels, instead of the picture in theirs."""
+    stem = cast(ResNet, model.backbone).stem.conv
+    stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
+    model.mean, model.std, model.reverse_channels = model.mean.flip(1), model.std.flip(1), False
+
+
+def _fuse(model: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, ConvNorm) and can_fuse(child):
+                setattr(parent, name, FusedConv(child))
 
 
 def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:

@@ -9,6 +9,7 @@ from torch import nn
 from maskrcnn.config import ModelConfig, preset
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
+from maskrcnn.model.fused import FusedConv, can_fuse
 from maskrcnn.model.layers import ConvNorm, FrozenBatchNorm
 from maskrcnn.model.prepare import arithmetic, choose_precision, prepare
 from maskrcnn.structures import Images
@@ -44,9 +45,12 @@ def pictures(seed: int = 0) -> Images:
     return Images(pixels, sizes, sizes, torch.ones(2, 2), torch.zeros(2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
-def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str) -> None:
-    model = wild(build(small(norm))).eval()
+@pytest.mark.parametrize(("norm", "order"), [("frozen_bn", "rgb"), ("bn", "bgr"), ("gn", "rgb")])
+def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order: str) -> None:
+    config = small(norm)
+    config = replace(config, input=replace(config.input, channel_order=order, mean=(90.0, 120.0, 150.0)))
+    model = wild(build(config)).eval()
+    assert model.reverse_channels == (order == "bgr")
     images = pictures()
     with torch.inference_mode():
         expected, prepared = model.pyramid(images), prepare(model)
@@ -55,6 +59,52 @@ def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str) -> Non
         before, after = model.detect(images), prepared.detect(images)
     torch.testing.assert_close(after.scores, before.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(after.boxes, before.boxes, rtol=0, atol=0.01)
+
+
+def folded(block: ConvNorm, dtype: torch.dtype) -> ConvNorm:
+    block = block.eval().requires_grad_(False).to(dtype)
+    block.conv.weight.data = block.conv.weight.data.contiguous(memory_format=torch.channels_last)
+    return block
+
+
+BLOCKS = {
+    "1x1": {"kernel": 1, "relu": True},
+    "3x3": {"kernel": 3},
+    "stride": {"kernel": 3, "stride": 2, "relu": True},
+    "7x7 stride": {"kernel": 7, "stride": 2, "relu": True},
+    "dilation": {"kernel": 3, "dilation": 2, "relu": True},
+    "groups": {"kernel": 3, "groups": 8, "relu": True},
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fused_convolution_says_what_its_block_says(name: str, dtype: torch.dtype, torch_rng) -> None:
+    block = folded(ConvNorm(16, 32, **BLOCKS[name]), dtype)
+    if not can_fuse(block):
+        pytest.skip(f"oneDNN has no {dtype} here")
+    fused = FusedConv(block)
+    x = torch.randn(2, 16, 19, 26, generator=torch_rng).to(dtype).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        want = block(x)
+        add = torch.randn(want.shape, generator=torch_rng).to(dtype).contiguous(memory_format=torch.channels_last)
+        tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+        got = fused(x)
+        assert got.dtype == dtype
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(got, want, **tolerance)
+        torch.testing.assert_close(fused(x, add.clone()), block(x, add), **tolerance)
+
+
+def test_what_can_be_fused_is_fused_and_only_where_asked() -> None:
+    blocks = sum(isinstance(module, ConvNorm) for module in build(small("bn")).modules())
+
+    def fused(norm: str, **how: bool) -> int:
+        return sum(isinstance(module, FusedConv) for module in prepare(build(small(norm)), **how).modules())
+
+    assert fused("bn") == blocks
+    assert 0 < fused("gn") < blocks  # of group norm only blocks without a norm: FPN, RPN and heads
+    assert fused("bn", fuse=False) == 0
 
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn"])

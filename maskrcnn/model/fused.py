@@ -1,0 +1,52 @@
+"""Convolution, sum and ReLU in one pass, for a prepared model on a CPU: oneDNN's fused kernels.
+
+A sum and a ReLU after a convolution read and write the whole map once more each. The calls that spare that are
+oneDNN's, which PyTorch keeps under `torch.ops.mkldnn` for what its compiler writes; they need no compiler.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .layers import ConvNorm
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class FusedConv(nn.Module):
+    """A `ConvNorm` whose norm has been folded, with the same answers: ReLU(convolution + bias + add).
+
+    For inference: it has no gradient, and `add`'s memory becomes the answer's where it can. A sum is rounded once, not
+    twice, in bfloat16.
+    """
+
+    def __init__(self, block: ConvNorm) -> None:
+        super().__init__()
+        conv = block.conv
+        self.weight, self.bias, self.relu = conv.weight, conv.bias, block.relu
+        self.shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x: Float[Tensor, "B C H W"], add: Float[Tensor, "B D h w"] | None = None) -> Tensor:
+        x = x.to(self.weight.dtype)
+        if add is None:
+            attr = "relu" if self.relu else "none"
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.shape, attr, [], "")
+        if self.shape[-1] > 1:  # PyTorch does not fuse a sum to grouped convolutions
+            x = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.shape, "none", [], "") + add
+            return F.relu(x, inplace=True) if self.relu else x
+        unary = "relu" if self.relu else None
+        add = add.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise_(
+            add, x, self.weight, self.bias, *self.shape, "add", 1.0, unary, [], ""
+        )
+
+
+def can_fuse(block: ConvNorm) -> bool:
+    """Whether this machine has the kernels for the block's convolution, as it now stands."""
+    conv = block.conv
+    if block.norm is not None or conv.weight.device.type != "cpu" or conv.weight.dtype not in _DTYPES:
+        return False
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return conv.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
