@@ -21,10 +21,12 @@ from .processes import ROOT
 
 COMPARISONS = (
     "inference",
+    "folder",
     "stages",
     "models",
     "agreement",
     "training",
+    "data_loader",
     "roi_align",
     "masks",
     "memory",

@@ -4,6 +4,7 @@ Resize and paste are left out: OpenVINO cannot convert the paste, and deployment
 in the benchmarks' environment, where it belongs to the versions that wrote it.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,11 +50,12 @@ def export(model: nn.Module, size: tuple[int, int], canvas: tuple[int, int]) -> 
         CACHE.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         example = torch.rand(1, 3, *size)
-        # By tracing: the newer exporter cannot follow torchvision's loops over what was found.
-        torch.onnx.export(
-            WithoutPaste(model, size, canvas).eval(), (example,), str(part), dynamo=False, opset_version=17,
-            input_names=["pixels"], output_names=NAMES,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing, which the newer exporter does without, and fails at it
+            torch.onnx.export(
+                WithoutPaste(model, size, canvas).eval(), (example,), str(part), dynamo=False, opset_version=17,
+                input_names=["pixels"], output_names=NAMES,
+            )  # fmt: skip
         part.rename(path)
     return path
 

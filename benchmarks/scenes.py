@@ -35,7 +35,7 @@ def write_coco(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, ((image, bitmaps), classes) in enumerate(zip(scenes, labels, strict=True), 1):
-        Image.fromarray(image).save(folder / f"{number}.png")
+        Image.fromarray(image).save(folder / f"{number}.png", compress_level=1)
         height, width = image.shape[:2]
         images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
         for bitmap, label in zip(bitmaps, classes, strict=True):

@@ -7,14 +7,18 @@ reference is taken, because no tracer can look into a kernel.
 
 import functools
 import importlib.util
+import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
+_LOG = logging.getLogger(__name__)
 _NAMES = ("reference", "numba", "triton")
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -37,6 +41,8 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
             raise ValueError(f"{op}: implementation {wish!r} cannot run on {device.type}: {reason}")
     for recorder in _recorders.get():
         recorder.append(f"{op}:{name}")
+    if name == "numba":
+        _tell_of_compilation()
     return name
 
 
@@ -103,6 +109,24 @@ def _why_not(op: str, device: torch.device, name: str) -> str | None:
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "Triton's kernels are for GPU tensors (TRITON_INTERPRET=1 interprets them)"
     return None
+
+
+@functools.cache
+def _tell_of_compilation() -> None:
+    """Logs a line when this process, unless it is a worker, first has to compile a kernel."""
+    from numba.core import event
+
+    class Once(event.Listener):
+        def on_start(self, event: Any) -> None:
+            unregister("numba:compile", self)
+            _LOG.warning("compiling kernels for this processor, once: up to 20 seconds; they are kept on the disk")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    unregister = event.unregister
+    if multiprocessing.parent_process() is None:
+        event.register("numba:compile", Once())
 
 
 @functools.cache

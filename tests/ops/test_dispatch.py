@@ -1,6 +1,9 @@
 """What is claimed to run, what may be wished for, and what is said where a wish cannot be met."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -35,6 +38,24 @@ def test_use_holds_for_its_block_and_yields_to_the_caller() -> None:
             assert which("nms", CPU) == before
         assert which("nms", CPU) == "reference"
     assert which("nms", CPU) == before
+
+
+@needs_numba
+def test_the_first_compilation_of_a_machine_is_told_and_no_other(tmp_path) -> None:
+    program = (
+        "import numpy as np; from maskrcnn.ops.interpolate import Axis, interpolate\n"
+        "axis = Axis(np.zeros(1, np.intp), np.zeros(1, np.intp), np.zeros(1, np.float32))\n"
+        "for dtype in (np.uint8, np.float32): interpolate(np.zeros((1, 1, 3), dtype), axis, axis)"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said[0].count("compiling kernels") == 1
+    assert said[1] == ""
 
 
 def test_use_ends_with_an_error_too() -> None:
