@@ -141,7 +141,7 @@ class MaskHeadConfig:
     loss: Literal["sigmoid", "softmax"] = "sigmoid"  # Table 2b
     class_agnostic: bool = False
     target: Literal["hard", "soft", "polygon"] = (
-        "hard"  # RoIAlign of the mask at 0.5, the same without threshold, or cocoapi's raster
+        "hard"  # RoIAlign of the mask at 0.5; torchvision's, of the bitmap and soft; Detectron2's, polygons drawn anew
     )
     paste: Literal["grid", "padded"] = "grid"  # exact box, >= 0.5 | padded by a pixel, integer box, > 0.5
     threshold: float = 0.5

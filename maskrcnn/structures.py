@@ -25,11 +25,20 @@ class Images(NamedTuple):
     seeds: Int[Tensor, " B"]  # source of every random choice made for this picture
 
 
+class Outlines(NamedTuple):
+    """Polygons of the objects of a batch, end to end, in canvas pixels."""
+
+    points: Float[Tensor, "V 2"]  # float64, (x, y)
+    parts: Int[Tensor, " P1"]  # polygon p has the points parts[p]:parts[p + 1]
+    spans: Int[Tensor, "B G 2"]  # an object has the polygons spans[..., 0]:spans[..., 1]; none where it is a bitmap
+
+
 class GroundTruth(NamedTuple):
     """The objects of a batch, in canvas pixels.
 
     A mask is S x S bits in a frame of its own, `mask_boxes`; a mirrored frame (x1 > x2 or y1 > y2) is a flipped mask,
     so a crop or a flip changes the frame, never the bits. The frame may reach beyond the picture and beyond `boxes`.
+    Where the model learns masks by another framework's rule, S is the largest object's and a bit is a canvas pixel.
     """
 
     boxes: Float[Tensor, "B G 4"]
@@ -39,6 +48,7 @@ class GroundTruth(NamedTuple):
     joints: Float[Tensor, "B G J 3"] | None  # x, y, v; v 0 not labelled, 1 hidden, 2 visible
     ignore: Bool[Tensor, "B G"]  # crowds: never positive, and what lies in them is never negative
     valid: Bool[Tensor, "B G"]  # True for crowds too
+    outlines: Outlines | None = None  # for the rule that draws polygons anew inside each RoI
 
 
 class Proposals(NamedTuple):

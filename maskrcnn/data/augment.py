@@ -5,7 +5,8 @@ picture's canvas from it, and `augment` resizes only the part of the picture tha
 paper has the resize and the horizontal flip; the rest is for training from scratch on little data.
 
 A mask is made once, in the original picture, as S x S bits over its object's tight box. What follows moves the frame of
-the bits and never the bits; a quarter turn also transposes them.
+the bits and never the bits; a quarter turn also transposes them. A model that learns masks by another framework's rule
+gets what that one would see: bitmaps of canvas pixels, or the polygons.
 """
 
 import math
@@ -17,6 +18,7 @@ import numpy as np
 from ..canvas import fit, resize
 from ..config import AugmentConfig, InputConfig
 from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
+from .bitmaps import draw_bitmap, nearest_pixels, windows
 from .records import Record
 
 MASK_SIDE = 112  # S, of a stored mask
@@ -52,6 +54,7 @@ class Sample(NamedTuple):
     masks: np.ndarray | None  # bool [n S S]; all False where the mask is not known (box only, crowd)
     frames: np.ndarray | None  # float32 [n 4]
     joints: np.ndarray | None  # float32 [n J 3]
+    outlines: list[list[np.ndarray]] | None = None  # of each object, float64 [m 2]; then bits only where there are none
 
 
 def draw_geometry(
@@ -93,6 +96,7 @@ def augment(
     rule: InputConfig,
     *,
     masks: bool = True,
+    mask_rule: str = "hard",
     flip_pairs: Sequence[tuple[int, int]] = (),
     joint_shift: float = 0.0,
 ) -> Sample:
@@ -107,6 +111,7 @@ def augment(
 
     Args:
         masks: whether to make masks; without, `masks` and `frames` are None.
+        mask_rule: what the masks are for (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
         flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
         joint_shift: added to the annotated joints; 0.5 where they are indices of pixels.
     """
@@ -114,7 +119,10 @@ def augment(
     pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
     seen = _see(record, geometry, config.min_visible, masks)
     boxes, frames, bits = _turn(seen.boxes, geometry), _turn(seen.frames, geometry), seen.bits
-    if bits is not None and geometry.quarter_turns % 2:
+    outlines = None
+    if bits is not None and mask_rule != "hard":
+        bits, frames, outlines = _as_annotated(record, seen.index, geometry, mask_rule)
+    elif bits is not None and geometry.quarter_turns % 2:
         bits = bits.swapaxes(1, 2)
     joints = None if record.joints is None else record.joints[seen.index]
     return Sample(
@@ -126,6 +134,7 @@ def augment(
         masks=bits,
         frames=frames if masks else None,
         joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift),
+        outlines=outlines,
     )
 
 
@@ -267,6 +276,36 @@ def _masks(record: Record, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             frames[slot] = polygon_box(segmentation)
             bits[slot] = rasterize_polygons(segmentation, frames[slot], MASK_SIDE)
     return frames, bits
+
+
+def _as_annotated(
+    record: Record, index: np.ndarray, geometry: Geometry, rule: str
+) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]] | None]:
+    """Of the objects at `index`: bits and frames of `bitmaps.windows`, and with the rule "polygon" the outlines of
+    those that are annotated by outlines, which then have no bits.
+    """
+    found = [None if record.ignore[i] else record.segmentations[i] for i in index.tolist()]
+    outlines = None
+    if rule == "polygon":
+        polygons = [segmentation if isinstance(segmentation, list) else [] for segmentation in found]
+        offset, scale = np.array([geometry.window[1], geometry.window[0]]), np.array(geometry.scales[::-1])
+        outlines = [[_turn_points(part * scale - offset, geometry) for part in parts] for parts in polygons]
+        found = [None if isinstance(segmentation, list) else segmentation for segmentation in found]
+    y1, x1, y2, x2 = geometry.window
+    rows, columns = (
+        nearest_pixels(before, after, centred=rule == "polygon")
+        for before, after in zip(record.size, geometry.resized, strict=True)
+    )
+    rows, columns = rows[y1:y2], columns[x1:x2]
+    rows = rows[::-1] if geometry.mirror_y else rows
+    columns = columns[::-1] if geometry.mirror_x else columns
+    for _ in range(geometry.quarter_turns):
+        rows, columns = columns[::-1], rows
+    bitmaps = [draw_bitmap(segmentation, record.size) for segmentation in found]
+    if geometry.quarter_turns % 2:
+        bitmaps = [bitmap.T for bitmap in bitmaps]
+    bits, frames = windows(bitmaps, rows, columns)
+    return bits, frames, outlines
 
 
 def _turn(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:

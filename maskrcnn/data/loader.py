@@ -109,6 +109,7 @@ class TrainLoader(_Loader):
         rank, world: this process, and how many there are.
         workers: processes that read ahead; 0 reads in this one.
         masks: whether the model wants masks. Joints come where the data set has them.
+        mask_rule: what its masks are learnt from (`MaskHeadConfig.target`).
         joint_shift: added to annotated joints (`KeypointHeadConfig.shift`).
         strict: a picture that cannot be read is a `DataError`; else it is told to `warn` once, counted in `unread`, and
             replaced by the next picture of the same canvas.
@@ -130,13 +131,14 @@ class TrainLoader(_Loader):
         world: int = 1,
         workers: int = 0,
         masks: bool = True,
+        mask_rule: str = "hard",
         joint_shift: float = 0.0,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
         policy = "exact" if rule.canvas == "exact" else "buckets"
-        maker = Maker(dataset, rule, augmentation, seed, policy, masks, joint_shift, replace=True)
+        maker = Maker(dataset, rule, augmentation, seed, policy, masks, joint_shift, replace=True, mask_rule=mask_rule)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 
@@ -188,12 +190,14 @@ class EvalLoader(_Loader):
         workers: int = 0,
         gt: bool = False,
         masks: bool = True,
+        mask_rule: str = "hard",
         joint_shift: float = 0.0,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
-        maker = Maker(dataset, rule, NO_AUGMENTATION, 0, rule.canvas, masks and gt, joint_shift, replace=False)
+        replace, masks = False, masks and gt
+        maker = Maker(dataset, rule, NO_AUGMENTATION, 0, rule.canvas, masks, joint_shift, replace, mask_rule)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self.plan = self._plan(batch, range(rank, len(dataset), world))

@@ -18,8 +18,9 @@ from ..canvas import canvas_size, to_images
 from ..config import AugmentConfig, InputConfig
 from ..errors import DataError
 from ..images import read_image
-from ..structures import GroundTruth, Images
+from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
+from .bitmaps import grown, pack_polygons
 from .records import Dataset, joint_slices
 
 FEWEST_SLOTS = 16
@@ -49,11 +50,13 @@ class Parcel(NamedTuple):
     boxes: Tensor  # float32 [N 4]
     labels: Tensor  # int64 [N]
     ignore: Tensor  # bool [N]
-    masks: Tensor | None  # uint8 [N S*S/8], packed
+    masks: Tensor | None  # uint8 [N ceil(S*S/8)], packed
     frames: Tensor | None  # float32 [N 4]
     joints: Tensor | None  # float32 [N J 3]
     image_ids: Tensor  # int64 [B]
     problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
+    mask_side: int = MASK_SIDE  # S
+    outlines: Outlines | None = None  # spans [N 2]
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Maker(data.Dataset):
     masks: bool
     joint_shift: float
     replace: bool
+    mask_rule: str = "hard"
 
     def __post_init__(self) -> None:
         slices = joint_slices(self.dataset.categories)
@@ -137,6 +141,7 @@ class Maker(data.Dataset):
             self.augmentation,
             self.rule,
             masks=self.masks,
+            mask_rule=self.mask_rule,
             flip_pairs=self.flip_pairs,
             joint_shift=self.joint_shift,
         )
@@ -158,10 +163,7 @@ class Maker(data.Dataset):
             arrays = [getattr(sample, field) for sample in samples]
             return torch.from_numpy(np.concatenate(arrays)) if arrays else torch.zeros(0, *shape)
 
-        masks = None
-        if self.masks:
-            bits = [sample.masks.reshape(-1, MASK_SIDE**2) for sample in samples if sample.masks is not None]
-            masks = torch.from_numpy(np.packbits(np.concatenate(bits), axis=1)) if bits else torch.zeros(0)
+        masks, frames, side = _pack_masks(samples) if self.masks else (None, None, MASK_SIDE)
         return Parcel(
             images=images,
             counts=torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64),
@@ -169,11 +171,31 @@ class Maker(data.Dataset):
             labels=together("labels"),
             ignore=together("ignore"),
             masks=masks,
-            frames=together("frames", 4) if self.masks else None,
+            frames=frames,
             joints=together("joints", self.dataset.num_joints, 3) if self.dataset.num_joints else None,
             image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
             problems=problems,
+            mask_side=side,
+            outlines=_pack_outlines(samples) if self.masks and self.mask_rule == "polygon" else None,
         )
+
+
+def _pack_masks(samples: list[Sample]) -> tuple[Tensor, Tensor, int]:
+    """Bits of all objects, of one side, then their frames and that side."""
+    shown = [(s.masks, s.frames) for s in samples if s.masks is not None and s.frames is not None]
+    side = max((masks.shape[-1] for masks, _ in shown), default=MASK_SIDE)
+    bits, places = [np.zeros((0, side**2), bool)], [np.zeros((0, 4), np.float32)]
+    for masks, frames in shown:
+        more = side - masks.shape[-1]
+        bits.append((grown(masks, side) if more else masks).reshape(-1, side**2))
+        places.append(frames + np.array([0, 0, more, more], np.float32))
+    packed = np.packbits(np.concatenate(bits), axis=1)
+    return torch.from_numpy(packed), torch.from_numpy(np.concatenate(places)), side
+
+
+def _pack_outlines(samples: list[Sample]) -> Outlines:
+    packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
+    return Outlines(*(torch.from_numpy(array) for array in packed))
 
 
 def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
@@ -216,8 +238,12 @@ def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
 
     masks = None
     if parcel.masks is not None:
-        bits = np.unpackbits(parcel.masks.numpy(), axis=1).view(np.bool_)
-        masks = laid_out(torch.from_numpy(bits.reshape(-1, MASK_SIDE, MASK_SIDE)))
+        side = parcel.mask_side
+        bits = np.unpackbits(parcel.masks.numpy(), axis=1, count=side * side).view(np.bool_)
+        masks = laid_out(torch.from_numpy(bits.reshape(-1, side, side)))
+    outlines = parcel.outlines
+    if outlines is not None:
+        outlines = outlines._replace(spans=laid_out(outlines.spans))
     truth = GroundTruth(
         boxes=laid_out(parcel.boxes),
         labels=laid_out(parcel.labels),
@@ -226,5 +252,6 @@ def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
         joints=None if parcel.joints is None else laid_out(parcel.joints),
         ignore=laid_out(parcel.ignore),
         valid=torch.arange(G) < parcel.counts[:, None],
+        outlines=outlines,
     )
     return Batch(parcel.images, truth, parcel.image_ids)

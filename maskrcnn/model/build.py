@@ -1,5 +1,6 @@
 """The parts list: `ModelConfig` to `MaskRCNN`. The only reader of the model's config."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from ..errors import ConfigError
 from ..ops.roi_align import roi_align
 from ..ops.roi_pool import roi_pool
 from ..ops.roi_warp import roi_warp
-from . import inference, losses, rpn, targets
+from . import inference, losses, mask_rules, rpn, targets
 from .backbone import ResNet, make_stage, stage_channels
 from .box_head import BoxHead
 from .fpn import FPN
@@ -207,12 +208,13 @@ def _steps(config: ModelConfig) -> Steps:
             samples=r.samples,
             positive_fraction=r.positive_fraction,
             inside_only=r.inside_only,
+            ignored_share=_ignored_share(config),
             inclusive=inclusive,
         ),
         rpn_loss=partial(losses.rpn_loss, samples=r.samples, normalise=r.normalise, beta=r.smooth_l1_beta),
         box_loss=partial(losses.box_loss, **_box_coding(config)),
         **_sampling(config),
-        mask_targets=partial(targets.mask_targets, soft=mask.target == "soft"),
+        mask_targets=_MASK_TARGETS[mask.target],
         mask_loss=losses.competing_mask_loss if softmax else losses.mask_loss,
         keypoint_targets=targets.keypoint_targets,
         keypoint_loss=losses.keypoint_loss,
@@ -247,6 +249,7 @@ def _sampling(config: ModelConfig) -> dict[str, Any]:
         positive_fraction=1.0 if box.ohem else box.positive_fraction,
         positive_iou=box.positive_iou,
         append_gt=box.append_gt,
+        ignored_share=_ignored_share(config),
         inclusive=config.box_arithmetic.inclusive,
     )
     errors = partial(losses.roi_errors, **_box_coding(config))
@@ -254,4 +257,14 @@ def _sampling(config: ModelConfig) -> dict[str, Any]:
     return {"sample_rois": sample, "mine_rois": mine}
 
 
+def _ignored_share(config: ModelConfig) -> float:
+    """How much of a box may lie in a crowd before it is no negative; the other frameworks drop crowds from training."""
+    return {"ignore": 0.5, "drop": math.inf}[config.crowds]
+
+
+_MASK_TARGETS: dict[str, Callable[..., Tensor]] = {
+    "hard": targets.mask_targets,
+    "soft": mask_rules.bitmap_targets,
+    "polygon": mask_rules.polygon_targets,
+}
 _ALL = 1 << 30  # more RoIs than there are: a sampler takes what there is

@@ -85,15 +85,13 @@ def propose(
     boxes, scores, levels = [], [], []
     start = 0
     for level, count in enumerate(rpn.counts):
-        logits = rpn.logits[:, start : start + count].detach()
-        if score == "probability":
-            logits = logits.sigmoid()  # ties near 1 sort as they do in torchvision
-        top = logits.topk(min(pre_nms, count), dim=1)
+        top = rpn.logits[:, start : start + count].detach().topk(min(pre_nms, count), dim=1)
         picked = (start + top.indices)[..., None].expand(-1, -1, 4)
         deltas = rpn.deltas.detach().gather(1, picked)
         reference = rpn.anchors.expand(len(deltas), -1, -1).gather(1, picked)
         boxes.append(decode(deltas, reference, inclusive=inclusive))
-        scores.append(top.values)
+        # Probabilities near 1 tie where logits do not, and of ties the first goes on: so it is in torchvision.
+        scores.append(top.values.sigmoid() if score == "probability" else top.values)
         levels.append(torch.full_like(top.indices, level))
         start += count
     box, value = torch.cat(boxes, 1), torch.cat(scores, 1)

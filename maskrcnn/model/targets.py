@@ -15,7 +15,6 @@ from ..ops.sample import random_keys, sample
 from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
 
 ANCHOR_STREAM, ROI_STREAM = 1, 2  # keep the random choices of a step apart
-IGNORED_SHARE = 0.5  # a box that lies more than this in a crowd is no negative
 
 
 def label_anchors(
@@ -29,14 +28,18 @@ def label_anchors(
     samples: int,
     positive_fraction: float,
     inside_only: bool = False,
+    ignored_share: float = 0.5,
     inclusive: bool = False,
 ) -> AnchorTargets:
-    """The anchors that carry RPN loss, 256 of a picture: IoU >= 0.7 or some object's best is foreground, < 0.3 not."""
+    """The anchors that carry RPN loss, 256 of a picture: IoU >= 0.7 or some object's best is foreground, < 0.3 not.
+
+    One that lies more than `ignored_share` in a crowd is no negative.
+    """
     boxes = anchors.expand(len(seeds), -1, -1)
     candidates = _inside(boxes, sizes) if inside_only else None
     found = match(boxes, gt.boxes, gt.valid, gt.ignore, candidates=candidates, inclusive=inclusive)
     positive = (found.iou >= positive_iou) | found.best_of_gt
-    negative = (found.iou < negative_iou) & (found.ignored <= IGNORED_SHARE) & ~positive
+    negative = (found.iou < negative_iou) & (found.ignored <= ignored_share) & ~positive
     if candidates is not None:
         positive, negative = positive & candidates, negative & candidates
     keys = random_keys(seeds, anchors.shape[0], ANCHOR_STREAM)
@@ -57,9 +60,13 @@ def sample_rois(
     positive_fraction: float,
     positive_iou: float,
     append_gt: bool = True,
+    ignored_share: float = 0.5,
     inclusive: bool = False,
 ) -> RoIs:
-    """512 (C4: 64) of the proposals and the true boxes, a quarter of them foreground: IoU >= 0.5 with an object."""
+    """512 (C4: 64) of the proposals and the true boxes, a quarter of them foreground: IoU >= 0.5 with an object.
+
+    One that lies more than `ignored_share` in a crowd is no background.
+    """
     boxes, valid = proposals.boxes, proposals.valid
     if append_gt:
         boxes = torch.cat((boxes, gt.boxes), dim=1)
@@ -67,7 +74,7 @@ def sample_rois(
     boxes = torch.where(valid[..., None], boxes, 0.0)
     found = match(boxes, gt.boxes, gt.valid, gt.ignore, inclusive=inclusive)
     positive = valid & (found.iou >= positive_iou)
-    negative = valid & (found.iou < positive_iou) & (found.ignored <= IGNORED_SHARE)
+    negative = valid & (found.iou < positive_iou) & (found.ignored <= ignored_share)
     keys = random_keys(seeds, boxes.shape[1], ROI_STREAM)
     index, foreground, kept = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
     gt_index = torch.where(foreground, found.index.gather(1, index), 0)
@@ -114,23 +121,23 @@ def foreground_slots(rois: RoIs, slots: int) -> RoIs:
 
 
 def with_masks(fg: RoIs, gt: GroundTruth) -> RoIs:
-    """`fg`, valid only where the object's mask is known: one without a single bit stands for an object of box alone."""
+    """`fg`, valid only where the object's mask is known: one without a bit or an outline is an object of box alone."""
     assert gt.masks is not None
     known = (gt.masks != 0).flatten(2).any(dim=2)  # [B G]
+    if gt.outlines is not None:
+        known = known | (gt.outlines.spans[..., 1] > gt.outlines.spans[..., 0])
     return fg._replace(valid=fg.valid & known.gather(1, fg.gt_index))
 
 
-def mask_targets(
-    rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4, soft: bool = False
-) -> Float[Tensor, "B F M M"]:
-    """The mask of each RoI's object seen through the RoI, side x side; 0 or 1, or the covered share where `soft`.
+def mask_targets(rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4) -> Float[Tensor, "B F M M"]:
+    """The mask of each RoI's object seen through the RoI, side x side; 0 or 1. Other rules are in `mask_rules`.
 
     Bilinear interpolation of the stored bits at `samples` points per cell and axis, averaged: RoIAlign of the crop.
     """
     assert gt.masks is not None
     assert gt.mask_boxes is not None
     covered = crop_masks(gt.masks, gt.mask_boxes, rois.gt_index, rois.boxes, rois.valid, side=side, samples=samples)
-    return covered if soft else (covered >= 0.5).float()
+    return (covered >= 0.5).float()
 
 
 def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Tensor, "B F J"], Bool[Tensor, "B F J"]]:

@@ -49,5 +49,7 @@ class Job(NamedTuple):
 
 
 def to_device(bundle: Any, device: torch.device) -> Any:
-    """A bundle of tensors, some of them perhaps None, on `device`."""
-    return type(bundle)(*(field if field is None else field.to(device, non_blocking=True) for field in bundle))
+    """A bundle of tensors and bundles, some of them perhaps None, on `device`."""
+    if isinstance(bundle, tuple):
+        return type(bundle)(*(to_device(field, device) for field in bundle))
+    return bundle if bundle is None else bundle.to(device, non_blocking=True)

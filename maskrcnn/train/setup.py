@@ -109,6 +109,7 @@ def make_job(plan: Plan, among: Ranks) -> Job:
         "world": among.world,
         "workers": train.workers,
         "masks": model.mask_head.enabled,
+        "mask_rule": model.mask_head.target,
         "joint_shift": model.keypoint_head.shift,
         "strict": plan.strict,
         "pin_memory": among.device.type == "cuda",
