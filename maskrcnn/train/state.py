@@ -46,7 +46,8 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         tensors = model.state_dict()
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.tensors[name] for name in floats], [tensors[name] for name in floats], 1 - decay)
+        means, news = [self.tensors[name] for name in floats], [tensors[name] for name in floats]
+        torch._foreach_lerp_(means, news, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for name in tensors.keys() - floats:
             self.tensors[name].copy_(tensors[name])
 
