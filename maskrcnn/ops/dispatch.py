@@ -80,7 +80,10 @@ def follow_torch_threads() -> None:
     import numba
 
     most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), most)))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, most)))
+    if torch.get_num_threads() != threads:  # the first call starts all of OpenMP's threads, and PyTorch shares OpenMP
+        torch.set_num_threads(threads)
 
 
 def _default(op: str, device: torch.device) -> str:

@@ -127,3 +127,20 @@ def test_numba_runs_on_as_many_threads_as_torch() -> None:
     finally:
         torch.set_num_threads(before)
         follow_torch_threads()
+
+
+@needs_numba
+def test_the_first_kernel_leaves_torchs_threads_as_they_are() -> None:
+    """In a process of its own, whose first kernel starts OpenMP's threads: one for every core, which PyTorch shares."""
+    program = """
+import torch
+from maskrcnn.ops.dispatch import follow_torch_threads
+torch.set_num_threads(1)
+follow_torch_threads()
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600, env=environment
+    )
+    assert done.stdout.strip() == "1"
