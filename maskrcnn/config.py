@@ -80,6 +80,7 @@ class BoxArithmetic:
 
 @dataclass(frozen=True)
 class RPNConfig:
+    features: Literal["shared", "own"] = "shared"  # own: of a backbone and a neck apart, for training in stages
     convs: int = 1
     positive_iou: float = 0.7
     negative_iou: float = 0.3

@@ -98,11 +98,11 @@ class Term(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """L = L_cls + L_box + L_mask (+ L_keypoint), section 3, and the two terms of the RPN."""
+    """L = L_cls + L_box + L_mask (+ L_keypoint), section 3, and the two terms of the RPN; None for what has no part."""
 
-    rpn_class: Term
-    rpn_box: Term
-    box_class: Term
-    box_box: Term
+    rpn_class: Term | None
+    rpn_box: Term | None
+    box_class: Term | None = None
+    box_box: Term | None = None
     mask: Term | None = None
     keypoint: Term | None = None

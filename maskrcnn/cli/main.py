@@ -19,9 +19,10 @@ from .demo import demo
 from .evaluate import evaluate
 from .info import info
 from .predict import predict
+from .propose import propose
 from .train import train
 
-VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, info, demo)
+VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, info, propose, demo)
 
 app = typer.Typer(
     help="Mask R-CNN: train on your own images, evaluate, predict boxes and masks.",

@@ -118,7 +118,7 @@ def augment(
     geometry = draw_geometry(rng, record.size, config, rule)
     pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
     seen = _see(record, geometry, config.min_visible, masks)
-    boxes, frames, bits = _turn(seen.boxes, geometry), _turn(seen.frames, geometry), seen.bits
+    boxes, frames, bits = _upright(_turn(seen.boxes, geometry)), _turn(seen.frames, geometry), seen.bits
     outlines = None
     if bits is not None and mask_rule != "hard":
         bits, frames, outlines = _as_annotated(record, seen.index, geometry, mask_rule)
@@ -128,7 +128,7 @@ def augment(
     return Sample(
         image=pixels,
         scales=geometry.scales,
-        boxes=np.concatenate((np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])), axis=1),
+        boxes=boxes,
         labels=record.labels[seen.index],
         ignore=seen.ignore,
         masks=bits,
@@ -136,6 +136,15 @@ def augment(
         joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift),
         outlines=outlines,
     )
+
+
+def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Boxes [n 4] of the original picture, where `augment` takes them: what is in view, float32 [m 4], in order."""
+    y1, x1, y2, x2 = geometry.window
+    moved = boxes * np.tile(geometry.scales[::-1], 2) - np.tile([x1, y1], 2)
+    moved = moved.clip(0, np.tile([x2 - x1, y2 - y1], 2))
+    moved = moved[(moved[:, 2:] > moved[:, :2]).all(axis=1)]
+    return _upright(_turn(moved, geometry)).astype(np.float32)
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------
@@ -312,6 +321,11 @@ def _turn(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Mirrors and turns [n 4] corner by corner: what was the first corner stays the first, so frames come mirrored."""
     corners = _turn_points(boxes.reshape(-1, 2, 2), geometry)
     return corners.reshape(-1, 4)
+
+
+def _upright(boxes: np.ndarray) -> np.ndarray:
+    """Boxes [n 4] whose first corner is left and above."""
+    return np.concatenate((np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])), axis=1)
 
 
 def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The parts list: `ModelConfig` to `MaskRCNN`. The only reader of the model's config."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,13 +33,11 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
     """
     _check(config)
     box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
-    backbone = _backbone(config)
+    backbone, neck = _features(config)
     if config.backbone.features == "fpn":
-        neck: nn.Module = FPN(backbone.channels, config.fpn.channels, norm=config.fpn.norm)
         channels, strides = config.fpn.channels, backbone.strides
         rpn_strides = [*strides, strides[-1] * 2]
     else:
-        neck = Flat()
         channels, strides = backbone.channels[-1], backbone.strides[-1:]
         rpn_strides = strides
     if len(config.anchors.sizes) != len(rpn_strides):
@@ -54,6 +53,7 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
         backbone=backbone,
         neck=neck,
         rpn=_rpn(config, channels, rpn_strides),
+        rpn_features=_rpn_features(config),
         box_pool=_pool(config, strides, box.pool_size * (box.res5_stride if trunk else 1), trunk),
         box_head=_box_head(config, features),
         detail_pool=_pool(config, strides, side) if details else None,
@@ -114,6 +114,20 @@ def _backbone(config: ModelConfig) -> ResNet:
         freeze_at=b.freeze_at,
         **_stages(config),
     )
+
+
+def _features(config: ModelConfig) -> tuple[ResNet, nn.Module]:
+    """Backbone and neck: FPN, or nothing but the last map."""
+    backbone = _backbone(config)
+    if config.backbone.features == "fpn":
+        return backbone, FPN(backbone.channels, config.fpn.channels, norm=config.fpn.norm)
+    return backbone, Flat()
+
+
+def _rpn_features(config: ModelConfig) -> nn.Module | None:
+    if config.rpn.features == "shared":
+        return None
+    return nn.Sequential(OrderedDict(zip(("backbone", "neck"), _features(config), strict=True)))
 
 
 def _res5(config: ModelConfig, channels: int) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..structures import AnchorTargets, Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
 from .pooler import Pool
-from .rpn import RPN
+from .rpn import RPN, RPNOutput
 from .targets import foreground_slots, with_masks
 
 Pyramid = list[Tensor]  # maps [B C h w], finest first; the last may be the RPN's alone
@@ -46,6 +46,7 @@ class MaskRCNN(nn.Module):
         backbone: nn.Module,
         neck: nn.Module,
         rpn: RPN,
+        rpn_features: nn.Module | None,
         box_pool: Pool,
         box_head: nn.Module,
         detail_pool: Pool | None,
@@ -60,6 +61,7 @@ class MaskRCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
+        self.rpn_features = rpn_features  # backbone and neck of the RPN's own; None where it shares the others'
         self.box_pool, self.box_head = box_pool, box_head
         self.detail_pool = detail_pool  # of masks and joints; None where they share the box branch's (C4)
         self.mask_head, self.keypoint_head = mask_head, keypoint_head
@@ -69,18 +71,26 @@ class MaskRCNN(nn.Module):
         self.reverse_channels, self.skip_empty = reverse_channels, skip_empty
 
     def loss(self, images: Images, gt: GroundTruth, proposals: Proposals | None = None) -> Losses:
-        """The multi-task loss of a batch (section 3), terms as sums and counts. `proposals` replace the RPN's."""
+        """The multi-task loss of a batch (section 3), terms as sums and counts.
+
+        With `proposals` the RPN has no part in it: the second of the paper's two stages, see `rpn_loss`.
+        """
         pyramid = self.pyramid(images)
-        rpn = self.rpn(pyramid, images.pixels.shape[-2:])
-        anchors = self.steps.label_anchors(rpn.anchors, gt, images.sizes, images.seeds)
-        proposals = proposals or self.steps.propose_train(rpn, images.sizes)
+        rpn_terms: tuple[Term | None, Term | None] = (None, None)
+        if proposals is None:
+            rpn = self.score_anchors(images, pyramid)
+            rpn_terms = self._rpn_terms(rpn, images, gt)
+            proposals = self.steps.propose_train(rpn, images.sizes)
         rois = self.steps.sample_rois(proposals, gt, images.seeds)
         if self.steps.mine_rois is not None:
             rois = self._mined(pyramid, rois)
         features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
         box_terms = self.steps.box_loss(*self.box_head(features), rois)
-        rpn_terms = self.steps.rpn_loss(rpn.logits, rpn.deltas, anchors)
         return Losses(*rpn_terms, *box_terms, *self._detail_losses(pyramid, features, rois, gt))
+
+    def rpn_loss(self, images: Images, gt: GroundTruth) -> Losses:
+        """The RPN's terms alone: the first of the two stages in which the paper trained (section 3.1)."""
+        return Losses(*self._rpn_terms(self.score_anchors(images), images, gt))
 
     def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
         """Boxes from the proposals, then masks and joints on the best boxes only (section 3.1, inference)."""
@@ -91,7 +101,7 @@ class MaskRCNN(nn.Module):
     def detect_boxes(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
         """Detections without masks and joints."""
         if proposals is None:
-            proposals = self.steps.propose_test(self.rpn(pyramid, images.pixels.shape[-2:]), images.sizes)
+            proposals = self.steps.propose_test(self.score_anchors(images, pyramid), images.sizes)
         proposals = Proposals(*(field[:, : self._slots(proposals.valid)] for field in proposals))
         logits, deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
         return self.steps.select(proposals, logits, deltas, images.sizes, images.scales)
@@ -119,11 +129,22 @@ class MaskRCNN(nn.Module):
         return detections
 
     def pyramid(self, images: Images) -> Pyramid:
-        """Normalised pixels, zero outside the pictures, through backbone and FPN."""
+        """The features of backbone and FPN."""
         return self.neck(self.backbone(self._normalised(images)))
 
+    def score_anchors(self, images: Images, pyramid: Pyramid | None = None) -> RPNOutput:
+        """What the RPN says of every anchor: on the pyramid, or on features of its own."""
+        if self.rpn_features is not None:
+            pyramid = self.rpn_features(self._normalised(images))
+        elif pyramid is None:
+            pyramid = self.pyramid(images)
+        return self.rpn(pyramid, images.pixels.shape[-2:])
+
     def _normalised(self, images: Images) -> Float[Tensor, "B I H W"]:
-        """Along whole lines of memory, a pixel's channels being too few for a fast loop."""
+        """Pixels less their mean over their deviation, zero outside the pictures.
+
+        Along whole lines of memory, a pixel's channels being too few for a fast loop.
+        """
         pixels = images.pixels.permute(0, 2, 3, 1)
         pixels = (pixels.flip(3) if self.reverse_channels else pixels).contiguous()
         B, H, W, channels = pixels.shape
@@ -139,6 +160,10 @@ class MaskRCNN(nn.Module):
             columns = torch.arange(W * channels, device=x.device) < images.sizes[:, 1:] * channels  # [B W*I]
             x = torch.where(rows[:, :, None] & columns[:, None], x, 0.0)
         return x.view(B, H, W, channels).permute(0, 3, 1, 2)
+
+    def _rpn_terms(self, rpn: RPNOutput, images: Images, gt: GroundTruth) -> tuple[Term, Term]:
+        anchors = self.steps.label_anchors(rpn.anchors, gt, images.sizes, images.seeds)
+        return self.steps.rpn_loss(rpn.logits, rpn.deltas, anchors)
 
     def _detail_losses(
         self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth

@@ -1,6 +1,5 @@
 """The run's folder: whose it is, and what it says of the run, in config.toml and run.json."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import to_dict, write_toml
+from ..config import Config, to_dict, write_toml
 from ..errors import ConfigError
 from ..weights.checkpoint import replacing
 from ..weights.read import locate
 from .distributed import Ranks
+from .proposals import fingerprint
 from .setup import Plan
 
 MAY_CHANGE = ("train.epochs", "train.patience")  # between two starts of one run
@@ -55,20 +55,19 @@ def _identity(plan: Plan, among: Ranks, weights: str | Path | None) -> dict[str,
             "val": None if plan.val is None else plan.val.fingerprint,
             "images": [len(plan.train), 0 if plan.val is None else len(plan.val)],
         },
-        "weights": None if weights is None else _sum_of(locate(weights)),
+        "weights": None if weights is None else fingerprint(locate(weights)),
         "processes": among.world,
         "precision": plan.precision,
         "device": among.device.type,
+        "stage": plan.stage,
+        "proposals": plan.proposals,
     }
 
 
-def _sum_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    was, now = _flat(old), _flat(new)
+    """A setting that the run's release did not have was what its default says now."""
+    defaults = {f"settings.{name}": value for name, value in _flat(to_dict(Config())).items()}
+    was, now = defaults | _flat(old), _flat(new)
     allowed = {f"settings.{name}" for name in MAY_CHANGE}
     return [
         f"  {name.removeprefix('settings.')}: {was.get(name)!r} there, {now.get(name)!r} here"

@@ -9,13 +9,18 @@ import torch
 from torch import nn
 
 from ..config import TrainConfig
-from ..structures import GroundTruth, Images
+from ..structures import Losses
 
 STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
 METRICS = "metrics.json"  # of the best evaluation
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Batch = tuple[Images, GroundTruth, Any]  # as `data.loader` yields them; the last are the image ids
+Batch = tuple[Any, ...]  # what the loss is of: Images, GroundTruth, perhaps Proposals; and last the image ids
+
+
+def whole_loss(model: Any, *inputs: Any) -> Losses:
+    """Of all branches together: approximate joint training."""
+    return model.loss(*inputs)
 
 
 class Job(NamedTuple):
@@ -30,6 +35,7 @@ class Job(NamedTuple):
     write: Callable[[Path, nn.Module, Mapping[str, Any]], None]  # a checkpoint with this provenance
     precision: str = "fp32"
     counts: str = "global"  # losses are divided by counts over all ranks, or per "rank"
+    loss: Callable[..., Losses] = whole_loss  # (model, what a batch holds but for the ids) -> its terms
 
     def images_per_step(self, world: int) -> int:
         """Images of an optimiser step, over all ranks."""

@@ -117,9 +117,10 @@ def _step_line(record: Mapping[str, Any], total: int) -> str:
 
 def _evaluation_line(record: Mapping[str, Any]) -> str:
     scores = " ".join(
-        f"{kind} AP {_figure(values['AP'])} AP50 {_figure(values['AP50'])}"
+        f"{kind} {name} {_figure(values[name])} {name}50 {_figure(values[name + '50'])}"
         for kind, values in record["metrics"].items()
-        if isinstance(values, Mapping) and "AP" in values
+        for name in ("AP", "AR")
+        if isinstance(values, Mapping) and name in values
     )
     loss = f" validation loss {record['loss']:.3f}" if record.get("loss") is not None else ""
     mark = " (best so far)" if record.get("best") else ""

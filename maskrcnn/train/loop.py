@@ -6,6 +6,7 @@ so that a run that was killed at any step ends with the same weights, on a CPU b
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +15,16 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..errors import TrainingError
-from ..structures import GroundTruth, Images, Losses
+from ..structures import Losses
 from ..weights.checkpoint import replacing
 from .distributed import Ranks, from_first, on_any, ranks, total_over, wait_for_all, wrap
 from .folder import claim_folder
 from .job import BEST, FINAL, LAST, STATE, Batch, Job, to_device
 from .log import Clock, Console, JsonLines, Listener, Meter, peak_memory_gib, tensorboard_listener
 from .optim import build_optimizer, clip, learning_rate, set_rate
-from .setup import build_model, make_job, plan
+from .setup import Plan, build_model, make_job, plan
 from .signals import catching_signals
+from .stages import Narrow, check_stages, train_in_stages
 from .state import Average, Progress, State, load_state, save_state
 from .validate import evaluate, is_due
 from .watch import Watch
@@ -43,6 +45,9 @@ def train(
     precision: str | None = None,
     seed: int | None = None,
     patience: int | None = None,
+    schedule: str | None = None,
+    stages: Sequence[str] = (),
+    proposals: str | Path | None = None,
     strict: bool = False,
     keypoints: bool = False,
     masks: bool = True,
@@ -53,10 +58,12 @@ def train(
 
     `data` is a json, or a folder with one for training and one for validation; `model` a name such as R-50-FPN (the
     default); `weights` a checkpoint to start from; `out` the run's folder (default runs/NAME); `overrides` settings
-    such as "train.lr=0.01"; `config` a TOML file of settings. The same call again resumes an interrupted run and does
-    nothing where it is finished. Raises `DataError`, `ConfigError` and `CheckpointError` before the first step,
+    such as "train.lr=0.01"; `config` a TOML file of settings; `schedule` a name of `optim.SCHEDULES`; `stages` and
+    `proposals` as in `stages.train_in_stages`. The same call again resumes an interrupted run and does nothing where
+    it is finished. Raises `DataError`, `ConfigError` and `CheckpointError` before the first step,
     `TrainingError` if a loss is not finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, once the run is saved.
     """
+    stages = check_stages(stages, proposals)
     named = {
         "train.epochs": epochs,
         "train.batch": batch,
@@ -65,20 +72,37 @@ def train(
         "train.patience": patience,
         "model.mask_head.enabled": None if masks else False,
         "model.keypoint_head.enabled": True if keypoints else None,
+        "model.rpn.features": "own" if stages else None,
     }
     reading = {"val": val, "images": images, "strict": strict, "keypoints": keypoints}
     with ranks(device) as among:
         say = print if among.first else _say_nothing
         run = plan(
             data, model=model, weights=weights, out=out, named=named, overrides=overrides, config=config,
-            reading=reading, among=among, say=say,
+            schedule=schedule, reading=reading, among=among, say=say,
         )  # fmt: skip
-        from_first(claim_folder(run, among, weights) if among.first else None, among)
-        built, job = build_model(run, among, say), make_job(run, among)
-        listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(job.total(among.world))]
-        if tensorboard:
-            listeners.append(tensorboard_listener(run.out / "tensorboard"))
-        return fit(built, job, among, listeners if among.first else (), say)
+        start = partial(_start, weights=weights, tensorboard=tensorboard, among=among, say=say)
+        return train_in_stages(run, stages, proposals, start, among, say) if stages else start(run)
+
+
+def _start(
+    run: Plan,
+    narrow: Narrow | None = None,
+    *,
+    weights: str | Path | None,
+    tensorboard: bool,
+    among: Ranks,
+    say: Callable[[str], None],
+) -> Path:
+    """Claims the run's folder and trains there; `narrow` makes a stage of the model and the job."""
+    from_first(claim_folder(run, among, weights) if among.first else None, among)
+    built, job = build_model(run, among, say), make_job(run, among)
+    if narrow is not None:
+        job = narrow(built, job)
+    listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(job.total(among.world))]
+    if tensorboard:
+        listeners.append(tensorboard_listener(run.out / "tensorboard"))
+    return fit(built, job, among, listeners if among.first else (), say)
 
 
 def fit(
@@ -98,7 +122,7 @@ def fit(
         say(f"{job.out}: going on after step {progress.step} of {total}")
     tell = _teller(listeners)
     tell("start", {"step": progress.step, "steps": total})
-    module = wrap(_LossOf(model), among, live_norms=_has_live_norms(model))
+    module = wrap(_LossOf(model, job.loss), among, live_norms=_has_live_norms(model))
     batches, clock = _micro_batches(job, progress), Clock(progress.seconds)
     meter, watch = Meter(progress.seconds), Watch(job.out, among)
     model.train()
@@ -136,11 +160,11 @@ def step(
     values: dict[str, Tensor] = {}
     ids: list[int] = []
     for i in range(config.accumulate):
-        images, gt, image_ids = next(batches)
+        *inputs, image_ids = next(batches)
         ids += [int(image_id) for image_id in image_ids]
         with _syncing(module, last=i == config.accumulate - 1):
             with job.autocast(among.device):
-                losses = module(to_device(images, among.device), to_device(gt, among.device))
+                losses = module(*(to_device(bundle, among.device) for bundle in inputs))
             terms = divide(losses, among, job.counts)
             terms = {"loss": torch.stack(list(terms.values())).sum(), **terms}
             scaler.scale(terms["loss"] / config.accumulate).backward()
@@ -188,14 +212,14 @@ def is_finished(progress: Progress, total: int, config: TrainConfig) -> bool:
 
 
 class _LossOf(nn.Module):
-    """`model.loss` as a forward, which is what torch's data parallel wraps."""
+    """A loss of the model as a forward, which is what torch's data parallel wraps."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[..., Losses]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss
 
-    def forward(self, images: Images, gt: GroundTruth) -> Losses:
-        return cast(Any, self.model).loss(images, gt)
+    def forward(self, *inputs: Any) -> Losses:
+        return self.loss(self.model, *inputs)
 
 
 def _micro_batches(job: Job, progress: Progress) -> Iterator[Batch]:

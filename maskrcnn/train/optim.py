@@ -1,4 +1,4 @@
-"""SGD with momentum (section 3.1: 0.9, weight decay 1e-4) or AdamW, the learning rate by step, and clipping.
+"""SGD with momentum (section 3.1: 0.9, weight decay 1e-4) or AdamW, the learning rate by step, schedules, clipping.
 
 Nothing here has to be saved: the rate follows from the step and the length of the run.
 """
@@ -8,9 +8,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig
+from ..config import ModelConfig, TrainConfig
+from ..errors import ConfigError
 
 REFERENCE_IMAGES = 16  # what `TrainConfig.lr` is stated for
+COCO_IMAGES = 118_287  # of train2017, which the schedules below were made for
+
+# Steps of 16 images, and those after which the rate drops to a tenth (section 3.1; Detectron's MODEL_ZOO for the rest).
+SCHEDULES = {
+    "1x": (90_000, (60_000, 80_000)),
+    "s1x": (130_000, (100_000, 120_000)),
+    "2x": (180_000, (120_000, 160_000)),
+    "3x": (270_000, (210_000, 250_000)),
+    "paper": (160_000, (120_000,)),
+}
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -24,6 +35,24 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+
+
+def schedule_settings(name: str, model: ModelConfig) -> list[str]:
+    """The settings that a name of `SCHEDULES` stands for: as many passes over the images as it makes over COCO's.
+
+    "step" and "cosine" set the shape alone. In the paper joints have 90k steps, and ResNeXt as many steps as a ResNet
+    but of 8 images: half the passes, and at the same `lr`, which is stated for 16 images, its rate of 0.01. Raises
+    `ConfigError` for another name.
+    """
+    if name in ("step", "cosine"):
+        return [f"train.schedule={name}"]
+    if name not in SCHEDULES:
+        raise ConfigError(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}, step and cosine")
+    steps, drops = SCHEDULES["1x" if name == "paper" and model.keypoint_head.enabled else name]
+    images = REFERENCE_IMAGES // 2 if name == "paper" and model.backbone.groups > 1 else REFERENCE_IMAGES
+    epochs = math.floor(1e5 * steps * images / COCO_IMAGES) / 1e5  # down: on COCO that rounds up to `steps` again
+    milestones = [drop / steps for drop in drops]
+    return ["train.schedule=step", f"train.epochs={epochs}", f"train.milestones={milestones}", "train.gamma=0.1"]
 
 
 def scaled_rate(config: TrainConfig, images_per_step: int) -> float:

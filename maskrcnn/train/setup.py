@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..config import Config, ModelConfig, override, preset, read_toml
+from ..config import Config, ModelConfig, TrainConfig, override, preset, read_toml
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader, TrainLoader
 from ..data.records import Dataset, hold_out, match_categories
@@ -24,7 +24,8 @@ from ..weights.checkpoint import Checkpoint, save_checkpoint
 from ..weights.read import read_start
 from .distributed import Ranks, from_first, gather
 from .job import Job
-from .optim import scaled_rate
+from .optim import scaled_rate, schedule_settings
+from .proposals import rpn_tensors
 from .start import start_from
 
 SMALL_BATCH = 4  # images a rank below which batch statistics are too noisy and group norm takes over
@@ -41,6 +42,8 @@ class Plan(NamedTuple):
     precision: str
     strict: bool  # a picture that cannot be read ends the run
     weights: str = ""  # where `start` was read
+    stage: str | None = None  # the part of a training in stages that this is
+    proposals: str | None = None  # SHA-256 of the file of proposals that a stage learns from
 
 
 def plan(
@@ -52,6 +55,7 @@ def plan(
     named: Mapping[str, Any],
     overrides: Sequence[str],
     config: str | Path | None,
+    schedule: str | None = None,
     reading: Mapping[str, Any],
     among: Ranks,
     say: Callable[[str], None],
@@ -59,12 +63,15 @@ def plan(
     """Reads the data, settles every setting and prints what a user should know.
 
     Raises `DataError`, `ConfigError` and `CheckpointError`. `named` are settings that have an argument of their own,
-    as {"train.epochs": 12}, None where not given; `reading` is how data is read: val, images, strict, keypoints.
+    as {"train.epochs": 12}, None where not given, and win over those that `schedule` names; `reading` is how data is
+    read: val, images, strict, keypoints.
     """
     assignments = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
     assignments += list(overrides)
     base, start = _base(model, config, weights, assignments)
     first_look = override(base, assignments)
+    if schedule is not None:
+        assignments = schedule_settings(schedule, first_look.model) + assignments
     joints = reading["keypoints"] or first_look.model.keypoint_head.enabled
     train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": joints})
     if not len(train):
@@ -96,7 +103,9 @@ def build_model(plan: Plan, among: Ranks, say: Callable[[str], None]) -> nn.Modu
         torch.manual_seed(plan.config.train.seed)
         model = build(plan.config.model, skip_empty=among.device.type == "cpu")
     if plan.start is not None:
-        say(start_from(model, plan.start, plan.train.categories, plan.weights))
+        own = rpn_tensors(plan.start.state) if plan.config.model.rpn.features == "own" else {}
+        start = plan.start._replace(state={**plan.start.state, **own})
+        say(start_from(model, start, plan.train.categories, plan.weights))
     return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -243,11 +252,18 @@ def _introduction(plan: Plan, among: Ranks) -> list[str]:
         f"({train.batch} x {train.accumulate} x {among.world}), lr {train.lr:g} per 16 images: "
         f"{scaled_rate(train, step):.4g}"
     )
+    lines.append(_length(train, max(1, math.ceil(train.epochs * len(plan.train) / step))))
     if plan.start is None:
         lines.append("from scratch; --weights with a trained checkpoint needs fewer images and less time")
     if model.backbone.norm == "bn" and among.world > 1 and among.device.type == "cpu":
         lines.append("batch norms see one rank's images each: torch cannot synchronise them on CPUs")
     return lines
+
+
+def _length(train: TrainConfig, steps: int) -> str:
+    drops = " and ".join(str(math.ceil(fraction * steps)) for fraction in train.milestones if fraction < 1)
+    falls = f"; the rate drops after {drops}" if train.schedule == "step" and drops else ""
+    return f"schedule: {train.schedule}, {train.epochs:g} epochs, {steps} steps{falls}"
 
 
 def _contents(data: Dataset) -> str:

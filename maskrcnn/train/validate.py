@@ -51,9 +51,9 @@ def evaluate(state: State, job: Job, among: Ranks) -> dict[str, Any]:
 def validation_loss(model: nn.Module, job: Job, among: Ranks) -> float:
     """The loss over the validation images with running norms; sums and counts are added over all images and ranks."""
     sums: dict[str, Tensor] = {}
-    for images, gt, _ in cast(Any, job.validation)():
+    for *inputs, _ in cast(Any, job.validation)():
         with job.autocast(among.device):
-            losses = cast(Any, model).loss(to_device(images, among.device), to_device(gt, among.device))
+            losses = job.loss(model, *(to_device(bundle, among.device) for bundle in inputs))
         for name, term in zip(losses._fields, losses, strict=True):
             if term is not None:
                 pair = torch.stack([term.sum.double(), term.count.double()])
@@ -65,10 +65,13 @@ def validation_loss(model: nn.Module, job: Job, among: Ranks) -> float:
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:
-    """What `best` and `patience` go by: AP of joints where the model has them, else of masks, else of boxes; or -1."""
-    kind = next((kind for kind in ("keypoint", "mask") if kind in metrics), "box")
-    value = metrics.get(kind, {}).get("AP")
+    """What `best` and `patience` go by: AP of joints, else of masks, else of boxes, else AR of proposals; or -1."""
+    figures = (metrics[kind].get(name) for kind, name in _HEADLINES if kind in metrics)
+    value = next(figures, None)
     return -1.0 if value is None or not math.isfinite(value) else float(value)
+
+
+_HEADLINES = (("keypoint", "AP"), ("mask", "AP"), ("box", "AP"), ("proposals", "AR"))
 
 
 def _keep(model: nn.Module, metrics: Mapping[str, Any], state: State, job: Job, among: Ranks) -> None:

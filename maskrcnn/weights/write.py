@@ -150,6 +150,7 @@ TARGETS: Mapping[str, Target] = {
         to_theirs=background_to_first,
         fixed=(*_FIXED, "input.channel_order", "pool.aligned"),
         possible={
+            "rpn.features": ("shared",),
             "backbone.features": ("fpn",),
             "backbone.stride_in": ("3x3",),
             "backbone.norm": ("frozen_bn", "bn"),
@@ -165,6 +166,7 @@ TARGETS: Mapping[str, Target] = {
         to_theirs=_same,
         fixed=_FIXED,
         possible={
+            "rpn.features": ("shared",),
             "backbone.features": ("fpn", "c4", "dc5"),
             "backbone.norm_eps": (1e-5,),
             "mask_head.kind": ("fcn", "res5"),

@@ -115,7 +115,21 @@ def test_evaluate_writes_and_prints_the_metrics(
     assert f"{metrics['mask']['AP']:.3f}" in told
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_propose_writes_what_train_reads(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data / "p.safetensors"
+    code, told, _ = run(capsys, "propose", checkpoint, data, "--out", out, "--workers", "0", "--precision", "fp32")
+    assert code == 0
+    assert "of 2 objects AR 0." in told
+    words = ("train", data, "--model", "R-18-FPN-tiny", "--out", data / "run", "--set", "train.workers=0")
+    code, _, err = run(capsys, *words, "--proposals", out)
+    assert code == 2
+    assert "made by a network of other settings" in err
+    code, _, err = run(capsys, *words, "--stages", "heads,rpn")
+    assert code == 2
+    assert "in this order" in err
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "propose"])
 def test_a_file_that_is_no_checkpoint(verb: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, verb, data / "train.json", data)
     assert code == 2

@@ -122,8 +122,8 @@ def test_no_step_looks_at_a_tensor(config) -> None:
             model.eval().detect(images)
 
 
-def test_given_proposals_replace_the_rpns() -> None:
-    """The true boxes as proposals: every detection is near one of them, and the RPN still learns."""
+def test_given_proposals_replace_the_rpn() -> None:
+    """The true boxes as proposals: every detection is near one of them, and the RPN has no part in the loss."""
     model, images, gt = decided(small()), pictures(), objects()
     given = Proposals(gt.boxes, torch.zeros(2, 4), gt.valid)
     rois = []
@@ -132,10 +132,42 @@ def test_given_proposals_replace_the_rpns() -> None:
     )
     losses = model.loss(images, gt, given)
     assert rois == [given]
-    assert losses.rpn_class.sum > 0
+    assert set(terms(losses)) == {"box_class", "box_box", "mask"}
+    total(losses).backward()
+    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is None} == {"rpn"}
     with torch.inference_mode():
         detections = model.eval().detect(images, given)
     assert detections.valid.sum(1).max() <= 2 * 3  # two proposals, three classes
+
+
+@pytest.mark.parametrize("features", ["shared", "own"])
+def test_the_rpns_loss_alone_is_its_part_of_the_whole(features) -> None:
+    model, images, gt = decided(small(rpn={"features": features})), pictures(), objects()
+    alone, whole = model.rpn_loss(images, gt), model.loss(images, gt)
+    assert set(terms(alone)) == {"rpn_class", "rpn_box"}
+    for name, term in terms(alone).items():
+        torch.testing.assert_close(term, terms(whole)[name])
+    total(alone).backward()
+    learning = {"rpn", "rpn_features"} if features == "own" else {"rpn", "backbone", "neck"}
+    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None} == learning
+
+
+def test_features_of_its_own_make_the_rpn_independent_of_the_others() -> None:
+    """Weights of the shared kind, twice: the same answers; other weights in one of the two change that one alone."""
+    shared, own = decided(small()).eval(), decided(small(rpn={"features": "own"})).eval()
+    state = shared.state_dict()
+    twice = {f"rpn_features.{name}": t for name, t in state.items() if name.startswith(("backbone.", "neck."))}
+    own.load_state_dict(state | twice)
+    images = pictures()
+    with torch.no_grad():
+        pyramid = own.pyramid(images)
+        torch.testing.assert_close(own.score_anchors(images, pyramid), shared.score_anchors(images))
+        torch.testing.assert_close(own.detect(images).boxes, shared.detect(images).boxes)
+        before = own.score_anchors(images).logits
+        own.backbone.stem.conv.weight.mul_(0.5)
+        assert torch.equal(own.score_anchors(images, own.pyramid(images)).logits, before)
+        own.rpn_features.backbone.stem.conv.weight.mul_(0.5)
+        assert not torch.allclose(own.score_anchors(images).logits, before)
 
 
 def test_describing_the_boxes_found_is_detecting() -> None:

@@ -49,6 +49,12 @@ def test_one_line_an_interval_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+def test_proposals_are_judged_by_their_recall(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"AR": 0.5, "AR50": 0.75, "AR75": 0.25, "objects": 8}
+    Console(40)("evaluation", {"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
+    assert capsys.readouterr().out == "step 20: proposals AR 0.500 AR50 0.750, 3 s\n"
+
+
 def test_a_clock_leaves_out_what_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 7.0, 8.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))

@@ -1,11 +1,23 @@
 """The learning rate by hand, weight decay by name, clipping by arithmetic."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from maskrcnn.config import TrainConfig
-from maskrcnn.train.optim import build_optimizer, clip, learning_rate, scaled_rate, set_rate, warmup_steps
+from maskrcnn.config import Config, TrainConfig, override, preset
+from maskrcnn.errors import ConfigError
+from maskrcnn.train.optim import (
+    COCO_IMAGES,
+    build_optimizer,
+    clip,
+    learning_rate,
+    scaled_rate,
+    schedule_settings,
+    set_rate,
+    warmup_steps,
+)
 
 CONFIG = TrainConfig(lr=0.02, warmup_steps=10, warmup_factor=0.1, milestones=(0.5, 0.75), gamma=0.1)
 
@@ -26,6 +38,38 @@ def test_the_rate_is_linear_in_the_images_of_a_step(images: int, rate: float) ->
 def test_the_one_x_schedule_drops_at_60_and_80_thousand() -> None:
     rates = [learning_rate(step, 90_000, TrainConfig(), 16) for step in (59_999, 60_000, 79_999, 80_000)]
     assert rates == pytest.approx([0.02, 0.002, 0.002, 0.0002])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "images", "steps", "drops", "rate"),
+    [
+        ("1x", "R-50-FPN", 16, 90_000, (60_000, 80_000), 0.02),
+        ("1x", "R-50-C4", 8, 180_000, (120_000, 160_000), 0.01),  # Detectron's, an image a GPU
+        ("s1x", "X-101-64x4d-FPN", 8, 260_000, (200_000, 240_000), 0.01),
+        ("2x", "R-50-FPN", 16, 180_000, (120_000, 160_000), 0.02),
+        ("3x", "R-101-FPN", 16, 270_000, (210_000, 250_000), 0.02),
+        ("paper", "R-101-FPN", 16, 160_000, (120_000,), 0.02),
+        ("paper", "X-101-64x4d-FPN", 8, 160_000, (120_000,), 0.01),
+    ],
+)
+def test_named_schedules_are_their_steps_on_coco(name, model, images, steps, drops, rate) -> None:
+    """As Detectron's zoo and section 3.1 of the paper state them, for the images that a step has there."""
+    config = override(Config(), schedule_settings(name, preset(model))).train
+    assert math.ceil(config.epochs * COCO_IMAGES / images) == steps
+    for number, drop in enumerate(drops):
+        around = [learning_rate(step, steps, config, images) for step in (drop - 2, drop + 2)]
+        assert around == pytest.approx([rate * 0.1**number, rate * 0.1 ** (number + 1)])
+
+
+def test_joints_train_as_long_as_the_papers() -> None:
+    config = override(Config(), ["model.keypoint_head.enabled=true"])
+    assert schedule_settings("paper", config.model) == schedule_settings("1x", config.model)
+
+
+def test_a_schedule_that_is_none_is_refused_and_a_shape_is_only_that() -> None:
+    assert schedule_settings("cosine", preset("R-50-FPN")) == ["train.schedule=cosine"]
+    with pytest.raises(ConfigError, match="'4x'; there are 1x, s1x, 2x, 3x, paper"):
+        schedule_settings("4x", preset("R-50-FPN"))
 
 
 def test_warm_up_takes_at_most_a_tenth_of_the_run() -> None:

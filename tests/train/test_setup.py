@@ -101,6 +101,15 @@ def test_the_rate_is_printed_for_the_images_of_a_step(data: Path) -> None:
     assert any("4 images a step (2 x 2 x 1)" in line and line.endswith("per 16 images: 0.005") for line in said)
 
 
+def test_a_schedule_gives_way_to_what_is_asked_for_by_name(data: Path) -> None:
+    made, said = make_plan(data, schedule="3x", named={"train.epochs": 5})
+    assert made.config.train.epochs == 5
+    assert made.config.train.milestones == pytest.approx((7 / 9, 25 / 27))
+    assert any(line == "schedule: step, 5 epochs, 8 steps; the rate drops after 7 and 8" for line in said)
+    with pytest.raises(ConfigError, match="no schedule '9x'"):
+        make_plan(data, schedule="9x")
+
+
 def test_one_json_holds_out_a_tenth_and_lists_it(tmp_path: Path) -> None:
     json_path = write_coco(tmp_path, {f"{i}.png": TWO_APART for i in range(20)})
     made, _ = make_plan(json_path, out=tmp_path / "run")
@@ -128,6 +137,18 @@ def test_the_same_run_may_change_epochs_and_patience_only(data: Path) -> None:
     other, _ = make_plan(data, "train.lr=0.5", "model.rpn.samples=17")
     with pytest.raises(ConfigError, match=r"model\.rpn\.samples: 256 there, 17 here\n  train\.lr: 0\.02 there, 0\.5"):
         claim_folder(other, alone(), None)
+
+
+def test_a_run_of_a_release_without_a_setting_had_its_default(data: Path) -> None:
+    first, _ = make_plan(data)
+    claim_folder(first, alone(), None)
+    path = first.out / "run.json"
+    written = json.loads(path.read_text())
+    del written["identity"]["settings"]["model"]["rpn"]["features"], written["identity"]["stage"]
+    path.write_text(json.dumps(written))
+    assert claim_folder(first, alone(), None)
+    with pytest.raises(ConfigError, match="features: 'shared' there, 'own' here"):
+        claim_folder(make_plan(data, "model.rpn.features=own")[0], alone(), None)
 
 
 def test_other_data_is_another_run(data: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(data: Path, capsys: pytest.Cap
     assert [category.name for category in checkpoint.categories] == ["brick", "leaf", "wave"]
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0 <= metrics["box"]["AP"] <= 1
+    assert 0 <= metrics["mask"]["AP"] <= 1
     capsys.readouterr()
     assert run(data) == final
     assert "finished run of 4 steps: nothing to do" in capsys.readouterr().out
@@ -103,6 +104,17 @@ def test_the_best_weights_are_those_of_the_finest_branch() -> None:
     assert score_of({"box": {"AP": 0.5}}) == 0.5
     assert score_of({"keypoint": {"AP": None}}) == -1
     assert score_of({}) == -1
+    assert score_of({"proposals": {"AR": 0.5}}) == 0.5
+
+
+def test_without_masks_it_is_faster_rcnn_and_has_box_ap_alone(data: Path) -> None:
+    """Table 3: Faster R-CNN with RoIAlign; its other row is the box AP of the model with masks, above."""
+    final = run(data, masks=False)
+    checkpoint = load_checkpoint(final)
+    assert not any(name.startswith("mask_head") for name in checkpoint.state)
+    assert checkpoint.config.pool.operator == "roi_align"
+    metrics = maskrcnn.evaluate(final, data, precision="fp32", workers=0)
+    assert {"box", "mask", "keypoint"} & metrics.keys() == {"box"}
 
 
 def _first_losses(among: Any, data: Path, batch: int) -> dict[str, float]:
