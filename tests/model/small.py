@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from maskrcnn.config import ModelConfig, preset
+from maskrcnn.model.backbone import BasicBlock, Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.structures import Detections, GroundTruth, Images, Losses, Term
@@ -34,11 +35,15 @@ def small(name: str = "R-18-FPN", **rooms: dict[str, Any]) -> ModelConfig:
 
 
 def decided(config: ModelConfig, seed: int = 0, *, skip_empty: bool = True) -> MaskRCNN:
-    """A model whose scores and boxes differ enough to be told apart."""
+    """A model whose scores and boxes differ enough to be told apart; one of many blocks adds less with each."""
     rng = torch.Generator().manual_seed(seed)
     model = build(config, skip_empty=skip_empty)
     spread = ((model.rpn.objectness, 0.2), (model.box_head.class_logits, 0.3), (model.box_head.box_deltas, 0.05))
     with torch.no_grad():
+        for block in model.modules() if sum(config.backbone.blocks) > 10 else ():
+            if isinstance(block, BasicBlock | Bottleneck):  # else the features double with every block
+                last = block.conv3 if isinstance(block, Bottleneck) else block.conv2
+                last.norm.weight.mul_(0.3)  # type: ignore[union-attr, operator]
         for layer, std in spread:
             layer.weight.normal_(0, std, generator=rng)  # type: ignore[operator]
         for branch in (model.mask_head, model.keypoint_head):

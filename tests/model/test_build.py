@@ -11,14 +11,19 @@ from tests.model.small import assert_same_detections, decided, objects, one, pic
 
 JOINTS = {"keypoint_head": {"enabled": True}}
 NO_MASKS = {"mask_head": {"enabled": False}}
+R_101 = {"blocks": (3, 4, 23, 3)}
 CONFIGS: dict[str, ModelConfig] = {
     "R-50-FPN": small("R-50-FPN"),
     "R-18-FPN": small(),
-    "X-101-FPN's blocks": small("R-50-FPN", backbone={"width": 16, "groups": 4, "width_per_group": 4}),
+    "R-101-FPN": small("R-101-FPN", backbone=R_101),
+    "X-101-64x4d-FPN": small("X-101-64x4d-FPN", backbone={"width": 16}),
+    "X-101-32x8d-FPN": small("X-101-32x8d-FPN", backbone={"width": 16}),
     "R-50-C4": small("R-50-C4"),
+    "R-101-C4": small("R-101-C4", backbone=R_101),
     "C4, 7 x 7 and stride 1": small("R-18-C4", box_head={"res5_stride": 1}),
     "C4 with an FCN of its own": small("R-18-C4", mask_head={"kind": "fcn"}),
-    "C5": small("R-18-C5"),
+    "R-50-C5, RoIAlign": small("R-50-C5"),
+    "R-50-C5, RoIPool": small("R-50-C5", pool={"operator": "roi_pool", "aggregate": "max"}),
     "R-50-DC5": small("R-50-DC5"),
     "group norm": small(
         backbone={"norm": "gn"},
@@ -28,9 +33,11 @@ CONFIGS: dict[str, ModelConfig] = {
     ),
     "stride in the 1x1": small("R-50-FPN", backbone={"stride_in": "1x1"}),
     "softmax masks": small("R-18-C4", mask_head={"loss": "softmax"}),
+    "class-agnostic masks": small("R-18-C4", mask_head={"class_agnostic": True}),
     "class-agnostic": small(mask_head={"class_agnostic": True}, box_head={"class_agnostic": True}),
     "class-agnostic softmax masks": small(mask_head={"class_agnostic": True, "loss": "softmax"}),
     "MLP of two": small(mask_head={"kind": "mlp2"}),
+    "MLP of three": small(mask_head={"kind": "mlp3"}),
     "MLP of three, softmax": small(mask_head={"kind": "mlp3", "loss": "softmax"}),
     "Faster R-CNN": small(**NO_MASKS),
     "masks and joints": small(**JOINTS),
@@ -42,6 +49,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "C4 with joints": small("R-18-C4", **JOINTS),
     "joints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
     "hard examples": small(box_head={"ohem": True}),
+    "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **JOINTS),
     "soft mask targets": small(mask_head={"target": "soft"}, rpn={"normalise": "counted"}),
 } | {
     f"{operator}, {aggregate}": small("R-18-C4", pool={"operator": operator, "aggregate": aggregate})
@@ -98,6 +106,17 @@ def test_detections_of_a_batch_are_those_of_its_pictures(name) -> None:
 def test_a_saved_model_holds_every_weight_once(name) -> None:
     state = build(CONFIGS[name]).state_dict()
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize(("name", "per_group"), [("X-101-32x8d-FPN", 8), ("X-101-64x4d-FPN", 4)])
+def test_resnexts_groups_are_the_papers(name, per_group) -> None:
+    """256 channels inside res2's blocks, 2048 inside res5's; the stride is in the grouped 3x3."""
+    with torch.device("meta"):
+        backbone = build(preset(name)).backbone
+    assert backbone.res2[0].conv2.conv.weight.shape == (256, per_group, 3, 3)
+    assert backbone.res5[0].conv2.conv.weight.shape == (2048, per_group * 8, 3, 3)
+    assert backbone.res5[0].conv2.conv.stride == (2, 2)
+    assert backbone.channels == [256, 512, 1024, 2048]
 
 
 PARAMETERS = {  # of Detectron2's models, whose frozen norms are no parameters either
