@@ -127,6 +127,7 @@ def clocks(model: MaskRCNN, spent: dict[str, float]) -> None:
     steps = model.steps
     model.steps = steps._replace(
         propose_test=timed("proposals", spent, steps.propose_test),
+        candidates=timed("detections", spent, steps.candidates),
         select=timed("detections", spent, steps.select),
         mask_probabilities=timed("sigmoid", spent, steps.mask_probabilities),
     )

@@ -12,6 +12,7 @@ from .errors import CheckpointError, ConfigError, DataError, MaskRCNNError, Trai
 if TYPE_CHECKING:
     from .config import Config, ModelConfig, TrainConfig
     from .evaluate.run import evaluate
+    from .model.tta import TTA
     from .predict import Predictor, load
     from .results import Result
     from .train.loop import train
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "TTA",
     "CheckpointError",
     "Config",
     "ConfigError",
@@ -41,6 +43,7 @@ _HOMES = {
     "Predictor": "predict",
     "load": "predict",
     "Result": "results",
+    "TTA": "model.tta",
 }
 _VERBS = ("evaluate", "train")  # folders that are called like functions: see `verb.py`
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from .config import InputConfig
 from .ops.interpolate import Axis, interpolate
 from .structures import Images
 
@@ -214,7 +215,7 @@ def prepare_image(
 ) -> Images:
     """One picture, uint8 [h w I], as a batch of one on its canvas. `join` makes larger ones.
 
-    The keywords are the fields of `InputConfig`; see `fit`, `resize` and `canvas_size`.
+    The other keywords are the fields of `InputConfig`; see `fit`, `resize` and `canvas_size`.
     """
     height, width = array.shape[:2]
     size, scales = fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom)
@@ -223,6 +224,22 @@ def prepare_image(
     batch = np.zeros((1, *on, array.shape[2]), np.uint8 if resize == "pillow" else np.float32)
     _resize(array, size, resize, steps=steps, out=batch[0, : size[0], : size[1]])
     return _images(batch, [size], [(height, width)], [seed], [scales])
+
+
+def prepare_views(array: np.ndarray, rule: InputConfig, scales: Sequence[float] = (1.0,)) -> tuple[Images, ...]:
+    """One picture as `rule` has it, at each of `scales` times that size."""
+    return tuple(
+        prepare_image(
+            array,
+            min_size=max(round(rule.min_size * scale), 1) if rule.min_size else 0,
+            max_size=max(round(rule.max_size * scale), 1),
+            zoom=rule.zoom * scale,
+            resize=rule.resize,
+            size_rounding=rule.size_rounding,
+            canvas=rule.canvas,
+        )
+        for scale in scales
+    )
 
 
 _resize = resize  # in `prepare_image` the name is the configuration's

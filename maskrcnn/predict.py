@@ -10,7 +10,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,15 +17,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from .canvas import join, prepare_image
+from .canvas import join, prepare_views
 from .config import ModelConfig
-from .data.records import Category
+from .data.records import Category, flip_pairs
 from .errors import ConfigError, DataError
 from .images import read_image
 from .inputs import expand
 from .model.build import build
 from .model.mask_rcnn import MaskRCNN
-from .model.prepare import Precision, arithmetic, choose_device, choose_precision, prepare
+from .model.prepare import Precision, arithmetic, choose_device, choose_precision, limit, prepare
+from .model.tta import TTA, choose_views, detect_views
 from .results import Result, from_detections
 from .structures import Images
 from .weights.checkpoint import restore
@@ -42,11 +42,11 @@ class Picture(NamedTuple):
 
     path: Path | None
     original: np.ndarray | None  # uint8 [h w I], kept only where there is no file to read it from again
-    images: Images  # a batch of one
+    views: tuple[Images, ...]  # batches of one; several for test-time augmentation
 
     @property
-    def canvas(self) -> tuple[int, ...]:
-        return tuple(self.images.pixels.shape[2:])
+    def canvases(self) -> list[tuple[int, ...]]:
+        return [tuple(view.pixels.shape[2:]) for view in self.views]
 
 
 def load(
@@ -98,6 +98,7 @@ class Predictor:
         precision: str = "auto",  # auto, fp32, bf16 or fp16
         score_threshold: float | None = None,
         max_detections: int | None = None,
+        tta: TTA | bool = False,
         on_error: OnError = "raise",
         threads: int = 2,
     ) -> Iterator[Result]:
@@ -109,6 +110,8 @@ class Predictor:
             precision: `auto` is fp32 for weights of other origin, else bf16 where the device is fast at it.
             score_threshold: least score, 0..1; default the model's own.
             max_detections: most detections of a picture; default the model's own.
+            tta: test-time augmentation: each picture is seen at several scales and mirrored. True takes the paper's 18
+                views, which cost 18 times as much; `TTA` others.
             on_error: for a picture that cannot be read, `raise` a `DataError`; `skip` it, with a warning; or call this
                 with the error and go on.
             threads: that read and resize pictures ahead.
@@ -119,21 +122,15 @@ class Predictor:
             raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
-        network = self._prepared(precision, score_threshold, max_detections)
+        network = self._prepared(precision, score_threshold, max_detections)._replace(tta=choose_views(tta))
         return self._stream(expand(inputs), network, batch, on_error, threads)
 
     def _prepared(self, precision: str, score_threshold: float | None, max_detections: int | None) -> "_Network":
-        if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise ConfigError(f"score_threshold is between 0 and 1; it is {score_threshold}")
-        if max_detections is not None and max_detections < 1:
-            raise ConfigError(f"max_detections is 1 or more; it is {max_detections}")
         if precision == "auto" and self.config.profile not in ("ours", "paper"):
             precision = "fp32"  # so that the answers equal those of the weights' origin
         chosen = choose_precision(precision, self.device)
         model = copy.copy(self._copy(chosen))  # whose steps are its own, and all else shared
-        numbers = {"score_threshold": score_threshold, "max_detections": max_detections}
-        changed = {name: value for name, value in numbers.items() if value is not None}
-        model.steps = model.steps._replace(select=partial(model.steps.select, **changed))
+        limit(model, score_threshold, max_detections)
         return _Network(model, self.config, self.categories, self.device, chosen)
 
     def _copy(self, precision: Precision) -> MaskRCNN:
@@ -153,7 +150,7 @@ class Predictor:
             try:
                 while True:
                     while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                        window.append(_Slot(pool.submit(read_picture, source, self.config)))
+                        window.append(_Slot(pool.submit(read_picture, source, self.config, network.scales)))
                     if not window:
                         break
                     first = window[0]
@@ -209,16 +206,27 @@ class _Network(NamedTuple):
     categories: tuple[Category, ...]
     device: torch.device
     precision: Precision
+    tta: TTA | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of a picture's views."""
+        return self.tta.scales if self.tta else (1.0,)
 
     def run(self, slots: list[_Slot]) -> None:
         """Fills in the results of slots whose pictures share a canvas."""
         pictures = [slot.picture() for slot in slots]
-        images = join([picture.images for picture in pictures])
+        views = [join(view) for view in zip(*(picture.views for picture in pictures), strict=True)]
+        there = [Images(*(field.to(self.device) for field in view)) for view in views]
         with torch.inference_mode(), arithmetic(self.precision, self.device):
-            detections = self.model.detect(type(images)(*(field.to(self.device) for field in images)))
+            if self.tta is None:
+                detections = self.model.detect(there[0])
+            else:
+                pairs = flip_pairs(self.categories)
+                detections = detect_views(self.model, there, flip=self.tta.flip, flip_pairs=pairs)
         results = from_detections(
             detections,
-            images,
+            views[0],
             self.categories,
             [picture.path for picture in pictures],
             originals=[picture.original for picture in pictures],
@@ -230,31 +238,21 @@ class _Network(NamedTuple):
             slot.result = result
 
 
-def read_picture(source: Any, config: ModelConfig) -> Picture:
-    """Reads one input and resizes it to what `config` asks for. Raises `DataError` naming the file."""
+def read_picture(source: Any, config: ModelConfig, scales: Sequence[float] = (1.0,)) -> Picture:
+    """Reads one input and resizes it to `scales` times what `config` asks for. Raises `DataError` naming the file."""
     if isinstance(source, DataError):
         raise source
     array = read_image(source, channels=config.input.channels)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    rules = config.input
-    images = prepare_image(
-        array,
-        min_size=rules.min_size,
-        max_size=rules.max_size,
-        resize=rules.resize,
-        size_rounding=rules.size_rounding,
-        canvas=rules.canvas,
-        zoom=rules.zoom,
-    )
-    return Picture(path, array if path is None else None, images)
+    return Picture(path, array if path is None else None, prepare_views(array, config.input, scales))
 
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:
-    """The first slot of the window without a result, and up to `batch` - 1 others whose pictures lie on its canvas."""
+    """The first slot of the window without a result, and up to `batch` - 1 others on the same canvases."""
     waiting = (slot for slot in window if slot.readable())
     first = next(waiting)
-    canvas = first.picture().canvas
-    others = (slot for slot in waiting if slot.picture().canvas == canvas)
+    canvases = first.picture().canvases
+    others = (slot for slot in waiting if slot.picture().canvases == canvases)
     return [first, *islice(others, batch - 1)]
 
 

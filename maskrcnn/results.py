@@ -132,7 +132,8 @@ class Result:
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
         """Writes into folder `out`: `name`.png, the picture with what was found; `name`.json, the rows of `to_coco`.
 
-        `name` is the picture's own without suffix. Returns the files. Raises ConfigError for an unknown format.
+        `name` is the picture's own without suffix. Returns the files. Raises ConfigError for an unknown format, and for
+        an overlay that would overwrite the picture itself.
         """
         unknown = sorted(set(formats) - set(FORMATS))
         if unknown or isinstance(formats, str):
@@ -142,6 +143,8 @@ class Result:
         files = []
         if "overlay" in formats:
             files.append(folder / f"{name or self.stem}.png")
+            if self.path is not None and files[-1].exists() and files[-1].samefile(self.path):
+                raise ConfigError(f"the overlay of {self.path} would take its place; save it in another folder")
             self.overlay().save(files[-1], compress_level=1)
         if "coco" in formats:
             files.append(folder / f"{name or self.stem}.json")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import maskrcnn
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
+from maskrcnn.model.tta import TTA
 from maskrcnn.predict import Predictor, load
 from maskrcnn.results import Result
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE
@@ -129,6 +130,21 @@ def test_thresholds_and_limits(predictor: Predictor, pictures: list[Path]) -> No
     same(again, everything)
 
 
+def test_one_view_is_the_plain_answer(predictor: Predictor, pictures: list[Path]) -> None:
+    plain = predictor.predict(pictures, precision="fp32")
+    got = predictor.predict(pictures, precision="fp32", tta=TTA((1.0,), flip=False))
+    for one, other in zip(got, plain, strict=True):
+        same(one, other)
+
+
+def test_more_views_alone_are_as_in_company(predictor: Predictor, pictures: list[Path]) -> None:
+    views = TTA((0.75, 1.5))
+    alone = [next(predictor.predict(path, precision="fp32", tta=views)) for path in pictures]
+    for got, want in zip(predictor.predict(pictures, batch=3, precision="fp32", tta=views), alone, strict=True):
+        same(got, want)
+        assert (got.boxes <= np.array([*got.size[::-1], *got.size[::-1]])).all()
+
+
 def test_bf16_finds_the_best_object_too(predictor: Predictor, pictures: list[Path]) -> None:
     (exact,) = predictor.predict(pictures[0], precision="fp32")
     (rough,) = predictor.predict(pictures[0], precision="bf16")
@@ -212,6 +228,7 @@ def test_memory_stays_flat(predictor: Predictor) -> None:
         {"score_threshold": 1.5},
         {"max_detections": 0},
         {"precision": "fp8"},
+        {"tta": TTA(())},
     ],
 )
 def test_impossible_arguments_are_told_at_once(predictor: Predictor, wrong: dict[str, object]) -> None:

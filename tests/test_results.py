@@ -1,6 +1,7 @@
 """Results: canvas back to picture by hand, RLE and rows as pycocotools reads them, files on disk."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,9 @@ def test_save_writes_picture_and_rows(tmp_path) -> None:
     assert rows == result.to_coco()
     assert rows[0]["image_id"] == "one"
     assert [file.name for file in result.save(tmp_path, ["coco"], name="other")] == ["other.json"]
+    own = replace(result, path=files[0])
+    with pytest.raises(ConfigError, match="another folder"):
+        own.save(files[0].parent, ["overlay"])
     for wrong in (["coco", "yolo"], "coco"):
         with pytest.raises(ConfigError, match="overlay, coco"):
             result.save(tmp_path, wrong)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .views import TtaOption, ViewsOption, parse_views
+
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TASKS = ("box", "mask", "keypoint")
 
@@ -19,6 +21,8 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
+    tta: TtaOption = False,
+    tta_views: ViewsOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
 ) -> None:
@@ -34,6 +38,7 @@ def evaluate(
         batch=batch,
         workers=workers,
         precision=precision,
+        tta=parse_views(tta, tta_views),
         strict=strict,
         device=device,
     )

@@ -9,9 +9,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .views import TtaOption, ViewsOption, parse_views
+
 if TYPE_CHECKING:
-    from ..errors import MaskRCNNError
+    from ..errors import DataError
     from ..results import Result
+
+LISTED = 10  # images that could not be read, in the sentence that says so
 
 
 def predict(
@@ -24,30 +28,24 @@ def predict(
     max_detections: Annotated[int | None, typer.Option(help="Per image; default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
+    tta: TtaOption = False,
+    tta_views: ViewsOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Pass over images that cannot be read.")] = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Images that cannot be read are no error.")] = False,
 ) -> None:
     """Find the objects in images; save overlays and COCO results."""
-    from ..errors import ConfigError
     from ..predict import load
-    from ..results import FORMATS
 
-    formats = [word.strip() for word in save.split(",") if word.strip()]
-    if unknown := sorted(set(formats) - set(FORMATS)):
-        raise ConfigError(f"--save takes {' and '.join(FORMATS)}, with a comma; it got {', '.join(unknown)}")
-    skipped: list[MaskRCNNError] = []
-
-    def pass_over(error: "MaskRCNNError") -> None:
-        skipped.append(error)
-        print(f"maskrcnn: {error}; passed over", file=sys.stderr)
-
+    formats = _formats(save, images, out)
+    unread: list[DataError] = []
     results = load(weights, device=device).predict(
         images,
         batch=batch,
         precision=precision,
         score_threshold=score_threshold,
         max_detections=max_detections,
-        on_error=pass_over if skip else "raise",
+        tta=parse_views(tta, tta_views),
+        on_error=unread.append,
     )
     out.mkdir(parents=True, exist_ok=True)
     began, pictures, objects = time.perf_counter(), 0, 0
@@ -61,20 +59,53 @@ def predict(
             found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown.names).items())
             print(f"{result.path}: {found or 'nothing'}")
             pictures, objects = pictures + 1, objects + len(shown)
+        if unread and not pictures and not skip:
+            raise _unread(unread)
     rate = pictures / max(time.perf_counter() - began, 1e-9)
-    passed_over = f", {len(skipped)} passed over" if skipped else ""
-    print(f"{pictures} pictures{passed_over}, {objects} objects of score {show} or more, {rate:.1f} pictures/s: {out}")
+    print(f"{pictures} pictures, {objects} objects of score {show} or more, {rate:.1f} pictures/s: {out}")
+    if unread and not skip:  # what the others gave is saved
+        raise _unread(unread)
+    for error in unread:
+        print(f"maskrcnn: {error}; passed over", file=sys.stderr)
+
+
+def _formats(save: str, images: list[str], out: Path) -> list[str]:
+    """What --save asks for. Raises `ConfigError` for another word, and where an overlay could overwrite an image."""
+    from ..errors import ConfigError
+    from ..inputs import expand
+    from ..results import FORMATS
+
+    formats = [word.strip() for word in save.split(",") if word.strip()]
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise ConfigError(f"--save takes {' and '.join(FORMATS)}, with a comma; it got {', '.join(unknown)}")
+    folders = {source.parent.resolve() for source in expand(images) if isinstance(source, Path)}
+    if "overlay" in formats and out.resolve() in folders:
+        raise ConfigError(f"--out {out} holds the images, which overlays could overwrite; name another folder")
+    return formats
+
+
+def _unread(errors: "list[DataError]") -> "DataError":
+    """One error of all."""
+    from ..errors import DataError
+
+    told = "; ".join(map(str, errors[:LISTED]))
+    return DataError(f"{told}; and {len(errors) - LISTED} more" if len(errors) > LISTED else told)
 
 
 class _Names:
     """Pictures of one name in several folders get files of their own: a, a-2, a-3."""
 
     def __init__(self) -> None:
-        self._seen: Counter[str] = Counter()
+        self._again: Counter[str] = Counter()
+        self._given: set[str] = set()
 
     def unique(self, stem: str) -> str:
-        self._seen[stem] += 1
-        return stem if self._seen[stem] == 1 else f"{stem}-{self._seen[stem]}"
+        name = stem
+        while name in self._given:
+            self._again[stem] += 1
+            name = f"{stem}-{self._again[stem] + 1}"
+        self._given.add(name)
+        return name
 
 
 class _Rows:

@@ -9,7 +9,7 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
-from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem
+from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem, problem_lines
 
 LISTED = 10  # problems of one reason that are written out
 _CATEGORIES_LISTED = 100
@@ -24,18 +24,17 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     listed.
     """
     lines = [f"{dataset.json_path}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
-    lines += list(_problems("dropped", [p for p in dataset.report.problems if p.kind != "repair"]))
-    lines += list(_problems("repaired", [p for p in dataset.report.problems if p.kind == "repair"]))
+    lines += dataset.report.lines(LISTED)
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
-        lines += list(_problems("images that cannot be read", broken)) or ["every image can be read"]
-    lines += list(_sizes(dataset, model))
+        lines += list(problem_lines("images that cannot be read", broken, LISTED)) or ["every image can be read"]
+    lines += _sizes(dataset, model)
     return "\n".join(lines)
 
 
 def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
     """Opens every image as training would; a problem for each that cannot be read or has not the size of its
-    annotations.
+    annotations. Raises `DataError` at the first where the data set was read strictly.
     """
     problems = []
     for i, (image_id, (height, width)) in enumerate(
@@ -44,6 +43,8 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
         try:
             read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
         except DataError as error:
+            if dataset.report.strict:
+                raise
             problems.append(Problem("image", dataset.report.file, image_id, None, "unreadable", str(error)))
     return problems
 
@@ -125,21 +126,6 @@ def _categories(dataset: Dataset) -> Iterator[str]:
         yield f"  {category.id:>6} {objects[label]:>9} {images[label]:>8}  {category.name}"
     if len(dataset.categories) > _CATEGORIES_LISTED:
         yield f"  ... and {len(dataset.categories) - _CATEGORIES_LISTED} more"
-
-
-def _problems(title: str, problems: list[Problem]) -> Iterator[str]:
-    """Each reason with its count, and the first few of it."""
-    if not problems:
-        return
-    yield f"{title:<12} {len(problems)}"
-    by_reason: dict[tuple[str, str], list[Problem]] = {}
-    for problem in problems:
-        by_reason.setdefault((problem.kind, problem.reason), []).append(problem)
-    for (_, reason), group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        yield f"  {len(group):>6}  {reason}"
-        yield from (f"            {problem}" for problem in group[:LISTED])
-        if len(group) > LISTED:
-            yield f"            ... and {len(group) - LISTED} more"
 
 
 def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:

@@ -22,7 +22,7 @@ from torch.utils import data
 from ..config import AugmentConfig, InputConfig
 from ..errors import DataError
 from .augment import NO_AUGMENTATION
-from .parcel import Batch, Job, Maker, Parcel, unfold
+from .parcel import Batch, Job, Maker, Parcel, Views, unfold
 from .records import Dataset
 
 _WINDOW = 32  # batches of an evaluation among which pictures of one canvas are gathered
@@ -44,12 +44,12 @@ class _Loader:
         self._jobs: list[Job] = []
         self._torch_loader: data.DataLoader | None = None
 
-    def _stream(self, jobs: list[Job], *, gt: bool = True) -> Iterator[Batch]:
+    def _stream(self, jobs: list[Job]) -> Iterator[Parcel]:
         parcels = self._from_workers(jobs) if self._workers else (self._maker[job] for job in jobs)
         for parcel in parcels:
             self._account(parcel)
             if parcel.images is not None:
-                yield unfold(parcel, gt=gt)
+                yield parcel
 
     def _account(self, parcel: Parcel) -> None:
         for image_id, reason in parcel.problems:
@@ -148,7 +148,7 @@ class TrainLoader(_Loader):
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch, from number `start` on. One iterator at a time."""
-        return self._stream(self.plan(epoch)[start:])
+        return (unfold(parcel) for parcel in self._stream(self.plan(epoch)[start:]))
 
     def plan(self, epoch: int) -> list[Job]:
         """This rank's jobs of an epoch."""
@@ -175,8 +175,8 @@ class EvalLoader(_Loader):
 
     They come in the data set's order, but for those gathered into a batch of one canvas (within 32 batches). Batches
     may hold fewer than `batch` pictures, and ranks may have different numbers of batches. A picture that cannot be read
-    is told, counted and left out. `gt` adds the objects, for a validation loss; the other arguments are as in
-    `TrainLoader`.
+    is told, counted and left out. `gt` adds the objects, for a validation loss; `view_scales` are for `views`, and with
+    them a batch holds pictures of one size. The other arguments are as in `TrainLoader`.
     """
 
     def __init__(
@@ -192,12 +192,13 @@ class EvalLoader(_Loader):
         masks: bool = True,
         mask_rule: str = "hard",
         joint_shift: float = 0.0,
+        view_scales: tuple[float, ...] = (),
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
-        replace, masks = False, masks and gt
-        maker = Maker(dataset, rule, NO_AUGMENTATION, 0, rule.canvas, masks, joint_shift, replace, mask_rule)
+        masks = masks and gt
+        maker = Maker(dataset, rule, NO_AUGMENTATION, 0, rule.canvas, masks, joint_shift, False, mask_rule, view_scales)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self.plan = self._plan(batch, range(rank, len(dataset), world))
@@ -208,16 +209,23 @@ class EvalLoader(_Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         """This rank's batches. One iterator at a time."""
-        return self._stream(self.plan, gt=self.gt)
+        return (unfold(parcel, gt=self.gt) for parcel in self._stream(self.plan))
+
+    def views(self) -> Iterator[Views]:
+        """This rank's pictures at each of `view_scales`, or once where there are none. One iterator at a time."""
+        for parcel in self._stream(self.plan):
+            assert parcel.images is not None
+            yield Views(tuple(parcel.views) or (parcel.images,), parcel.image_ids)
 
     def _plan(self, batch: int, mine: range) -> list[Job]:
         jobs = []
         for first in range(0, len(mine), batch * _WINDOW):
-            groups: dict[tuple[int, int], list[int]] = {}
+            groups: dict[tuple[int, ...], list[int]] = {}
             for index in mine[first : first + batch * _WINDOW]:
-                groups.setdefault(self._maker.canvas(index, 0), []).append(index)
-            for canvas, indices in groups.items():
-                jobs += [Job(0, tuple(indices[i : i + batch]), canvas) for i in range(0, len(indices), batch)]
+                size = self._maker.sizes[index].tolist() if self._maker.view_scales else ()
+                groups.setdefault((*self._maker.canvas(index, 0), *size), []).append(index)
+            for (height, width, *_), indices in groups.items():
+                jobs += [Job(0, tuple(indices[i : i + batch]), (height, width)) for i in range(0, len(indices), batch)]
         return jobs
 
 

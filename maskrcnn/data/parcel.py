@@ -14,14 +14,14 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import data
 
-from ..canvas import canvas_size, to_images
+from ..canvas import canvas_size, join, prepare_views, to_images
 from ..config import AugmentConfig, InputConfig
 from ..errors import DataError
 from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
-from .records import Dataset, joint_slices
+from .records import Dataset, Record, flip_pairs
 
 FEWEST_SLOTS = 16
 
@@ -31,6 +31,13 @@ class Batch(NamedTuple):
 
     images: Images
     gt: GroundTruth | None  # None where an evaluation did not ask for it
+    image_ids: Int[Tensor, " B"]
+
+
+class Views(NamedTuple):
+    """A batch of pictures, seen at one or more sizes."""
+
+    views: tuple[Images, ...]
     image_ids: Int[Tensor, " B"]
 
 
@@ -57,6 +64,7 @@ class Parcel(NamedTuple):
     problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
     mask_side: int = MASK_SIDE  # S
     outlines: Outlines | None = None  # spans [N 2]
+    views: tuple[Images, ...] = ()  # the same pictures at the maker's `view_scales`
 
 
 @dataclass
@@ -65,7 +73,7 @@ class Maker(data.Dataset):
 
     `policy` is the canvas of pictures that are not cropped. With `replace`, a picture that cannot be read is replaced
     by the next one of the data set that has the same canvas, or if there is none by another of its batch; else it is
-    left out.
+    left out. `view_scales` are sizes at which each picture is also seen, times the rule's (test-time augmentation).
     """
 
     dataset: Dataset
@@ -77,14 +85,10 @@ class Maker(data.Dataset):
     joint_shift: float
     replace: bool
     mask_rule: str = "hard"
+    view_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        slices = joint_slices(self.dataset.categories)
-        self.flip_pairs = [
-            (part.start + a, part.start + b)
-            for category, part in zip(self.dataset.categories, slices, strict=True)
-            for a, b in category.flip_pairs
-        ]
+        self.flip_pairs = flip_pairs(self.dataset.categories)
         self.image_ids, self.sizes = self.dataset.image_ids, self.dataset.sizes
 
     def sample_seed(self, index: int, epoch: int) -> int:
@@ -133,9 +137,8 @@ class Maker(data.Dataset):
 
     def _sample(self, index: int, epoch: int) -> Sample:
         record = self.dataset.record(index)
-        image = read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
         return augment(
-            image,
+            self._read(record),
             record,
             np.random.default_rng(self.sample_seed(index, epoch)),
             self.augmentation,
@@ -145,6 +148,16 @@ class Maker(data.Dataset):
             flip_pairs=self.flip_pairs,
             joint_shift=self.joint_shift,
         )
+
+    def _read(self, record: Record) -> np.ndarray:
+        return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
+
+    def _views(self, indices: list[int]) -> tuple[Images, ...]:
+        if not indices or not self.view_scales:
+            return ()
+        pictures = (self._read(self.dataset.record(index)) for index in indices)
+        views = [prepare_views(picture, self.rule, self.view_scales) for picture in pictures]
+        return tuple(join(view) for view in zip(*views, strict=True))
 
     def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:
         indices = [index for index, _ in made]
@@ -177,6 +190,7 @@ class Maker(data.Dataset):
             problems=problems,
             mask_side=side,
             outlines=_pack_outlines(samples) if self.masks and self.mask_rule == "polygon" else None,
+            views=self._views(indices),
         )
 
 

@@ -6,7 +6,7 @@ No Python object exists per annotation, so COCO's 860,000 objects stay small, an
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -149,6 +149,11 @@ class Report:
         """How often each (kind, reason) occurred."""
         return Counter((problem.kind, problem.reason) for problem in self.problems)
 
+    def lines(self, listed: int) -> Iterator[str]:
+        """What was dropped and what was repaired, by reason, the first `listed` problems of each written out."""
+        yield from problem_lines("dropped", [p for p in self.problems if p.kind != "repair"], listed)
+        yield from problem_lines("repaired", [p for p in self.problems if p.kind == "repair"], listed)
+
     def summary(self) -> str:
         """One sentence on what was lost and what was put right; empty where there is nothing to tell."""
         told = [
@@ -162,6 +167,21 @@ class Report:
         repairs = self.count("repair")
         put_right = f"{repairs} repaired" if repairs else ""
         return f"{self.file}: {'; '.join(filter(None, (lost, put_right)))}" if lost or put_right else ""
+
+
+def problem_lines(title: str, problems: Sequence[Problem], listed: int) -> Iterator[str]:
+    """Each reason with its count, and the first few of it. Nothing where there are no problems."""
+    if not problems:
+        return
+    yield f"{title:<12} {len(problems)}"
+    by_reason: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        by_reason.setdefault((problem.kind, problem.reason), []).append(problem)
+    for (_, reason), group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        yield f"  {len(group):>6}  {reason}"
+        yield from (f"            {problem}" for problem in group[:listed])
+        if len(group) > listed:
+            yield f"            ... and {len(group) - listed} more"
 
 
 class Dataset:
@@ -338,6 +358,16 @@ def joint_slices(categories: Iterable[Category]) -> list[slice]:
         slices.append(slice(start, start + len(category.joints)))
         start += len(category.joints)
     return slices
+
+
+def flip_pairs(categories: Iterable[Category]) -> list[tuple[int, int]]:
+    """Left and right joints of all categories, as indices into the J joints."""
+    categories = tuple(categories)
+    return [
+        (part.start + a, part.start + b)
+        for category, part in zip(categories, joint_slices(categories), strict=True)
+        for a, b in category.flip_pairs
+    ]
 
 
 def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:

@@ -11,11 +11,12 @@ import torch
 from ..config import ModelConfig
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
-from ..data.records import Category
+from ..data.records import Category, flip_pairs
 from ..errors import ConfigError
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
-from ..model.prepare import arithmetic, choose_precision, prepare
+from ..model.prepare import arithmetic, choose_device, choose_precision, limit, prepare
+from ..model.tta import TTA, choose_views, detect_views
 from ..results import from_detections
 from ..structures import Images
 from ..weights.checkpoint import replacing, restore
@@ -35,6 +36,7 @@ def evaluate(
     batch: int = 1,
     workers: int = 2,
     precision: str = "auto",
+    tta: TTA | bool = False,
     strict: bool = False,
     device: str | torch.device | None = None,
 ) -> Metrics:
@@ -46,23 +48,30 @@ def evaluate(
     `DataError`.
     """
     started = time.perf_counter()
+    if batch < 1 or workers < 0:
+        raise ConfigError(f"batch is 1 or more and workers 0 or more; they are {batch} and {workers}")
     checkpoint = read_checkpoint(weights)
-    target = _device(device)
-    train_json, val_json = find_splits(data, keypoints=checkpoint.config.keypoint_head.enabled)
-    dataset = read_coco(
-        val_json or train_json, images, strict=strict, keypoints=checkpoint.config.keypoint_head.enabled
-    )
-    model = build(checkpoint.config, skip_empty=target.type == "cpu")
+    config, categories = checkpoint.config, checkpoint.categories
+    target, views = choose_device(device), choose_views(tta)
+    train_json, val_json = find_splits(data, keypoints=config.keypoint_head.enabled)
+    dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
+    model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
-    kind = "fp32" if precision == "auto" and checkpoint.config.profile not in ("ours", "paper") else precision
+    kind = "fp32" if precision == "auto" and config.profile not in ("ours", "paper") else precision
     chosen = choose_precision(kind, target)
-    loader = EvalLoader(dataset, checkpoint.config.input, batch=batch, workers=workers, strict=strict)
-    rows = detect_rows(
-        model.to(target), loader, checkpoint.config, checkpoint.categories, precision=chosen, limit=max_detections
-    )
+    scales = views.scales if views else ()
+    loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict, view_scales=scales)
+    limits: Any = {"precision": chosen, "max_detections": max_detections, "tta": views}
+    rows = detect_rows(model, loader, config, categories, **limits)
     loader.close()
-    metrics = measure(rows, loader, checkpoint.config, checkpoint.categories, max_detections)
+    metrics = measure(rows, loader, config, categories, max_detections)
     metrics |= {"weights": str(weights), "data": str(dataset.json_path), "precision": chosen}
+    if told := dataset.report.summary():
+        metrics["notes"].append(told)
+    if loader.problems:
+        metrics["notes"].append(f"images that could not be read: {len(loader.problems)}; their objects count as missed")
+    if views:
+        metrics["tta"] = views._asdict()
     metrics["seconds"] = time.perf_counter() - started
     if out is not None:
         with replacing(out) as temporary:
@@ -96,27 +105,30 @@ def detect_rows(
     categories: Sequence[Category],
     *,
     precision: Any = "fp32",
-    limit: int | None = None,
+    max_detections: int | None = None,
+    tta: TTA | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> Rows:
     """What the model finds in the loader's images, which are this rank's share, as rows. The model stays as it is.
 
-    `limit` replaces the model's `max_detections`; `tell` hears how many images are done.
+    `max_detections` replaces the model's; `tta` is what the loader's views were made for; `tell` hears how many images
+    are done.
     """
     device = next(model.parameters()).device
     network = prepare(model, precision)
-    if limit is not None:
-        select = network.steps.select
-        network.steps = network.steps._replace(select=lambda *a, **k: select(*a, **{**k, "max_detections": limit}))
+    limit(network, max_detections=max_detections)
     rows: Rows = []
     done = 0
-    for images, _, image_ids in loader:
-        here = Images(*(field.to(device, non_blocking=True) for field in images))
+    for views, image_ids in loader.views():
+        here = [Images(*(field.to(device, non_blocking=True) for field in view)) for view in views]
         with arithmetic(precision, device):
-            detections = network.detect(here)
+            if tta is None:
+                detections = network.detect(here[0])
+            else:
+                detections = detect_views(network, here, flip=tta.flip, flip_pairs=flip_pairs(categories))
         results = from_detections(
             detections,
-            here,
+            here[0],
             categories,
             image_ids=image_ids.tolist(),
             paste_rule=config.mask_head.paste,
@@ -128,12 +140,3 @@ def detect_rows(
         if tell is not None:
             tell(done)
     return rows
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"there is no device {str(name)!r} here: {str(error).splitlines()[0]}") from error

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..errors import ConfigError
+from ..ops.boxes import mirror
 from ..ops.roi_align import roi_align
 from ..ops.roi_pool import roi_pool
 from ..ops.roi_warp import roi_warp
@@ -207,7 +208,7 @@ def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
 def _steps(config: ModelConfig) -> Steps:
     r, b, mask, keypoint = config.rpn, config.box_head, config.mask_head, config.keypoint_head
     arithmetic = config.box_arithmetic
-    inclusive, closed = arithmetic.inclusive, arithmetic.nms_closed
+    inclusive, closed, in_image = arithmetic.inclusive, arithmetic.nms_closed, arithmetic.frame == "image"
     softmax = mask.loss == "softmax"
     propose = partial(
         rpn.propose, nms_iou=r.nms_iou, min_size=r.min_size, score=r.score, inclusive=inclusive, closed=closed
@@ -232,17 +233,23 @@ def _steps(config: ModelConfig) -> Steps:
         mask_loss=losses.competing_mask_loss if softmax else losses.mask_loss,
         keypoint_targets=targets.keypoint_targets,
         keypoint_loss=losses.keypoint_loss,
-        select=partial(
-            inference.select,
+        candidates=partial(
+            inference.candidates,
             weights=b.weights,
             score_threshold=b.score_threshold,
-            nms_iou=b.nms_iou,
-            max_detections=b.max_detections,
             min_size=b.min_size,
             inclusive=inclusive,
-            closed=closed,
-            in_image=arithmetic.frame == "image",
+            in_image=in_image,
         ),
+        select=partial(
+            inference.select,
+            nms_iou=b.nms_iou,
+            max_detections=b.max_detections,
+            inclusive=inclusive,
+            closed=closed,
+            in_image=in_image,
+        ),
+        mirror=partial(mirror, inclusive=inclusive),
         mask_probabilities=inference.competing_mask_probabilities if softmax else torch.sigmoid,
         joints=partial(inference.joints, score=keypoint.score, in_image=keypoint.frame == "image"),
     )

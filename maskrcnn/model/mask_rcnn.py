@@ -29,7 +29,9 @@ class Steps(NamedTuple):
     mask_loss: Callable[..., Term]
     keypoint_targets: Callable[..., tuple[Tensor, Tensor]]
     keypoint_loss: Callable[..., Term]
+    candidates: Callable[..., Detections]
     select: Callable[..., Detections]
+    mirror: Callable[..., Tensor]  # boxes in a mirrored picture, for test-time augmentation
     mask_probabilities: Callable[..., Tensor]
     joints: Callable[..., Tensor]
 
@@ -100,33 +102,49 @@ class MaskRCNN(nn.Module):
 
     def detect_boxes(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
         """Detections without masks and joints."""
+        return self.steps.select(self.candidates(pyramid, images, proposals), images.scales)
+
+    def candidates(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
+        """What the box branch says of each proposal, before suppression."""
         if proposals is None:
             proposals = self.steps.propose_test(self.score_anchors(images, pyramid), images.sizes)
         proposals = Proposals(*(field[:, : self._slots(proposals.valid)] for field in proposals))
         logits, deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
-        return self.steps.select(proposals, logits, deltas, images.sizes, images.scales)
+        return self.steps.candidates(proposals, logits, deltas, images.sizes, images.scales)
 
     def describe(self, pyramid: Pyramid, images: Images, detections: Detections) -> Detections:
         """The same detections with the mask of each, for the class predicted, and its joints."""
-        filled = self._slots(detections.valid)
-        detections = detections._replace(
-            boxes=detections.boxes[:, :filled],
-            scores=detections.scores[:, :filled],
-            labels=detections.labels[:, :filled],
-            valid=detections.valid[:, :filled],
-        )
+        detections = self.filled(detections)
+        return self.with_details(detections, images, *self.details(pyramid, detections))
+
+    def details(self, pyramid: Pyramid, detections: Detections) -> tuple[Tensor | None, Tensor | None]:
+        """Mask probabilities [B D M M] and heatmaps of joints, logits [B D J Q Q], of the branches that there are."""
         if self.mask_head is None and self.keypoint_head is None:
-            return detections
+            return None, None
         pool = self.detail_pool if self.detail_pool is not None else self.box_pool
         features = pool(pyramid, detections.boxes, detections.valid)
+        masks = heatmaps = None
         if self.mask_head is not None:
-            logits = self.mask_head(features, detections.labels)
-            detections = detections._replace(masks=self.steps.mask_probabilities(logits))
+            masks = self.steps.mask_probabilities(self.mask_head(features, detections.labels))
         if self.keypoint_head is not None:
-            bound = None if self.skip_empty else (images.pixels.shape[-2], images.pixels.shape[-1])
-            joints = self.steps.joints(self.keypoint_head(features), detections, images.scales, bound=bound)
-            detections = detections._replace(joints=joints)
-        return detections
+            heatmaps = self.keypoint_head(features)
+        return masks, heatmaps
+
+    def with_details(
+        self, detections: Detections, images: Images, masks: Tensor | None, heatmaps: Tensor | None
+    ) -> Detections:
+        """Detections with what `details` says of them."""
+        detections = detections._replace(masks=masks)
+        if heatmaps is None:
+            return detections
+        bound = None if self.skip_empty else (images.pixels.shape[-2], images.pixels.shape[-1])
+        return detections._replace(joints=self.steps.joints(heatmaps, detections, images.scales, bound=bound))
+
+    def filled(self, detections: Detections) -> Detections:
+        """Detections without the slots that no picture of the batch fills, where looking is free (`skip_empty`)."""
+        some = slice(self._slots(detections.valid))
+        boxes, scores, labels = detections.boxes[:, some], detections.scores[:, some], detections.labels[:, some]
+        return Detections(boxes, scores, labels, None, None, detections.valid[:, some])
 
     def pyramid(self, images: Images) -> Pyramid:
         """The features of backbone and FPN."""

@@ -4,6 +4,7 @@ on a CPU convolutions fused with what follows them.
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -45,6 +46,23 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
     if fuse:
         _fuse(prepared)
     return prepared
+
+
+def limit(prepared: MaskRCNN, score_threshold: float | None = None, max_detections: int | None = None) -> None:
+    """Gives a prepared model other limits of what it returns; None leaves one as it is.
+
+    Raises `ConfigError` for a threshold outside 0..1 and for fewer than one detection.
+    """
+    steps = prepared.steps
+    if score_threshold is not None:
+        if not 0 <= score_threshold <= 1:
+            raise ConfigError(f"score_threshold is between 0 and 1; it is {score_threshold}")
+        steps = steps._replace(candidates=partial(steps.candidates, score_threshold=score_threshold))
+    if max_detections is not None:
+        if max_detections < 1:
+            raise ConfigError(f"max_detections is 1 or more; it is {max_detections}")
+        steps = steps._replace(select=partial(steps.select, max_detections=max_detections))
+    prepared.steps = steps
 
 
 def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

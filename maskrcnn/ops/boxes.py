@@ -29,6 +29,15 @@ def clip(
     return boxes.clamp(min=0).minimum(limits)
 
 
+def mirror(
+    boxes: Float[Tensor, "B *N 4"], widths: Num[Tensor, " B"], *, inclusive: bool = False
+) -> Float[Tensor, "B *N 4"]:
+    """The same boxes in pictures of `widths` that are mirrored left to right."""
+    right = widths.to(boxes.dtype).view(-1, *[1] * (boxes.dim() - 2)) - (1.0 if inclusive else 0.0)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((right - x2, y1, right - x1, y2), dim=-1)
+
+
 def intersection(
     a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"], *, inclusive: bool = False
 ) -> Float[Tensor, "*B N G"]:

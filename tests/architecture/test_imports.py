@@ -34,6 +34,7 @@ PUBLIC = {
     "ModelConfig",
     "Predictor",
     "Result",
+    "TTA",
     "TrainConfig",
     "TrainingError",
     "evaluate",

@@ -44,6 +44,17 @@ def test_check_of_joints_where_there_are_none(data: Path, capsys: pytest.Capture
     assert "train.json: no category has keypoints" in err
 
 
+def test_check_opens_every_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "images" / "b.png").write_text("no picture")
+    code, out, _ = run(capsys, "check", data, "--verify")
+    assert code == 0
+    assert "images that cannot be read 1" in out
+    code, _, err = run(capsys, "check", data, "--verify", "--strict")
+    assert code == 2
+    assert "b.png" in err
+    assert err.count("\n") == 1
+
+
 def test_info_of_a_name_and_of_a_file(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "R-50-FPN")
     assert code == 0
@@ -78,11 +89,25 @@ def test_predict_and_a_bad_picture(checkpoint: Path, data: Path, capsys: pytest.
     code, _, err = run(capsys, *words)
     assert code == 2
     assert "b.png" in err
-    assert list((data / "out").iterdir()) == []
+    assert err.count("\n") == 1
+    rows = json.loads((data / "out" / "results.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a", "c"}  # the good ones are not lost
     code, told, err = run(capsys, *words, "--skip")
     assert code == 0
     assert "b.png" in err
-    assert "1 passed over" in told
+    assert "2 pictures" in told
+    assert json.loads((data / "out" / "results.json").read_text()) == rows
+    code, _, err = run(capsys, "predict", checkpoint, data / "images" / "b.png", "--out", data / "none")
+    assert code == 2
+    assert list((data / "none").iterdir()) == []
+
+
+def test_overlays_never_overwrite_the_images(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in (data / "images").iterdir()}
+    code, _, err = run(capsys, "predict", checkpoint, data / "images", "--out", data / "images" / ".." / "images")
+    assert code == 2
+    assert "overwrite" in err
+    assert {path: path.read_bytes() for path in (data / "images").iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -93,6 +118,8 @@ def test_predict_and_a_bad_picture(checkpoint: Path, data: Path, capsys: pytest.
         (("--precision", "fp8"), "fp8"),
         (("--score-threshold", "2"), "between 0 and 1"),
         (("--device", "cuda:99"), "no device"),
+        (("--tta-views", "1,flop"), "flop"),
+        (("--tta-views", "0,flip"), "between"),
     ],
 )
 def test_predict_and_impossible_arguments(
@@ -127,6 +154,48 @@ def test_propose_writes_what_train_reads(checkpoint: Path, data: Path, capsys: p
     code, _, err = run(capsys, *words, "--stages", "heads,rpn")
     assert code == 2
     assert "in this order" in err
+
+
+def test_evaluate_notes_what_it_could_not_read(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads((data / "train.json").read_text())
+    content["annotations"][0]["category_id"] = 99
+    (data / "train.json").write_text(json.dumps(content))
+    (data / "images" / "b.png").write_text("no picture")
+    words = ("evaluate", checkpoint, data / "train.json", "--out", data / "metrics.json", "--workers", "0")
+    code, told, _ = run(capsys, *words)
+    assert code == 0
+    assert "note: train.json: 1 annotation dropped" in told
+    assert "note: images that could not be read: 1" in told
+    code, _, err = run(capsys, *words, "--strict")
+    assert code == 2
+    assert "annotation 1" in err
+
+
+def test_evaluate_with_more_views(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One view, not mirrored, measures what none measures; and every picture has its two views, read by a worker."""
+    words = ("evaluate", checkpoint, data / "train.json", "--precision", "fp32", "--out", data / "metrics.json")
+    figures = []
+    for views in ((), ("--tta-views", "1"), ("--tta-views", "0.5,1,flip", "--workers", "1", "--batch", "2")):
+        code, _, err = run(capsys, *words, "--workers", "0", *views)
+        assert (code, err) == (0, "")
+        figures.append(json.loads((data / "metrics.json").read_text()))
+    assert figures[1]["box"] == pytest.approx(figures[0]["box"], nan_ok=True)
+    assert figures[1]["predictions"] == figures[0]["predictions"]
+    assert figures[2]["tta"] == {"scales": [0.5, 1.0], "flip": True}
+    assert figures[2]["predictions"] > 0
+
+
+@pytest.mark.parametrize(
+    "words", [("--max-detections", "0"), ("--batch", "0"), ("--workers", "-1"), ("--device", "cuda:99")]
+)
+def test_evaluate_and_impossible_arguments(
+    words: tuple[str, ...], checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "evaluate", checkpoint, data, "--out", data / "metrics.json", *words)
+    assert code == 2
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "propose"])

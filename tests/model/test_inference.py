@@ -3,21 +3,25 @@
 import pytest
 import torch
 
-from maskrcnn.model.inference import competing_mask_probabilities, joints, select
+from maskrcnn.model.inference import candidates, competing_mask_probabilities, joints, select
 from maskrcnn.structures import Detections, Proposals
 
 NUMBERS = {"weights": (10.0, 10.0, 5.0, 5.0), "score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 4}
+BOTH = ("inclusive", "in_image")
 BOXES = torch.tensor([[[10.0, 10, 30, 30], [11, 10, 31, 30], [50, 50, 70, 70], [0, 0, 200, 5]]])
 
 
 def found(scores: list[list[float]], boxes: torch.Tensor = BOXES, **changes):
-    """`select` for one picture of 60 x 100, given each proposal's scores of two classes and background, no deltas."""
+    """What is left of proposals in a picture of 60 x 100, given scores of two classes and background, no deltas."""
     N = boxes.shape[1]
     proposals = Proposals(boxes, torch.zeros(1, N), changes.pop("valid", torch.ones(1, N, dtype=torch.bool)))
     scales = changes.pop("scales", torch.ones(1, 2))
     deltas = changes.pop("deltas", torch.zeros(1, N, 2, 4))
     logits = torch.tensor([scores]).log()
-    return select(proposals, logits, deltas, torch.tensor([[60, 100]]), scales, **{**NUMBERS, **changes})
+    numbers = {**NUMBERS, **changes}
+    first = {name: numbers[name] for name in ("weights", "score_threshold", *BOTH, "min_size") if name in numbers}
+    second = {name: numbers[name] for name in ("nms_iou", "max_detections", *BOTH, "closed") if name in numbers}
+    return select(candidates(proposals, logits, deltas, torch.tensor([[60, 100]]), scales, **first), scales, **second)
 
 
 def test_suppression_within_a_class_best_first_clipped() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from maskrcnn.ops.boxes import area, clip, decode, encode, intersection, iou
+from maskrcnn.ops.boxes import area, clip, decode, encode, intersection, iou, mirror
 
 PROPOSAL, TARGET = torch.tensor([[10.0, 20, 50, 100]]), torch.tensor([[14.0, 16, 60, 92]])
 ONE, TEN = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
@@ -61,3 +61,11 @@ def test_a_box_without_extent_has_finite_deltas() -> None:
     assert encode(TARGET, empty).isfinite().all()
     assert encode(empty, PROPOSAL).isfinite().all()
     assert math.isclose(decode(torch.zeros(1, 4), PROPOSAL)[0, 2].item(), 50.0)
+
+
+def test_a_mirror_by_hand_and_twice() -> None:
+    boxes = torch.tensor([[[10.0, 20, 30, 40]], [[0, 1, 50, 2]]])
+    widths = torch.tensor([100, 50])
+    assert mirror(boxes, widths).tolist() == [[[70, 20, 90, 40]], [[0, 1, 50, 2]]]
+    assert mirror(boxes, widths, inclusive=True)[0].tolist() == [[69, 20, 89, 40]]
+    assert torch.equal(mirror(mirror(boxes, widths), widths), boxes)

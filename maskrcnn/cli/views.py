@@ -1,0 +1,32 @@
+"""`--tta` and `--tta-views`, which predict and evaluate share."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..model.tta import TTA
+
+TtaOption = Annotated[bool, typer.Option("--tta", help="Test-time augmentation: several scales, mirrored too.")]
+ViewsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tta-views",
+        metavar="VIEWS",
+        help="Its scales, of the model's own size, and flip: 0.75,1,1.25,flip. Default: 0.5 to 1.5 by 0.125, flip.",
+    ),
+]
+
+
+def parse_views(tta: bool, text: str | None) -> "TTA | bool":
+    """The views that the two options ask for; the second implies the first. Raises `ConfigError` for other words."""
+    if text is None:
+        return tta
+    from ..errors import ConfigError
+    from ..model.tta import TTA
+
+    words = [word.strip() for word in text.split(",")]
+    try:
+        return TTA(tuple(float(word) for word in words if word != "flip"), "flip" in words)
+    except ValueError as error:
+        raise ConfigError(f"--tta-views takes scales and flip, such as 0.75,1,1.25,flip; it got {text!r}") from error

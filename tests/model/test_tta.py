@@ -1,0 +1,158 @@
+"""Test-time augmentation: one view is the plain answer, a mirrored picture gives a mirrored one, maps are averaged."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.model.tta import TTA, choose_views, detect_views
+from maskrcnn.structures import Detections, Images
+from tests.model.small import JOINTS, assert_same_detections, decided, one, pictures, small
+
+KEYPOINTS = {"keypoint_head": {"enabled": True}}
+DETECTRON = {"inclusive": True, "frame": "image", "nms_closed": True}
+PAIRS = [(0, 1), (3, 4)]
+
+
+def mirrored(images: Images) -> Images:
+    """Picture by picture, on the canvas."""
+    pixels = images.pixels.clone()
+    for b, (_, width) in enumerate(images.sizes.tolist()):
+        pixels[b, :, :, :width] = images.pixels[b, :, :, :width].flip(-1)
+    return images._replace(pixels=pixels)
+
+
+def enlarged(images: Images) -> Images:
+    """The same pictures twice as large."""
+    pixels = images.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return images._replace(pixels=pixels, sizes=images.sizes * 2, scales=images.scales * 2)
+
+
+def unsure(config) -> MaskRCNN:
+    """A model whose scores are not all next to 1, where the order of equal ones would be chance."""
+    model = decided(config).eval()
+    model.box_head.class_logits.weight.data *= 0.05
+    return model
+
+
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [
+        small(**KEYPOINTS),
+        small("R-18-C4", **KEYPOINTS),
+        small(mask_head={"loss": "softmax"}, box_arithmetic=DETECTRON),
+        small(mask_head={"enabled": False}),
+    ],
+    ids=["FPN", "C4", "Detectron", "boxes"],
+)
+
+
+@CONFIGS
+@torch.no_grad()
+def test_one_view_is_the_plain_answer(config) -> None:
+    model = unsure(config)
+    plain = model.detect(pictures())
+    got = detect_views(model, [pictures()], flip=False, flip_pairs=PAIRS)
+    for b in range(2):
+        assert plain.valid[b].any()
+        assert_same_detections(one(got, b), one(plain, b))
+
+
+@CONFIGS
+@torch.no_grad()
+def test_a_mirrored_picture_gives_a_mirrored_answer(config) -> None:
+    model = unsure(config)
+    views = [pictures(), enlarged(pictures())]
+    straight = detect_views(model, views, flip=True, flip_pairs=PAIRS)
+    got = detect_views(model, [mirrored(view) for view in views], flip=True, flip_pairs=PAIRS)
+    assert straight.valid.any(1).all()
+    extra = config.box_arithmetic.inclusive * views[0].scales[:, 1:]
+    width = views[0].sizes[:, 1:] - extra  # [B 1]
+    x1, y1, x2, y2 = straight.boxes.unbind(-1)
+    boxes = torch.stack((width - x2, y1, width - x1, y2), -1)
+    joints = straight.joints
+    if joints is not None:
+        joints = joints[:, :, [1, 0, 2, 4, 3]]
+        joints = torch.cat((width[..., None, None] - joints[..., :1], joints[..., 1:]), -1)
+    masks = None if straight.masks is None else straight.masks.flip(-1)
+    for b in range(2):
+        assert_same_detections(one(got, b), one(straight._replace(boxes=boxes, masks=masks, joints=joints), b))
+
+
+@torch.no_grad()
+def test_a_view_of_its_own_adds_something() -> None:
+    """The other tests would not see a second view that is not looked at."""
+    model = unsure(small())
+    plain = detect_views(model, [pictures()], flip=False, flip_pairs=[])
+    for views, flip in (([pictures(), enlarged(pictures())], False), ([pictures()], True)):
+        got = detect_views(model, views, flip=flip, flip_pairs=[])
+        assert not torch.equal(got.scores, plain.scores)
+
+
+def stub(model, found: Sequence[Detections], masks: Sequence[Tensor], heatmaps: Sequence[Tensor]) -> list[Tensor]:
+    """Makes the model say, of its first, second ... view, these candidates, masks and maps. Gives the boxes it is asked
+    about, view by view, and at last the maps that joints are read from.
+    """
+    asked: list[Tensor] = []
+    turns = iter(found)
+    details = iter(zip(masks, heatmaps, strict=True))
+    model.pyramid = lambda images: []
+    model.candidates = lambda pyramid, images: next(turns)
+    model.details = lambda pyramid, detections: asked.append(detections.boxes[0]) or next(details)
+    model.steps = model.steps._replace(joints=lambda maps, *_, **__: asked.append(maps) or torch.zeros(1, 2, JOINTS, 3))
+    return asked
+
+
+def said(*rows: tuple[float, float, float, float, float]) -> Detections:
+    """Candidates of class 0 in one picture: box and score."""
+    table = torch.tensor([rows])
+    labels = torch.zeros(table.shape[:2], dtype=torch.int64)
+    return Detections(table[..., :4], table[..., 4], labels, None, None, torch.ones_like(labels, dtype=torch.bool))
+
+
+def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
+    """A picture of 128 x 192, seen at half its size, 64 x 96, and at its own, each mirrored too.
+
+    One object at (20, 40, 60, 100), found in all four views, a little off in the third; another only in the last.
+    """
+    images = one(pictures(), 0)
+    views = [images, enlarged(images)]
+    found = [
+        said((10, 20, 30, 50, 0.8)),
+        said((20, 40, 60, 100, 0.9)),
+        said((65, 20, 85, 50, 0.7)),  # at (22, 40, 62, 100)
+        said((132, 40, 172, 100, 0.6), (2, 4, 42, 64, 0.5)),  # the second at (150, 4, 190, 64)
+    ]
+    ramp = torch.tensor([0.1, 0.2, 0.4, 0.8]).expand(1, 2, 4, 4)
+    maps = torch.zeros(4, 1, 2, JOINTS, 8, 8)
+    maps[0, ..., 0, 3, 1] = 2.0  # the first joint, at column 1
+    maps[2, ..., 1, 3, 6] = 4.0  # mirrored: the second joint, at column 6
+    model = decided(small(**KEYPOINTS))
+    asked = stub(model, found, [ramp, ramp * 0.5, ramp, ramp * 0], list(maps))
+    got = detect_views(model, views, flip=True, flip_pairs=PAIRS)
+    filled = got.valid[0]
+    assert got.scores[0, filled].tolist() == pytest.approx([0.9, 0.5])
+    assert got.boxes[0, filled].tolist() == [[10, 20, 30, 50], [75, 2, 95, 32]]
+    here = torch.tensor([[10.0, 20, 30, 50], [75, 2, 95, 32]])
+    there = torch.tensor([[66.0, 20, 86, 50], [1, 2, 21, 32]])  # 96 wide
+    for boxes, wanted in zip(asked[:4], (here, here * 2, there, there * 2), strict=True):
+        torch.testing.assert_close(boxes, wanted)
+    assert got.masks is not None
+    average = (1.5 * ramp + ramp.flip(-1)) / 4
+    torch.testing.assert_close(got.masks, average)
+    wanted = torch.zeros(1, 2, JOINTS, 8, 8)
+    wanted[..., 0, 3, 1] = (2.0 + 4.0) / 4
+    torch.testing.assert_close(asked[4], wanted)
+
+
+def test_the_papers_views_and_impossible_ones() -> None:
+    assert choose_views(False) is None
+    assert choose_views(True) == TTA()
+    assert [800 * scale for scale in TTA().scales] == list(range(400, 1201, 100))  # Table 8
+    assert choose_views(TTA((2.0,), False)) == TTA((2.0,), False)
+    for scales in ((), (0.0,), (1.0, -1.0), (float("nan"),), (11.0,)):
+        with pytest.raises(ConfigError, match="scales between"):
+            choose_views(TTA(scales))
