@@ -28,6 +28,7 @@ from .optim import scaled_rate, schedule_settings
 from .proposals import rpn_tensors
 from .start import start_from
 
+LISTED = 3  # problems of a data set that are written out for each reason; `maskrcnn check` has more
 SMALL_BATCH = 4  # images a rank below which batch statistics are too noisy and group norm takes over
 
 
@@ -228,14 +229,13 @@ def _read(
 def _introduction(plan: Plan, among: Ranks) -> list[str]:
     model, train = plan.config.model, plan.config.train
     step = train.batch * train.accumulate * among.world
-    lines = [text for data in (plan.train, plan.val) if data is not None and (text := data.report.summary())]
-    lines.append(f"train: {_contents(plan.train)}")
+    lines = [f"train: {_contents(plan.train)}", *_problems(plan.train)]
     if plan.val is None:
         lines.append("val: none; nothing is evaluated")
     elif plan.val.json_path == plan.train.json_path:
         lines.append(f"val: {_contents(plan.val)}, held out of it, listed in {plan.out / 'held_out.json'}")
     else:
-        lines.append(f"val: {_contents(plan.val)}")
+        lines += [f"val: {_contents(plan.val)}", *_problems(plan.val)]
     lines += [
         f"joints of {c.name}: {len(c.joints)}, {len(c.flip_pairs)} pairs of them exchanged by a mirror, "
         f"sigma {min(c.sigmas):g} to {max(c.sigmas):g}"
@@ -273,6 +273,10 @@ def _contents(data: Dataset) -> str:
     return (
         f"{len(data)} images ({int((counts == 0).sum())} without objects), {int(counts.sum())} objects, {names}{more}"
     )
+
+
+def _problems(data: Dataset) -> list[str]:
+    return [f"  {line}" for line in data.report.lines(LISTED)]
 
 
 def _name(data: Path) -> str:

@@ -48,6 +48,22 @@ def test_from_scratch_nothing_is_frozen_and_norms_are_live(data: Path) -> None:
         assert any("--weights" in line for line in said)
 
 
+def test_what_was_dropped_is_listed_below_its_file(data: Path) -> None:
+    for name, bad in (("train.json", 5), ("val.json", 1)):
+        content = json.loads((data / name).read_text())
+        content["annotations"] += [
+            {"id": 100 + i, "image_id": 1, "category_id": 99, "bbox": [1, 1, 5, 5]} for i in range(bad)
+        ]
+        (data / name).write_text(json.dumps(content))
+    _, said = make_plan(data)
+    train = said.index("  dropped      5")
+    assert said[train - 1].startswith("train: 3 images")
+    assert said[train + 2].strip().startswith("train.json, image 1, annotation 100:")
+    assert said[train + 5].strip() == "... and 2 more"
+    assert said[train + 6].startswith("val: 1 images")
+    assert said[train + 7] == "  dropped      1"
+
+
 def test_what_the_user_sets_wins_over_every_default(data: Path) -> None:
     made, _ = make_plan(
         data,
