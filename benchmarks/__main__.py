@@ -30,6 +30,7 @@ COMPARISONS = (
     "roi_align",
     "masks",
     "memory",
+    "footprint",
     "evaluation",
     "annotations",
     "start",
