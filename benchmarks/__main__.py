@@ -31,6 +31,7 @@ COMPARISONS = (
     "masks",
     "memory",
     "footprint",
+    "loading",
     "evaluation",
     "annotations",
     "start",

@@ -1,109 +1,107 @@
-"""python benchmarks/loading.py [--threads 2] [--repeats 5]
+"""From a file of R-50-FPN to a predictor, and the memory that converting X-101-64x4d-FPN takes.
 
-Seconds from a file of R-50-FPN to a predictor, after `import torch`, and the most memory that `maskrcnn convert` takes
-for X-101-64x4d-FPN, as a multiple of the file. Files are written into a temporary folder; every figure is of a process
-of its own.
+    python -m benchmarks.loading [--quick]
+
+Every figure is of a process of its own. Loading counts from after `import torch` until the network is prepared for its
+first picture, with the file in the page cache; converting is `maskrcnn convert`, whose peak is that of the process.
 """
 
-import argparse
-import os
-import platform
-import resource
-import statistics
-import subprocess
+import json
+import pickle
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-# This process imports no torch: a child's peak memory would include that of the process which started it.
+from .harness import Left, Middle, Options, Row, middle, run
+from .processes import in_a_process, memory_mb
 
-WRITE = """
-import pickle, sys
-import torch
-from maskrcnn.config import preset
-from maskrcnn.model.build import build
-from maskrcnn.profiles import with_profile
-from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint
-from maskrcnn.weights.classes import name_classes
-from maskrcnn.weights.write import to_foreign, write_foreign
-path, model, origin, protocol = sys.argv[1:]
-config = with_profile(preset(model), origin)
-found = Checkpoint(config, name_classes(config), build(config).state_dict(), {})
-if origin == "ours":
-    save_checkpoint(path, found.state, config, found.categories, {})
-elif protocol == "0":
-    write_foreign(path, found, origin)
-else:
-    arrays = {name: tensor.numpy() for name, tensor in to_foreign(found, origin).items()}
-    with open(path, "wb") as file:
-        pickle.dump({"model": arrays, "__author__": "Detectron2 Model Zoo"}, file, protocol=int(protocol))
-"""
-LOAD = """
-import sys, time
-import torch
-torch.set_num_threads(int(sys.argv[2]))
-started = time.perf_counter()
-import maskrcnn
-predictor = maskrcnn.load(sys.argv[1], device="cpu")
-loaded = time.perf_counter() - started
-predictor._prepared("auto", None, None)
-print(loaded, time.perf_counter() - started)
-"""
-CONVERT = """
-import resource, sys
-from maskrcnn.cli.main import main
-try:
-    main(["convert", *sys.argv[1:]])
-except SystemExit as end:
-    assert not end.code, end.code
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+# Who wrote the file, its name, and the pickle's protocol where there is one.
+LOADED = (("ours", "r50.safetensors", 0), ("torchvision", "r50.pth", 0), ("detectron2", "r50.pkl", 4))
+CONVERTED = (("detectron2", "protocol-2.pkl", 2), ("detectron2", "x101.pth", 0), ("torchvision", "x101.pth", 0))
 
 
-def run(program: str, *words: object) -> list[str]:
-    """The last line that a Python program printed, as words."""
-    command = [sys.executable, "-c", program, *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return (done.stdout.splitlines() or [""])[-1].split()
-
-
-def loading(folder: Path, threads: int, repeats: int) -> None:
-    print(f"{'R-50-FPN':<34}{'MiB':>8}{'load, s':>10}{'and prepare, s':>16}   (median of {repeats}; the bar is 3 s)")
-    files = (("ours", "r50.safetensors", 0), ("torchvision", "r50.pth", 0), ("detectron2", "r50.pkl", 4))
-    for origin, name, protocol in files:
-        path = folder / name
-        run(WRITE, path, "R-50-FPN", origin, protocol)
-        run(LOAD, path, threads)  # the file is in the system's cache, and every module compiled
-        times = [[float(word) for word in run(LOAD, path, threads)] for _ in range(repeats)]
-        load, ready = (statistics.median(column) for column in zip(*times, strict=True))
-        size = path.stat().st_size / 2**20
-        print(f"{origin + ', ' + path.suffix:<34}{size:>8.0f}{load:>10.2f}{ready:>16.2f}", flush=True)
-        path.unlink()
-
-
-def converting(folder: Path) -> None:
-    unit = 1024 if sys.platform != "darwin" else 1  # of ru_maxrss
-    print(f"{'X-101-64x4d-FPN':<34}{'MiB':>8}{'peak, MiB':>12}{'of the file':>14}   (the bar is 3)")
-    for name, protocol in (("zip.pth", 0), ("protocol2.pkl", 2), ("protocol4.pkl", 4)):
-        path = folder / name
-        run(WRITE, path, "X-101-64x4d-FPN", "detectron2", protocol)
-        (peak,) = run(CONVERT, path, folder / "out.safetensors")
-        size, peak_bytes = path.stat().st_size, int(peak) * unit
-        print(f"{name:<34}{size / 2**20:>8.0f}{peak_bytes / 2**20:>12.0f}{peak_bytes / size:>14.2f}", flush=True)
-        path.unlink()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {args.threads} threads")
+def compare(options: Options) -> list[Row | Left]:
     with tempfile.TemporaryDirectory() as folder:
-        loading(Path(folder), args.threads, args.repeats)
-        converting(Path(folder))
-    print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss} KiB at most")
+        loaded = [loading(Path(folder), *case, options) for case in LOADED]
+        converted = [converting(Path(folder), *case) for case in CONVERTED[: 1 if options.quick else None]]
+    return [*loaded, *converted]
+
+
+def loading(folder: Path, origin: str, name: str, protocol: int, options: Options) -> Row:
+    path = folder / name
+    itself("write", path, "R-50-FPN", origin, protocol)
+    itself("load", path, options.threads)  # modules are compiled, and the file is in the page cache
+    seconds = [itself("load", path, options.threads)["seconds"] for _ in range(options.rounds(7, 3))]
+    what = f"R-50-FPN, {path.suffix} of {origin}, {path.stat().st_size / 1e6:.0f} MB, to a ready predictor"
+    path.unlink()
+    return Row(what, middle(seconds), bar=3.0)
+
+
+def converting(folder: Path, origin: str, name: str, protocol: int) -> Row:
+    path, out = folder / name, folder / "out.safetensors"
+    itself("write", path, "X-101-64x4d-FPN", origin, protocol)
+    size, peak = path.stat().st_size / 1e6, itself("convert", path, out)["peak"]
+    path.unlink(), out.unlink()
+    what = f"X-101-64x4d-FPN, {name} of {origin}, {size:.0f} MB, converted: peak memory, of the file"
+    return Row(what, Middle(*[peak / size] * 3), "x", bar=3.0)
+
+
+def itself(*arguments: object) -> dict[str, float]:
+    return in_a_process(["-m", "benchmarks.loading", *map(str, arguments)])
+
+
+# --- in processes of their own ---------------------------------------------------------------------------------------
+
+
+def write(path: Path, model: str, origin: str, protocol: int) -> None:
+    """A checkpoint with fresh weights."""
+    from maskrcnn.config import preset
+    from maskrcnn.model.build import build
+    from maskrcnn.profiles import with_profile
+    from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint
+    from maskrcnn.weights.classes import name_classes
+    from maskrcnn.weights.write import to_foreign, write_foreign
+
+    config = with_profile(preset(model), origin)
+    found = Checkpoint(config, name_classes(config), build(config).state_dict(), {})
+    if origin == "ours":
+        save_checkpoint(path, found.state, config, found.categories, {})
+    elif not protocol:
+        write_foreign(path, found, origin)
+    else:
+        arrays = {name: tensor.numpy() for name, tensor in to_foreign(found, origin).items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}, protocol))
+
+
+def load(path: Path, threads: int) -> float:
+    """Seconds."""
+    import torch
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    import maskrcnn
+
+    maskrcnn.load(path, device="cpu")._prepared("auto", None, None)
+    return time.perf_counter() - start
+
+
+def convert(path: str, out: str) -> float:
+    """The peak in MB."""
+    from maskrcnn.cli.main import app
+
+    app(["convert", path, out], standalone_mode=False)
+    return memory_mb()[1]
 
 
 if __name__ == "__main__":
-    main()
+    match sys.argv[1:]:
+        case ["write", path, model, origin, protocol]:
+            write(Path(path), model, origin, int(protocol))
+            print("{}")
+        case ["load", path, threads]:
+            print(json.dumps({"seconds": load(Path(path), int(threads))}))
+        case ["convert", path, out]:
+            print(json.dumps({"peak": convert(path, out)}))
+        case _:
+            run(compare, __doc__)
