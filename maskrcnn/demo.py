@@ -22,7 +22,7 @@ from .weights.checkpoint import replacing
 
 MODEL = "R-18-FPN-tiny"
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1
-EPOCHS = 5.0
+EPOCHS = 5.4
 SETTINGS = (
     "train.batch=8",
     "train.optimizer=adamw",
