@@ -63,7 +63,7 @@ def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> lis
 def engines(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
     from .exported import export, onnxruntime_engine, openvino_engine
 
-    images = read_picture(picture(), predictor.config).images
+    (images,) = read_picture(picture(), predictor.config).views
     (height, width), canvas = images.sizes[0].tolist(), (images.pixels.shape[2], images.pixels.shape[3])
     pixels = np.ascontiguousarray(images.pixels[:, :, :height, :width].float().numpy() / 255)
     path = export(rival, (height, width), canvas)

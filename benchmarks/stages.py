@@ -76,7 +76,7 @@ def stages(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row | L
         spent.clear()
         start = time.perf_counter()
         with torch.inference_mode(), arithmetic("bf16", CPU):
-            images = timed("resize and canvas", spent, read_picture)(array, predictor.config).images
+            (images,) = timed("resize and canvas", spent, read_picture)(array, predictor.config).views
             detections = timed("network", spent, model.detect)(images)
             rules = predictor.config.mask_head
             read = timed("to the picture's pixels", spent, from_detections)

@@ -31,7 +31,7 @@ def test_answers_are_the_same(model: str, name: str) -> None:
     network = build(found.config)
     restore(network, found.state, model)
     network.eval()
-    images = read_picture(picture(name), found.config).images
+    (images,) = read_picture(picture(name), found.config).views
     assert tuple(images.pixels.shape) == tuple(truth["input_shape"])
     assert images.sizes[0].tolist() == truth["resized"].tolist()
     with torch.inference_mode():
