@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 160, 2
 STEPS, BATCH = 400, 8
+JOINT_STEPS = 800  # one object in six has joints
 
 COMMON = (
     f"train.batch={BATCH}",
@@ -63,6 +64,7 @@ class Row(NamedTuple):
 
     model: str
     settings: tuple[str, ...]
+    steps: int = STEPS
 
 
 ROWS = {
@@ -71,8 +73,8 @@ ROWS = {
     "R-18-FPN": Row("R-18-FPN", FPN),
     "R-18-C4 RoIPool max": Row("R-18-C4", (*C4, *pool("roi_pool", "max"))),
     "R-18-C5 RoIPool max": Row("R-18-C5", (*C5, *pool("roi_pool", "max"))),
-    "R-18-FPN joints": Row("R-18-FPN", (*FPN, *JOINTS)),
-    "R-18-FPN joints RoIPool max": Row("R-18-FPN", (*FPN, *JOINTS, *pool("roi_pool", "max"))),
+    "R-18-FPN joints": Row("R-18-FPN", (*FPN, *JOINTS), JOINT_STEPS),
+    "R-18-FPN joints RoIPool max": Row("R-18-FPN", (*FPN, *JOINTS, *pool("roi_pool", "max")), JOINT_STEPS),
     "R-18-C4 softmax": Row("R-18-C4", (*C4, "model.mask_head.loss=softmax")),
     "R-18-C4 RoIWarp max": Row("R-18-C4", (*C4, *pool("roi_warp", "max"))),
     "R-18-C4 RoIWarp ave": Row("R-18-C4", (*C4, *pool("roi_warp", "average"))),

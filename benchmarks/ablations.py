@@ -1,9 +1,9 @@
 """python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
 
-Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 400 steps from
-random weights, three seeds of every row. A row that stands in several tables is trained once; each finished run is a
-file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a run, too.
-`--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
+Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 400 steps (joints:
+800) from random weights, three seeds of every row. A row that stands in several tables is trained once; each finished
+run is a file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a
+run, too. `--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
 
 Printed, and written to benchmarks/results/ablations.md: the paper's figures beside ours, and of every difference
 between two rows of the paper whether ours `agrees`, `disagrees` or is `noise`, which is under two standard errors.
@@ -26,11 +26,13 @@ from typing import Any
 import torch
 
 from maskrcnn.data import drawn
+from maskrcnn.errors import TrainingError
 
 from .ablation_rows import (
     BATCH,
     COMMON,
     DATA_SEED,
+    JOINT_STEPS,
     ROWS,
     STEPS,
     TABLES,
@@ -51,7 +53,7 @@ Trainer = Callable[[Row, int, Path], dict[str, Any]]
 def described(row: Row, seed: int) -> dict[str, Any]:
     """All that decides what a run gives, and so whether a file of an earlier sitting still counts."""
     data = {"version": drawn.VERSION, "train": TRAIN_IMAGES, "val": VAL_IMAGES, "seed": DATA_SEED}
-    return {"model": row.model, "settings": [*COMMON, *row.settings], "steps": STEPS, "seed": seed, "data": data}
+    return {"model": row.model, "settings": [*COMMON, *row.settings], "steps": row.steps, "seed": seed, "data": data}
 
 
 def collect(folder: Path) -> Results:
@@ -67,7 +69,7 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
     """Trains what is missing, every row with the first seed before any has the second; returns how many still are.
 
     `time_left`, in seconds, is asked before each run. An interrupted run leaves no file; `train` may go on with it in
-    the next sitting.
+    the next sitting. One that fails, of a loss that is not finite, is told and stays missing; the others go on.
     """
     missing = [
         (name, seed)
@@ -75,16 +77,31 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
         for name in names
         if (read_json(_file(folder, name, seed)) or {}).get("run") != described(ROWS[name], seed)
     ]
+    failed = 0
     for done, (name, seed) in enumerate(missing):
         if time_left() <= 0:
-            return len(missing) - done
-        print(f"--- {name}, seed {seed}; {len(missing) - done} runs to go", flush=True)
+            return len(missing) - done + failed
+        print(f"--- {name}, seed {seed}; {_outlook(missing[done:], folder)}", flush=True)
         try:
             found = train(ROWS[name], seed, Path(_slug(name, seed)))
         except KeyboardInterrupt:
-            return len(missing) - done
+            return len(missing) - done + failed
+        except TrainingError as error:
+            print(f"{name}, seed {seed}: {error}", flush=True)
+            failed += 1
+            continue
         write_json(_file(folder, name, seed), {"run": described(ROWS[name], seed), **found})
-    return 0
+    return failed
+
+
+def _outlook(missing: Sequence[tuple[str, int]], folder: Path) -> str:
+    """How many runs there are to go and, by what the finished ones took, how long they will take."""
+    took = {name: mean(run["seconds"] for run in runs) for name, runs in collect(folder).items() if runs}
+    words = f"{len(missing)} runs to go"
+    if not took:
+        return words
+    minutes = sum(took.get(name, mean(took.values())) for name, _ in missing) / 60
+    return f"{words}, about {minutes:.0f} minutes"
 
 
 def train_drawn(out: Path) -> Trainer:
@@ -97,7 +114,7 @@ def train_drawn(out: Path) -> Trainer:
         drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
         run = out / name
         settings = (*COMMON, *row.settings)
-        epochs = STEPS * BATCH / TRAIN_IMAGES
+        epochs = row.steps * BATCH / TRAIN_IMAGES
         maskrcnn.train(out / "data", model=row.model, out=run, epochs=epochs, seed=seed, overrides=settings)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         records = read_history(run / "log.jsonl")
@@ -194,10 +211,11 @@ def report(results: Results) -> list[str]:
     lines = [
         "# The paper's ablations in miniature",
         "",
-        f"{TRAIN_IMAGES} drawn pictures of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} from random "
-        f"weights, measured on {VAL_IMAGES} others. Networks are narrower than the paper's (32 channels in the stem, "
-        "64 in the FPN), C4 learns from 16 RoIs of a picture, the others from 32; neck and convolutional mask branch "
-        "have norms. Ours are means over seeds, ± is one standard error of the difference, `noise` is under two.",
+        f"{TRAIN_IMAGES} drawn pictures of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} (joints: "
+        f"{JOINT_STEPS}) from random weights, measured on {VAL_IMAGES} others. Networks are narrower than the paper's "
+        "(32 channels in the stem, 64 in the FPN), C4 learns from 16 RoIs of a picture, the others from 32; neck and "
+        "convolutional mask branch have norms. Ours are means over seeds, ± is one standard error of the difference, "
+        "`noise` is under two.",
         "",
         f"{len(runs)} of {len(ROWS) * len(SEEDS)} runs, {seconds / 60:.0f} minutes. Standard deviation between seeds, "
         f"pooled over all rows: {', '.join(deviations) or 'not known yet'}.",

@@ -12,6 +12,7 @@ from benchmarks import ablations
 from benchmarks.ablation_rows import COMMON, ROWS, TABLES, Row
 from benchmarks.ablations import SEEDS, collect, compare, described, report, sit, spread, verdict, wanted
 from maskrcnn.config import Config, override, preset
+from maskrcnn.errors import TrainingError
 from maskrcnn.model.build import build
 
 MACHINE = {"processor": "a small one, 2 of 2 cores, avx2", "versions": "torch 2.13.0"}
@@ -65,6 +66,30 @@ def test_a_sitting_ends_before_the_run_that_it_has_no_time_for(tmp_path: Path) -
     assert len(train.asked) == 2
 
 
+def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stand_in, calls = StandIn(), 0
+
+    def train(row: Row, seed: int, name: Path) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise TrainingError("the loss is nan")
+        return stand_in(row, seed, name)
+
+    assert sit(NAMES, tmp_path, train, forever) == 1
+    assert f"{NAMES[1]}, seed 0: the loss is nan" in capsys.readouterr().out
+    assert sit(NAMES, tmp_path, stand_in, forever) == 0
+    assert stand_in.asked[-1] == (NAMES[1], 0)
+
+
+def test_a_sitting_says_how_long_the_rest_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of the stand-in takes a minute; before the first is done nothing is known."""
+    sit(NAMES, tmp_path, StandIn(), forever)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
+    assert told[0] == f"--- {NAMES[0]}, seed 0; 6 runs to go"
+    assert told[1] == f"--- {NAMES[1]}, seed 0; 5 runs to go, about 5 minutes"
+
+
 def test_a_run_with_other_settings_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sit(NAMES, tmp_path, StandIn(), forever)
     changed = ROWS["R-18-C5"]._replace(settings=(*ROWS["R-18-C5"].settings, "train.lr=0.001"))
@@ -73,7 +98,7 @@ def test_a_run_with_other_settings_does_not_count(tmp_path: Path, monkeypatch: p
     again = StandIn()
     sit(NAMES, tmp_path, again, forever)
     assert again.asked == [("R-18-C5", seed) for seed in SEEDS]
-    monkeypatch.setattr(ablations, "STEPS", 7)
+    monkeypatch.setattr(ablations, "TRAIN_IMAGES", 7)
     assert not any(collect(tmp_path).values())
 
 
