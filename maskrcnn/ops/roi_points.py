@@ -45,10 +45,14 @@ def round_half_away(x: Tensor) -> Tensor:
 def pool_points(
     pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str
 ) -> Tensor:
-    """[B R C S S]: the first largest, or the mean, of the points of each bin that are real; 0 where none is."""
+    """[B R C S S]: the first largest, or the mean, of the points of each bin that are real; 0 where none is.
+
+    Sums, the gradient's too, are float32 at least: hundreds of boxes add to one pixel, where bfloat16 stops at 256.
+    """
     B, C = pyramid[0].shape[:2]
+    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)
     R, S = y.low.shape[1:3]
-    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1)
+    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1).to(dtype)
     counts = [features.shape[2] * features.shape[3] for features in pyramid]
     device = levels.device
     first = torch.tensor([0, *counts[:-1]], device=device).cumsum(0)[levels]
@@ -57,7 +61,7 @@ def pool_points(
     y = y._replace(real=y.real & valid[..., None, None])
     flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
     out = _PoolPoints.apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
-    return out.view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
+    return out.to(pyramid[0].dtype).view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
 
 
 class _PoolPoints(torch.autograd.Function):

@@ -111,6 +111,22 @@ def test_of_equal_pixels_the_first_takes_the_gradient(rule) -> None:
     assert features.grad.flatten().tolist() == [1] + [0] * 15
 
 
+@pytest.mark.parametrize(("rule", "aggregate"), ALL)
+def test_bfloat16_adds_up_in_float32(rule, aggregate) -> None:
+    """The gradients of 2000 boxes on one pixel, each 1: in bfloat16 256 + 1 would be 256."""
+    features = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    boxes = torch.tensor([0.0, 0, 1, 1]).expand(1, 2000, 4)
+    levels = torch.zeros(1, 2000, dtype=torch.int64)
+    numbers = {"scales": [(1.0, 1.0)], "size": 1, "sampling": 2, "aligned": True, "aggregate": aggregate}
+    with use("reference"):
+        out = OPERATORS[rule]([features], boxes, levels, levels == 0, **numbers)
+    assert out.dtype == torch.bfloat16
+    assert (out == 1).all()
+    out.sum().backward()
+    assert features.grad is not None
+    assert features.grad.item() == 2000
+
+
 @pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
 def test_impossible_calls_are_refused(rule) -> None:
     one = torch.zeros(1, 1, dtype=torch.int64)
