@@ -8,6 +8,7 @@ import pytest
 
 import maskrcnn
 from maskrcnn.cli.reference import reference
+from maskrcnn.config import Config, override, preset
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +37,16 @@ def test_python_blocks_use_what_there_is(page: Path) -> None:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "maskrcnn":
                 assert node.attr in maskrcnn.__all__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_settings_and_models_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    for given in re.findall(r"--set ('[^']+'|[a-z][\w.]*=[\w.,-]+)", text):
+        setting = given.strip("'")  # of a checkpoint without the `model.`
+        override(Config(), [setting if setting.startswith(("model.", "train.")) else f"model.{setting}"])
+    for name in re.findall(r"--model ([RX]-\d+[\w-]*)", text):
+        preset(name)
 
 
 def test_every_page_is_in_the_index() -> None:
