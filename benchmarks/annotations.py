@@ -120,7 +120,7 @@ def read(who: str, path: Path) -> dict[str, float]:
     before, _ = memory_mb()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     start = time.perf_counter()
-    held = load(str(path))
+    held: Any = load(str(path))
     seconds = time.perf_counter() - start
     after, peak = memory_mb()
     found = {"seconds": seconds, "after": after - before, "peak": peak - before}

@@ -88,8 +88,9 @@ def theirs(path: Path, rows: list[dict[str, Any]], who: str, copies: int) -> Cal
         mine = fresh.pop()
         with contextlib.redirect_stdout(io.StringIO()):
             for kind in fields:
-                run = COCOeval(truth, truth.loadRes(mine[kind]), kind)
-                run.evaluate(), run.accumulate(), run.summarize()
+                run: Any = COCOeval(truth, truth.loadRes(mine[kind]), kind)
+                for act in (run.evaluate, run.accumulate, run.summarize):
+                    act()
                 figures += np.asarray(run.stats)[:12].tolist()
         return figures
 

@@ -7,6 +7,7 @@ in the benchmarks' environment, where it belongs to the versions that wrote it.
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class WithoutPaste(nn.Module):
     [D], masks [D 1 M M].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, size: tuple[int, int], canvas: tuple[int, int]) -> None:
         super().__init__()
         self.model, self.size = model, size
@@ -35,7 +39,7 @@ class WithoutPaste(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
+        model: Any = self.model
         x = nn.functional.pad((pixels - self.mean) / self.std, self.padding)
         features = model.backbone(x)
         proposals, _ = model.rpn(ImageList(x, [self.size]), features)

@@ -41,7 +41,7 @@ def compare(options: Options) -> list[Row | Left]:
 def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
     """Beside torchvision as users run it, and as fast as it can be made to run."""
     array = picture()
-    last = torchvision_r50().to(memory_format=torch.channels_last)
+    last = torchvision_r50().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     contestants: dict[str, Work] = {
         "ours bf16": lambda: ours_predicts(predictor, array, "bf16"),
         "ours fp32": lambda: ours_predicts(predictor, array, "fp32"),

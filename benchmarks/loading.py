@@ -42,7 +42,8 @@ def converting(folder: Path, origin: str, name: str, protocol: int) -> Row:
     path, out = folder / name, folder / "out.safetensors"
     itself("write", path, "X-101-64x4d-FPN", origin, protocol)
     size, peak = path.stat().st_size / 1e6, itself("convert", path, out)["peak"]
-    path.unlink(), out.unlink()
+    path.unlink()
+    out.unlink()
     what = f"X-101-64x4d-FPN, {name} of {origin}, {size:.0f} MB, converted: peak memory, of the file"
     return Row(what, Middle(*[peak / size] * 3), "x", bar=3.0)
 

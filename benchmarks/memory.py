@@ -27,7 +27,8 @@ DETECTIONS, THEIR_DETECTIONS = 300, 20
 def compare(options: Options) -> list[Row | Left]:
     with tempfile.TemporaryDirectory() as folder:
         large, small = Path(folder) / "large.jpg", Path(folder) / "small.png"
-        draw(large, SIZE), draw(small, RESIZED)
+        draw(large, SIZE)
+        draw(small, RESIZED)
         threads = str(options.threads)
         peaks = {
             (who, file.stem): in_a_process(["-m", "benchmarks.memory", who, str(file), threads])["peak"]

@@ -132,7 +132,7 @@ def rle_iou(one: Answer, other: Answer) -> float:
     """Mean IoU of the masks of detections that are the same."""
     from pycocotools import mask as coco_mask
 
-    ious = [coco_mask.iou([one.masks[i]], [other.masks[j]], [0]).item() for i, j in pairs(one, other)]
+    ious = [np.asarray(coco_mask.iou([one.masks[i]], [other.masks[j]], [0])).item() for i, j in pairs(one, other)]
     return float(np.mean(ious)) if ious else 0.0
 
 

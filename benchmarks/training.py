@@ -93,7 +93,7 @@ def our_step(case: Case, state: dict[str, Any], batch: Any, precision: str, fold
     config = TrainConfig(batch=case.pictures, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
     among = alone()
     job = Job(config, folder / precision, case.pictures, lambda *_: (), None, None, lambda *_: None, precision)
-    running, module, watch = begin(model, job, among), _LossOf(model), Watch(folder, among)
+    running, module, watch = begin(model, job, among), _LossOf(model, job.loss), Watch(folder, among)
     set_rate(running.optimizer, RATE)
     return lambda: float(step(running, module, iter([batch]), job, among, watch)["loss"])
 
@@ -112,7 +112,7 @@ def torchvision_step(model: nn.Module, scenes: list[Any], labels: list[np.ndarra
     optimizer = torch.optim.SGD(trained, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
 
     def one() -> float:
-        loss = sum(model(pixels, targets).values())
+        loss = torch.stack(list(model(pixels, targets).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)

@@ -1,5 +1,7 @@
 """Sizes to the last pixel, three resize kernels, canvases, and the way back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from maskrcnn.canvas import (
     to_images,
 )
 
-PAPER = {"min_size": 800, "max_size": 1333}
+PAPER: dict[str, Any] = {"min_size": 800, "max_size": 1333}
 SIZES = {  # what the frameworks answered: original, Detectron, Detectron2, torchvision
     (480, 640): ((800, 1067), (800, 1067), (800, 1066)),
     (640, 480): ((1067, 800), (1067, 800), (1066, 800)),
@@ -199,7 +201,7 @@ def test_a_batch_has_one_canvas(rng):
 
 
 def test_joined_pictures_are_the_single_ones(rng):
-    numbers = {"min_size": 64, "max_size": 96}
+    numbers: dict[str, Any] = {"min_size": 64, "max_size": 96}
     single = [prepare_image(picture(rng, 50, 60), **numbers, seed=i) for i in range(3)]
     together = join(single)
     for b, one in enumerate(single):

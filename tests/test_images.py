@@ -278,7 +278,7 @@ whole = [content for content, _ in KINDS.values()] + list(BAD.values()) + [encod
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damage that it survives
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_damaged_files(data) -> None:
     content = bytearray(data.draw(st.sampled_from(whole)))

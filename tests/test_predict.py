@@ -5,6 +5,7 @@ import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def same(got: Result, want: Result) -> None:
     np.testing.assert_allclose(got.scores, want.scores, rtol=0, atol=1e-4)
     np.testing.assert_allclose(got.boxes, want.boxes, rtol=0, atol=0.01)
     assert got.small_masks is not None
+    assert want.small_masks is not None
     np.testing.assert_allclose(got.small_masks, want.small_masks, rtol=0, atol=1e-3)
 
 
@@ -72,7 +74,7 @@ def test_the_model_is_prepared_once_and_again_after_it_changed(
     same(next(predictor.predict(pictures[0], precision="fp32")), first)
     assert (len(few), made) == (1, ["fp32"])
     with torch.no_grad():
-        predictor.model.box_head.class_logits.bias[0] += 1.0
+        predictor.model.box_head.class_logits.bias[0] += 1.0  # type: ignore[index, operator]
     changed = next(predictor.predict(pictures[0], precision="fp32"))
     assert made == ["fp32", "fp32"]
     fresh = Predictor(predictor.model, predictor.config, predictor.categories)
@@ -93,9 +95,9 @@ def test_batches_hold_what_shares_a_canvas(
     seen: list[tuple[int, ...]] = []
     detect = maskrcnn.model.mask_rcnn.MaskRCNN.detect
 
-    def watched(self: object, images: object, *rest: object) -> object:
+    def watched(self: object, images: Any, *rest: Any) -> object:
         seen.append(tuple(images.pixels.shape))
-        return detect(self, images, *rest)
+        return detect(self, images, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("maskrcnn.model.mask_rcnn.MaskRCNN.detect", watched)
     list(predictor.predict(pictures, batch=3))
@@ -191,7 +193,7 @@ def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
             asked += 1
             yield SMALL.pixels
 
-    stream = predictor.predict(endless(), batch=2)
+    stream: Any = predictor.predict(endless(), batch=2)
     for _ in range(10):
         next(stream)
     assert 10 <= asked <= 10 + 3 * 2 + 2
@@ -231,7 +233,7 @@ def test_memory_stays_flat(predictor: Predictor) -> None:
         {"tta": TTA(())},
     ],
 )
-def test_impossible_arguments_are_told_at_once(predictor: Predictor, wrong: dict[str, object]) -> None:
+def test_impossible_arguments_are_told_at_once(predictor: Predictor, wrong: dict[str, Any]) -> None:
     with pytest.raises((ConfigError, TypeError)):  # the types are checked first in these tests
         predictor.predict([], **wrong)
 

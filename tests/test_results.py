@@ -78,6 +78,7 @@ def test_masks_rle_and_polygons_say_the_same() -> None:
     np.testing.assert_array_equal(result.masks, answer)
     np.testing.assert_array_equal(result.mask(1), answer[1])
     np.testing.assert_array_equal(counts_from_string(result.rle[1]["counts"]), [50 * 40 + 20, *[20] * 19])
+    assert result.polygons is not None
     for polygons, box in zip(result.polygons, result.boxes, strict=True):
         (ring,) = polygons
         np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], box)
@@ -87,7 +88,9 @@ def test_the_paste_rule_and_threshold_are_used() -> None:
     detections, images = batch_of_two()
     exact = from_detections(detections, images, CATEGORIES)[0]
     padded = from_detections(detections, images, CATEGORIES, paste_rule="padded")[0]
-    strict = from_detections(detections._replace(masks=detections.masks * 0.6), images, CATEGORIES, threshold=0.7)[0]
+    assert detections.masks is not None
+    faint = detections._replace(masks=detections.masks * 0.6)
+    strict = from_detections(faint, images, CATEGORIES, threshold=0.7)[0]
     assert padded.masks.sum() > exact.masks.sum()
     assert padded.rle != exact.rle
     assert not strict.masks.any()
@@ -132,7 +135,8 @@ def test_select_keeps_objects_together() -> None:
     kept = result.select(result.scores < 0.85)
     assert len(kept) == 1
     assert kept.names == ["cat"]
-    assert len(kept.rle) == len(kept.small_masks) == len(kept.keypoints) == 1
+    assert [len(part or []) for part in (kept.rle, kept.outlines)] == [1, 1]
+    assert [part is not None and len(part) for part in (kept.small_masks, kept.keypoints)] == [1, 1]
     assert result.select([1, 0]).labels.tolist() == [3, 17]
     assert len(result.select([])) == 0
 

@@ -110,7 +110,7 @@ def test_grey_and_many_channelled_pictures_are_drawn() -> None:
 
 
 def test_the_picture_is_read_from_its_path(tmp_path) -> None:
-    Image.fromarray(scene().image).save(tmp_path / "a.png")
+    Image.fromarray(np.asarray(scene().image)).save(tmp_path / "a.png")
     from_file = draw(scene(image=None, path=tmp_path / "a.png"))
     np.testing.assert_array_equal(np.asarray(from_file), np.asarray(draw(scene())))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def write_tiny_checkpoint(path: Path) -> Path:
     """Writes one whose scores and boxes differ enough to be told apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = build(tiny_config())
+        model: Any = build(tiny_config())
         with torch.no_grad():
             model.box_head.class_logits.weight.normal_(0, 0.1)
             model.box_head.box_deltas.weight.normal_(0, 0.1)

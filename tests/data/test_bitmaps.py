@@ -104,6 +104,7 @@ def test_a_batch_carries_them(tmp_path) -> None:
     assert soft.gt.masks.shape == (4, 16, 22, 22)
     assert (soft.gt.masks.sum((2, 3))[soft.gt.valid] == 400).all()
     (polygon,) = TrainLoader(dataset, rule, crop, batch=4, mask_rule="polygon").batches(0)
+    assert polygon.gt.outlines is not None
     points, parts, spans = polygon.gt.outlines
     assert polygon.gt.masks.shape == (4, 16, 1, 1)
     assert (spans[..., 1] - spans[..., 0]).tolist() == polygon.gt.valid.long().tolist()

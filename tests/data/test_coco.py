@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from maskrcnn.errors import DataError
 SQUARE = [2, 3, 8, 3, 8, 7, 2, 7]  # x 2..8, y 3..7 of an image 12 wide, 10 high
 BITMAP = np.zeros((10, 12), np.uint8)
 BITMAP[3:7, 2:8] = 1
-COMPRESSED = mask_api.encode(np.asfortranarray(BITMAP))["counts"].decode()
+COMPRESSED = bytes(mask_api.encode(np.asfortranarray(BITMAP))["counts"]).decode()  # type: ignore[arg-type]
 # Column by column: two empty columns and three pixels, four set, six not, ... ; the last run closes the 120.
 COUNTS = [23, 4, 6, 4, 6, 4, 6, 4, 6, 4, 6, 4, 43]
 
@@ -66,16 +67,18 @@ def test_a_good_file_is_read_as_it_stands(tmp_path) -> None:
     assert len(data.fingerprint) == 64
     crowd, mixed, empty = (data.record(i) for i in range(3))
     assert crowd.ignore.tolist() == [True]
-    counts, size = crowd.segmentations[0]
+    rle: Any = crowd.segmentations[0]
+    counts, size = rle
     assert (counts.dtype, counts.tolist(), size) == (np.uint32, COUNTS, (10, 12))
     assert mixed.path == tmp_path / "b.png"
     assert mixed.size == (10, 12)
     assert mixed.annotation_ids.tolist() == [1, 3, 4]
     assert mixed.labels.tolist() == [1, 0, 0]
     assert mixed.labels.dtype == np.int64
-    np.testing.assert_array_equal(mixed.boxes, np.float32([[2, 3, 8, 7], [2, 3, 8, 7], [1.5, 2, 5.5, 6.5]]))
+    np.testing.assert_array_equal(mixed.boxes, np.array([[2, 3, 8, 7], [2, 3, 8, 7], [1.5, 2, 5.5, 6.5]], np.float32))
     assert mixed.areas.tolist() == [24, 24, 18]
-    polygons, (counts, _), nothing = mixed.segmentations
+    segmentations: list[Any] = list(mixed.segmentations)
+    polygons, (counts, _), nothing = segmentations
     np.testing.assert_array_equal(polygons, [np.reshape(SQUARE, (-1, 2))])
     assert counts.tolist() == COUNTS
     assert nothing is None
@@ -183,8 +186,9 @@ def test_a_bad_part_does_not_take_the_good_ones_with_it(bad, tmp_path) -> None:
     path = write(tmp_path, coco(annotations=annotations))
     data = read_coco(path)
     record = data.record(1)
-    assert [len(polygons) for polygons in record.segmentations] == [1, 2, 1]
-    np.testing.assert_array_equal(record.segmentations[1][1], np.reshape(SQUARE, (-1, 2)))
+    segmentations: list[Any] = list(record.segmentations)
+    assert [len(polygons) for polygons in segmentations] == [1, 2, 1]
+    np.testing.assert_array_equal(segmentations[1][1], np.reshape(SQUARE, (-1, 2)))
     np.testing.assert_array_equal(record.boxes[1], [0, 0, 8, 7])
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("part", 9)]
     with pytest.raises(DataError, match="annotation 9"):
@@ -200,7 +204,7 @@ def test_a_box_far_over_the_edge_is_clipped_and_told(tmp_path) -> None:
     annotations = [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [8, 4, 40, 4]},
                    {"id": 2, "image_id": 3, "category_id": 0, "bbox": [8, 4, 4.5, 4]}]  # fmt: skip
     data = read_coco(write(tmp_path, coco(annotations=annotations)))
-    np.testing.assert_array_equal(data.record(1).boxes, np.float32([[8, 4, 12, 8], [8, 4, 12.5, 8]]))
+    np.testing.assert_array_equal(data.record(1).boxes, np.array([[8, 4, 12, 8], [8, 4, 12.5, 8]], np.float32))
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("repair", 1)]
 
 
@@ -408,7 +412,8 @@ def test_a_folder_stands_for_its_files(files, keypoints, expected, tmp_path) -> 
 
 def test_one_file_stands_for_itself_and_val_overrides(tmp_path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    one.touch(), two.touch()
+    one.touch()
+    two.touch()
     assert find_splits(one) == (one, None)
     assert find_splits(one, two) == (one, two)
     (tmp_path / "train.json").touch()
@@ -440,7 +445,7 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
         rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
         bitmaps.append(rng.random((height, width)) < data.draw(st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0])))
     encoded = [mask_api.encode(np.asfortranarray(bitmap.astype(np.uint8))) for bitmap in bitmaps]
-    strings = [code["counts"] for code in encoded]
+    strings: Any = [code["counts"] for code in encoded]
     offsets = np.cumsum([0, *map(len, strings)])
     counts, bounds, readable = counts_of_strings(np.frombuffer(b"".join(strings), np.uint8), offsets)
     assert readable.all()
@@ -545,7 +550,7 @@ def check_sound(data) -> None:
         record = data.record(i)
         height, width = record.size
         assert (record.boxes >= -1).all()
-        assert (record.boxes <= np.float32([width, height, width, height]) + 1).all()
+        assert (record.boxes <= np.array([width, height, width, height], np.float32) + 1).all()
         for segmentation in record.segmentations:
             if isinstance(segmentation, tuple):
                 assert segmentation[0].sum(dtype=np.int64) == height * width
@@ -554,7 +559,7 @@ def check_sound(data) -> None:
                 assert all(len(polygon) >= 3 and np.isfinite(polygon).all() for polygon in segmentation)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> None:
     content = with_joints()
@@ -571,7 +576,7 @@ def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> 
     check_sound(result)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_files(data, fuzz_folder) -> None:
     content = copy.deepcopy(with_joints())

@@ -26,7 +26,7 @@ from tests.data.test_coco import (
 )
 
 pytest.importorskip("numba")
-RELAXED = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 
 
 def text_of(words: str) -> np.ndarray:

@@ -54,7 +54,8 @@ def test_a_shape_has_the_size_and_place_that_were_asked_for(label) -> None:
 
 def test_a_figure_faces_the_viewer() -> None:
     joints = shape_of(FIGURE, (0.0, 0.0), 100.0, np.random.default_rng(1)).joints
-    at = dict(zip(JOINTS, joints, strict=True))
+    assert joints is not None
+    at: dict[str, np.ndarray] = dict(zip(JOINTS, joints, strict=True))  # type: ignore[arg-type]
     assert at["left_shoulder"][0] > at["right_shoulder"][0]
     assert at["head"][1] < at["left_hip"][1] < at["left_foot"][1]
     assert all(JOINTS[i].replace("left", "right") == JOINTS[j] for i, j in FLIP_PAIRS)

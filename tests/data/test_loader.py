@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,13 @@ def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, joints=Fals
         images.append({"id": 100 + i, "file_name": f"{i}.png", "height": h, "width": w})
         for _ in range(objects(i)):
             x, y = int(rng.integers(2, w - 14)), int(rng.integers(2, h - 14))
-            entry = {"id": len(annotations) + 1, "image_id": 100 + i, "category_id": 5, "iscrowd": 0, "area": 100}
+            entry: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": 100 + i,
+                "category_id": 5,
+                "iscrowd": 0,
+                "area": 100,
+            }
             entry["bbox"] = [x, y, 10, 10]
             entry["segmentation"] = [[x, y, x + 10, y, x + 10, y + 10, x, y + 10]]
             if joints:
@@ -277,11 +284,11 @@ def test_an_empty_data_set_is_an_error(dataset):
 
 
 def test_loading_leaves_the_global_generators_alone(dataset):
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    before = torch.random.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     list(TrainLoader(dataset, KEEP, CROP, batch=4).batches(0))
     list(EvalLoader(dataset, KEEP))
     assert torch.equal(before[0], torch.random.get_rng_state())
-    assert (before[1] == np.random.get_state()[1]).all()
+    assert (before[1] == np.random.get_state(legacy=False)["state"]["key"]).all()
 
 
 def test_what_a_worker_gets_is_the_buffers_and_little_more(dataset):
@@ -304,7 +311,7 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
             expected, got = list(here.batches(epoch)), list(away.batches(epoch))
             assert ids(got) == ids(expected)
             assert samples(got) == samples(expected)
-        abandoned = away.batches(2)
+        abandoned: Any = away.batches(2)
         next(abandoned)
         abandoned.close()
         assert ids(away.batches(2, start=1)) == ids(here.batches(2, start=1))

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_a_record_is_cut_from_the_tables() -> None:
     assert record.labels.tolist() == [0, 1, 2]
     assert record.boxes.shape == (3, 4)
     assert record.joints.shape == (3, 3, 3)
-    two, (counts, size), none = record.segmentations
+    segmentations: list[Any] = list(record.segmentations)
+    two, (counts, size), none = segmentations
     assert [part[:, 0].tolist() for part in two] == [[0, 2, 4], [6, 8, 10, 12]]
     assert counts.tolist() == [100, 10, 10]
     assert size == (10, 12)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ SIGMAS = [0.05, 0.1, 0.2]
 
 def write_dataset(folder, annotations, *, images=2, categories=CATEGORIES, keypoints=False):
     stored = io.BytesIO()
-    Image.new("RGB", SIZE[::-1]).save(stored, "PNG")
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(stored, "PNG")
     entries = []
     for i in range(1, images + 1):
         (folder / f"{i}.png").write_bytes(stored.getvalue())
@@ -254,7 +255,7 @@ def pycocotools_arrays(path, rows, kind, limits, *, sigmas=None):
     return run.eval["precision"], run.eval["recall"]
 
 
-def mean(values):
+def mean(values) -> Any:
     return values[values > -1].mean() if (values > -1).any() else None
 
 

@@ -1,5 +1,7 @@
 """Every configuration of the paper's tables: it trains, it predicts, and a batch is the sum of its pictures."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,8 +11,8 @@ from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from tests.model.small import assert_same_detections, decided, objects, one, pictures, small, terms
 
-JOINTS = {"keypoint_head": {"enabled": True}}
-NO_MASKS = {"mask_head": {"enabled": False}}
+JOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+NO_MASKS: dict[str, Any] = {"mask_head": {"enabled": False}}
 R_101 = {"blocks": (3, 4, 23, 3)}
 CONFIGS: dict[str, ModelConfig] = {
     "R-50-FPN": small("R-50-FPN"),
@@ -112,7 +114,7 @@ def test_a_saved_model_holds_every_weight_once(name) -> None:
 def test_resnexts_groups_are_the_papers(name, per_group) -> None:
     """256 channels inside res2's blocks, 2048 inside res5's; the stride is in the grouped 3x3."""
     with torch.device("meta"):
-        backbone = build(preset(name)).backbone
+        backbone: Any = build(preset(name)).backbone
     assert backbone.res2[0].conv2.conv.weight.shape == (256, per_group, 3, 3)
     assert backbone.res5[0].conv2.conv.weight.shape == (2048, per_group * 8, 3, 3)
     assert backbone.res5[0].conv2.conv.stride == (2, 2)

@@ -12,7 +12,7 @@ from maskrcnn.ops.dispatch import use
 from maskrcnn.structures import GroundTruth, Images, Proposals
 from tests.model.small import assert_same_detections, decided, objects, one, pictures, small, terms
 
-JOINTS = {"keypoint_head": {"enabled": True}}
+JOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 NAN = float("nan")
 
 
@@ -154,7 +154,8 @@ def test_the_rpns_loss_alone_is_its_part_of_the_whole(features) -> None:
 
 def test_features_of_its_own_make_the_rpn_independent_of_the_others() -> None:
     """Weights of the shared kind, twice: the same answers; other weights in one of the two change that one alone."""
-    shared, own = decided(small()).eval(), decided(small(rpn={"features": "own"})).eval()
+    shared = decided(small()).eval()
+    own: Any = decided(small(rpn={"features": "own"})).eval()
     state = shared.state_dict()
     twice = {f"rpn_features.{name}": t for name, t in state.items() if name.startswith(("backbone.", "neck."))}
     own.load_state_dict(state | twice)

@@ -70,7 +70,7 @@ def test_polygons_are_drawn_anew_in_each_roi(rng) -> None:
     got = polygon_targets(rois_on(boxes, objects, [True] * 4 + [False]), gt, side=8)[0]
     for target, (x1, y1, x2, y2), index in zip(got[:3], boxes, objects, strict=False):
         parts = [((part - [x1, y1]) * [8 / (x2 - x1), 8 / (y2 - y1)]).ravel().tolist() for part in polygons[index]]
-        assert target.tolist() == coco.decode(coco.merge(coco.frPyObjects(parts, 8, 8))).tolist()
+        assert target.tolist() == coco.decode(coco.merge(coco.frPyObjects(parts, 8, 8))).tolist()  # type: ignore[arg-type]
         assert 0 < target.mean() < 1
     assert got[3].all()
     assert not got[4].any()

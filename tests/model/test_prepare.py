@@ -1,6 +1,7 @@
 """Prepared for inference, a model says what it said before."""
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from maskrcnn.model.prepare import arithmetic, choose_precision, prepare
 from maskrcnn.structures import Images
 
 CPU = torch.device("cpu")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def small(norm: str) -> ModelConfig:
@@ -25,12 +27,14 @@ def small(norm: str) -> ModelConfig:
     )
 
 
-def wild(model: nn.Module, seed: int = 0) -> nn.Module:
+def wild(model: Model, seed: int = 0) -> Model:
     """Statistics and affines of every norm drawn from a seed, so that folding them wrongly shows."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm | nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.2, generator=rng)
                 module.running_var.uniform_(0.5, 2, generator=rng)
                 module.weight.uniform_(0.5, 1.5, generator=rng)
@@ -88,18 +92,18 @@ def test_a_fused_convolution_says_what_its_block_says(name: str, dtype: torch.dt
     with torch.inference_mode():
         want = block(x)
         add = torch.randn(want.shape, generator=torch_rng).to(dtype).contiguous(memory_format=torch.channels_last)
-        tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+        rtol, atol = (1e-5, 1e-4) if dtype == torch.float32 else (2e-2, 5e-2)
         got = fused(x)
         assert got.dtype == dtype
         assert got.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(got, want, **tolerance)
-        torch.testing.assert_close(fused(x, add.clone()), block(x, add), **tolerance)
+        torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
+        torch.testing.assert_close(fused(x, add.clone()), block(x, add), rtol=rtol, atol=atol)
 
 
 def test_what_can_be_fused_is_fused_and_only_where_asked() -> None:
     blocks = sum(isinstance(module, ConvNorm) for module in build(small("bn")).modules())
 
-    def fused(norm: str, **how: bool) -> int:
+    def fused(norm: str, **how: Any) -> int:
         return sum(isinstance(module, FusedConv) for module in prepare(build(small(norm)), **how).modules())
 
     assert fused("bn") == blocks
@@ -139,7 +143,7 @@ def test_folding_by_hand() -> None:
 def test_bf16_stays_near_and_boxes_stay_float32() -> None:
     model = wild(build(small("bn"))).eval()
     images = pictures()
-    prepared = prepare(model, "bf16")
+    prepared: Any = prepare(model, "bf16")
     assert prepared.box_head.fc[0].weight.dtype == torch.bfloat16
     assert prepared.mean.dtype == torch.float32
     with torch.inference_mode(), arithmetic("bf16", CPU):

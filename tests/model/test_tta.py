@@ -1,6 +1,7 @@
 """Test-time augmentation: one view is the plain answer, a mirrored picture gives a mirrored one, maps are averaged."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from maskrcnn.model.tta import TTA, choose_views, detect_views
 from maskrcnn.structures import Detections, Images
 from tests.model.small import JOINTS, assert_same_detections, decided, one, pictures, small
 
-KEYPOINTS = {"keypoint_head": {"enabled": True}}
+KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 DETECTRON = {"inclusive": True, "frame": "image", "nms_closed": True}
 PAIRS = [(0, 1), (3, 4)]
 
@@ -33,7 +34,7 @@ def enlarged(images: Images) -> Images:
 
 def unsure(config) -> MaskRCNN:
     """A model whose scores are not all next to 1, where the order of equal ones would be chance."""
-    model = decided(config).eval()
+    model: Any = decided(config).eval()
     model.box_head.class_logits.weight.data *= 0.05
     return model
 

@@ -89,6 +89,6 @@ outline = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9)
 @given(st.lists(outline, min_size=1, max_size=3), st.integers(1, 20), st.integers(1, 20))
 def test_bit_for_bit_as_coco_draws(polygons, height, width) -> None:
     flat = [np.array(polygon).ravel().tolist() for polygon in polygons]
-    answer = coco.decode(coco.merge(coco.frPyObjects(flat, height, width))).astype(bool)
+    answer = coco.decode(coco.merge(coco.frPyObjects(flat, height, width))).astype(bool)  # type: ignore[arg-type]
     for impl in IMPLS:
         np.testing.assert_array_equal(drawn(polygons, (height, width), impl=impl), answer)

@@ -19,7 +19,7 @@ from maskrcnn.train.validate import validation_loss
 from maskrcnn.weights.checkpoint import read_tensors
 from tests.train.stand_in import Tiny, judge_weights, make_job
 
-EXACT = {"rtol": 1e-5, "atol": 1e-6}
+EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def _in_rank(rank: int, world: int, port: int, work: Any, out: Path) -> None:

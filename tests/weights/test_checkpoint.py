@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -197,8 +198,9 @@ def test_adopt_takes_what_fits_and_names_the_rest() -> None:
     state = {name: torch.ones_like(tensor) for name, tensor in Small().state_dict().items()}
     del state["backbone.norm.num_batches_tracked"]  # frozen norms have none
     model, wider = Small(), Small(channels=5)
+    norm: Any = model.backbone["norm"]
     assert adopt(model, {**state, "head.weight": torch.ones(9, 4), "other": torch.ones(1)}, "a") == ["head.weight"]
-    assert bool((model.backbone["norm"].weight == 1).all())
+    assert bool((norm.weight == 1).all())
     assert adopt(wider, state, "a") == ["backbone.stem.conv.weight"]
 
 

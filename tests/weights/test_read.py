@@ -118,7 +118,7 @@ def test_every_tensor_and_row_finds_its_place(name: str, tmp_path: Path) -> None
     assert sorted(got.state) == sorted(map(say, theirs))
     for key, tensor in theirs.items():
         ours = say(key)
-        rows = first_of_rows(tensor) if tensor.ndim else tensor.item()
+        rows: Any = first_of_rows(tensor) if tensor.ndim else tensor.item()
         if origin == "torchvision":
             rows = ROWS_OF_TORCHVISION.get(ours.rpartition(".")[0], lambda rows: rows)(rows)
         mine = got.state[ours]
