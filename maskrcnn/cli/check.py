@@ -19,6 +19,7 @@ def check(
     """Tell what was read of a data set, what was dropped, and why."""
     from ..config import Config, override, preset
     from ..data.check import check as describe
+    from ..data.check import renumbered
     from ..data.formats.coco import find_splits, read_coco
     from ..data.records import match_categories
 
@@ -28,5 +29,7 @@ def check(
     print(describe(train, config, verify=verify))
     if val_json is not None:
         print()
-        held = match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
-        print(describe(held, config, verify=verify))
+        held = read_coco(val_json, images, strict=strict, keypoints=keypoints)
+        for line in renumbered(train, held):
+            print(line)
+        print(describe(match_categories(train, held), config, verify=verify))

@@ -9,7 +9,7 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
-from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem, problem_lines
+from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem, match_categories, problem_lines
 
 LISTED = 10  # problems of one reason that are written out
 _CATEGORIES_LISTED = 100
@@ -30,6 +30,17 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
         lines += list(problem_lines("images that cannot be read", broken, LISTED)) or ["every image can be read"]
     lines += _sizes(dataset, model)
     return "\n".join(lines)
+
+
+def renumbered(train: Dataset, val: Dataset) -> list[str]:
+    """A line where categories of `val`, which are matched by name, have other ids than `train` gives them; else none.
+
+    Raises `DataError` where a name of `val` is unknown to `train`.
+    """
+    names = {category.id: category.name for category in val.categories}
+    matched = {category.name: category.id for category in match_categories(train, val).categories}
+    moved = [f"{name} {id} as {matched[name]}" for id, name in names.items() if matched[name] != id]
+    return [f"categories of {val.json_path} are matched by name: {', '.join(moved)}"] if moved else []
 
 
 def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:

@@ -152,6 +152,8 @@ class Report:
     def lines(self, listed: int) -> Iterator[str]:
         """What was dropped and what was repaired, by reason, the first `listed` problems of each written out."""
         yield from problem_lines("dropped", [p for p in self.problems if p.kind != "repair"], listed)
+        if self.lost_with_image:
+            yield f"  {self.lost_with_image:>6}  annotations lost with their image"
         yield from problem_lines("repaired", [p for p in self.problems if p.kind == "repair"], listed)
 
     def summary(self) -> str:

@@ -8,8 +8,17 @@ import pytest
 from PIL import Image
 
 from maskrcnn.config import AnchorConfig, preset
-from maskrcnn.data.check import advice, best_anchor_iou, check, resize_scales, resized_sizes, unreadable_images
+from maskrcnn.data.check import (
+    advice,
+    best_anchor_iou,
+    check,
+    renumbered,
+    resize_scales,
+    resized_sizes,
+    unreadable_images,
+)
 from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.errors import DataError
 
 MODEL = preset("R-18-FPN")
 
@@ -62,6 +71,26 @@ def test_it_lists_the_first_ten_of_a_reason_and_counts_the_rest(make) -> None:
     assert "data.json, image 9: image file that is missing (nowhere.png)" in text
     assert "repaired     1" in text
     assert "annotation 300: box that does not fit its mask, recomputed" in text
+
+
+def test_what_is_lost_with_an_image_is_told(make) -> None:
+    """Every annotation of the file is either an object or stands among what was dropped."""
+    missing = {"id": 9, "file_name": "nowhere.png", "height": 5, "width": 5}
+    lost = [{"id": 100 + i, "image_id": 9, "category_id": 1, "bbox": [1, 1, 2, 2]} for i in range(3)]
+    text = check(make([(0, 0, 50, 50)], annotations=lost, images=[missing]), MODEL)
+    assert "objects      1 of 4 in the file" in text
+    assert "dropped      1\n" in text
+    assert "       3  annotations lost with their image\n" in text
+
+
+def test_other_ids_of_validation_are_told(make) -> None:
+    train = make([(0, 0, 50, 50)])
+    same, other = make([]), make([], categories=({"id": 1, "name": "rod"}, {"id": 7, "name": "ring"}))
+    assert renumbered(train, same) == []
+    (line,) = renumbered(train, other)
+    assert line.endswith("matched by name: rod 1 as 4, ring 7 as 1")
+    with pytest.raises(DataError, match="categories that"):
+        renumbered(train, make([], categories=({"id": 1, "name": "bolt"},)))
 
 
 def test_sizes_are_those_after_the_resize(make) -> None:
