@@ -126,28 +126,33 @@ def fit(
     batches, clock = _micro_batches(job, progress), Clock(progress.seconds)
     meter, watch = Meter(progress.seconds), Watch(job.out, among)
     model.train()
-    with catching_signals() as stop:
-        while not is_finished(progress, total, job.config):
-            set_rate(state.optimizer, learning_rate(progress.step, total, job.config, job.images_per_step(among.world)))
-            meter.add(step(state, module, batches, job, among, watch))
-            progress.step += 1
-            progress.seconds = clock.read()
-            judged, stopping = is_due(progress.step, job, among), on_any(stop.requested, among)
-            if _due(progress.step, job.config.log_every, total):
-                watch.check()
-                tell("step", _record(meter, state, job, among))
-            if judged:
-                watch.check()
-                tell("evaluation", evaluate(state, job, among))
-                clock.skip()
-            if judged or stopping or _due(progress.step, job.config.checkpoint_every, total):
-                watch.check()
-                _save(state, job, among)
-            if stopping and not is_finished(progress, total, job.config):
-                tell("end", {"step": progress.step, "reason": stop.name})
-                say(f"{stop.name}: saved after step {progress.step}; the same command goes on from there")
-                raise KeyboardInterrupt
-    tell("end", {"step": progress.step, "reason": "finished" if progress.step >= total else "no improvement"})
+    reason = "an error"
+    try:
+        with catching_signals() as stop:
+            while not is_finished(progress, total, job.config):
+                rate = learning_rate(progress.step, total, job.config, job.images_per_step(among.world))
+                set_rate(state.optimizer, rate)
+                meter.add(step(state, module, batches, job, among, watch))
+                progress.step += 1
+                progress.seconds = clock.read()
+                judged, stopping = is_due(progress.step, job, among), on_any(stop.requested, among)
+                if _due(progress.step, job.config.log_every, total):
+                    watch.check()
+                    tell("step", _record(meter, state, job, among))
+                if judged:
+                    watch.check()
+                    tell("evaluation", evaluate(state, job, among))
+                    clock.skip()
+                if judged or stopping or _due(progress.step, job.config.checkpoint_every, total):
+                    watch.check()
+                    _save(state, job, among)
+                if stopping and not is_finished(progress, total, job.config):
+                    reason = stop.name
+                    say(f"{stop.name}: saved after step {progress.step}; the same command goes on from there")
+                    raise KeyboardInterrupt
+        reason = "finished" if progress.step >= total else "no improvement"
+    finally:  # after an error, too: a progress bar gives the terminal back
+        tell("end", {"step": progress.step, "reason": reason})
     return _finish(job, among)
 
 

@@ -134,9 +134,10 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path: Path) -> None:
-    job = make_job(tmp_path, alone(), poison=7)
+    job, told = make_job(tmp_path, alone(), poison=7), []
     with pytest.raises(TrainingError, match="not finite at step") as caught:
-        train(job)
+        train(job, listeners=(lambda *record: told.append(record),))
+    assert told[-1][0] == "end"  # so that a progress bar gives the terminal back
     saved = json.loads((tmp_path / "not_finite.json").read_text())
     assert 7 in saved["image_ids"]
     assert len(saved["image_ids"]) == 2
