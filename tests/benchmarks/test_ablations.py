@@ -59,6 +59,19 @@ def test_the_next_sitting_trains_what_is_missing(tmp_path: Path) -> None:
     assert third.asked == []
 
 
+def test_two_sittings_share_the_runs(tmp_path: Path) -> None:
+    mine, other = StandIn(), StandIn()
+
+    def train(row: Row, seed: int, name: Path) -> dict[str, Any] | None:
+        if len(mine.asked) == 1 and not other.asked:  # while the first sitting is at this run, another one goes by
+            sit(NAMES, tmp_path, lambda r, s, n: None if (r, s) == (row, seed) else other(r, s, n), forever)
+        return mine(row, seed, name)
+
+    assert sit(NAMES, tmp_path, train, forever) == 0
+    assert len(mine.asked) == 2
+    assert sorted([*mine.asked, *other.asked]) == sorted((name, seed) for seed in SEEDS for name in NAMES)
+
+
 def test_a_sitting_ends_before_the_run_that_it_has_no_time_for(tmp_path: Path) -> None:
     clock = iter([20.0, 10.0, 0.0])
     train = StandIn()
