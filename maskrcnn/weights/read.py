@@ -239,7 +239,7 @@ def _around(found: _Foreign, base: ModelConfig | None) -> ModelConfig:
     """The config of a model, by default the FPN of this depth, about a backbone."""
     backbone = infer_backbone(shapes_of(found.state))
     if base is None:
-        presets = (preset(name) for name in MODEL_NAMES if name.endswith("-FPN"))
+        presets = (config for config in map(preset, MODEL_NAMES) if config.backbone.features == "fpn")
         base = next((config for config in presets if _same_network(config, backbone)), None)
     if base is None:
         raise ConfigError(f"{found.path} is a backbone {_network(backbone)}, which no model known here has")
