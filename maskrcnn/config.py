@@ -336,6 +336,8 @@ def override(config: Config, assignments: list[str]) -> Config:
         path, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError(f"--set wants name=value, such as train.lr=0.01; it got {assignment!r}")
+        if path.strip() == "model.profile":
+            raise ConfigError("model.profile tells where the switches come from and sets none: set the switches")
         *parents, leaf = path.strip().split(".")
         node = values
         for parent in parents:

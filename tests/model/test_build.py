@@ -50,6 +50,7 @@ CONFIGS: dict[str, ModelConfig] = {
     ),
     "C4 with joints": small("R-18-C4", **JOINTS),
     "joints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
+    "joints, RoIPool": small(**NO_MASKS, **JOINTS, pool={"operator": "roi_pool", "aggregate": "max"}),
     "hard examples": small(box_head={"ohem": True}),
     "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **JOINTS),
     "soft mask targets": small(mask_head={"target": "soft"}, rpn={"normalise": "counted"}),
