@@ -55,7 +55,7 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
             read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
         except DataError as error:
             if dataset.report.strict:
-                raise
+                raise DataError(f"{dataset.json_path}, image {image_id}: {error}") from error
             problems.append(Problem("image", dataset.report.file, image_id, None, "unreadable", str(error)))
     return problems
 

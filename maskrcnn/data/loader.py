@@ -53,12 +53,13 @@ class _Loader:
 
     def _account(self, parcel: Parcel) -> None:
         for image_id, reason in parcel.problems:
+            told = f"{self.dataset.json_path}, image {image_id}: {reason}"
             if self._strict:
-                raise DataError(reason)
+                raise DataError(told)
             self.unread += 1
             if image_id not in self.problems:
                 self.problems[image_id] = reason
-                self._warn(f"{reason}; {'another image takes its place' if self._maker.replace else 'it is left out'}")
+                self._warn(f"{told}; {'another image takes its place' if self._maker.replace else 'it is left out'}")
         if self._maker.replace and parcel.images is None:
             raise DataError(f"{self.dataset.json_path}: no image can be read; the last: {parcel.problems[-1][1]}")
 

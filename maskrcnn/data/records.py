@@ -118,8 +118,9 @@ class Report:
     With `strict` the first thing dropped is raised as a `DataError`; repairs never are.
     """
 
-    def __init__(self, file: str, *, strict: bool = False) -> None:
-        self.file = file
+    def __init__(self, file: str, *, strict: bool = False, path: Path | None = None) -> None:
+        self.file = file  # as lists of problems call it
+        self.path = str(path or file)  # as an error does, which stands alone
         self.strict = strict
         self.images_in_file = 0
         self.annotations_in_file = 0
@@ -138,7 +139,7 @@ class Report:
         """Notes a problem. Raises `DataError` if the report is strict and something is lost."""
         problem = Problem(kind, self.file, image_id, annotation_id, reason, detail)
         if self.strict and kind != "repair":
-            raise DataError(str(problem))
+            raise DataError(str(problem._replace(file=self.path)))
         self.problems.append(problem)
 
     def count(self, kind: str) -> int:

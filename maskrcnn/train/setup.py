@@ -153,6 +153,7 @@ def make_job(plan: Plan, among: Ranks) -> Job:
         write=write,
         precision=plan.precision,
         counts=model.loss_counts,
+        unread=lambda: {reason for each in (loader, judged) if each is not None for reason in each.problems.values()},
     )
 
 

@@ -219,6 +219,7 @@ def test_a_broken_picture_is_told_once_counted_and_replaced_by_the_next(dataset)
     assert set(loader.problems) == {103, 104}
     assert len(told) == 2
     assert sum("3.png" in line for line in told) == 1
+    assert any(line.startswith(f"{dataset.json_path}, image 103: ") for line in told)
     unread = loader.unread
     assert unread == 3  # 3, then 4 in its place; and 4
     assert samples(loader.batches(0)) == samples(TrainLoader(dataset, KEEP, CROP, batch=3).batches(0))
@@ -239,7 +240,7 @@ def test_strict_or_nothing_readable_is_an_error(dataset):
     break_images(dataset, 3)
     with pytest.raises(DataError, match=r"3\.png"):
         list(TrainLoader(dataset, KEEP, CROP, batch=4, strict=True).batches(0))
-    with pytest.raises(DataError, match=r"3\.png"):
+    with pytest.raises(DataError, match=r"json, image 103: .*3\.png"):
         list(EvalLoader(dataset, KEEP, strict=True))
     break_images(dataset, *range(12))
     with pytest.raises(DataError, match="no image can be read"):

@@ -83,6 +83,11 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_pictures_that_could_not_be_read_are_counted_at_the_end(tmp_path: Path) -> None:
+    (said,) = train(make_job(tmp_path, alone(), epochs=0.1)._replace(unread=lambda: {"a.jpg", "b.jpg"}))
+    assert said.startswith("2 of the pictures met could not be read")
+
+
 def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:
     train(make_job(tmp_path, alone(), epochs=1.0, milestones=(2.0,)))
     train(make_job(tmp_path, alone(), epochs=2.0, milestones=(2.0,), warmup_steps=1))

@@ -58,7 +58,7 @@ def read_coco(
     json_path = Path(json_path)
     loaded, scan, fingerprint = _load(json_path, impl, keypoints)
     categories = read_categories(loaded["categories"], json_path, keypoints)
-    report = Report(json_path.name, strict=strict)
+    report = Report(json_path.name, strict=strict, path=json_path)
     roots = _roots(json_path) if images_dir is None else (Path(images_dir),)
     images, rows = _read_images(loaded.pop("images"), roots, report, json_path)
     flat = Flat(rows, images.sizes, categories, report, keypoints=keypoints)
