@@ -363,11 +363,30 @@ def test_joints_stand_side_by_side_for_all_categories(tmp_path) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"keypoints": "nose"}, {"keypoints": ["a", "a", "b"]}, {"skeleton": [[1, 4]]}, {"skeleton": [[0, 1]]},
-     {"skeleton": 5}, {"sigmas": [1]}, {"sigmas": [0, 1, 1]}, {"flip_pairs": [[1]]}],
+     {"skeleton": 5}, {"sigmas": [1]}, {"sigmas": [0, 1, 1]}, {"flip_pairs": [[1]]},
+     {"flip_pairs": [[0, 1], [1, 2]]}, {"flip_pairs": [[1, 1]]}],
 )  # fmt: skip
 def test_a_skeleton_that_makes_no_sense_is_an_error(change, tmp_path) -> None:
     with pytest.raises(DataError, match="fish"):
         read_coco(write(tmp_path, with_joints(**change)), keypoints=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["nose", "left_eye", "right_eye"], ((1, 2),)),
+        (["Right Eye", "Left Eye"], ((0, 1),)),
+        (["r_ankle", "r_knee", "l_knee", "l_ankle"], ((0, 3), (1, 2))),
+        (["Nose", "L_Eye", "R_Eye", "wing.L", "wing.R"], ((1, 2), (3, 4))),
+        (["left_horn", "cleft", "tail", "rump", "l1", "r1"], ()),  # no counterpart, or no side
+    ],
+)
+def test_left_and_right_are_found_by_name(names, pairs, tmp_path) -> None:
+    points = [1, 1, 2] * len(names)
+    category = {"id": 2, "name": "fish", "keypoints": names}
+    annotations = [GOOD | {"category_id": 2, "keypoints": points}]
+    content = coco(categories=[category], annotations=annotations)
+    assert read_coco(write(tmp_path, content), keypoints=True).categories[0].flip_pairs == pairs
 
 
 @pytest.mark.parametrize("points", [[1, 2, 2], "abc", [1, 2, 3] * 3, [float("nan"), 0, 0] * 3, [None] * 9])

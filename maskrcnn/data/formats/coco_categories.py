@@ -1,5 +1,6 @@
 """The categories of a COCO file, and the joints that they name."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def _with_joints(category: Category, entry: dict, path: Path) -> Category:
         flips = _flips_by_name(names)
     else:
         flips = _pairs(given_pairs, len(names), f"{where}: flip_pairs", base=0)
+        if len({end for pair in flips for end in pair}) < 2 * len(flips):
+            raise DataError(f"{where}: flip_pairs must name a joint once at most; they are {given_pairs!r:.80}")
     if sigmas is None:
         sigmas = [COCO_SIGMAS.get(name, OTHER_SIGMA) for name in names]
     elif (
@@ -87,10 +90,14 @@ def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, 
     return tuple(pairs)
 
 
+_SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
 def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Joints whose names differ in left and right only: left_eye and right_eye, or eye.L and eye.R are no guess worth
-    making.
+    """Joints whose names differ in their side only, and both are there: left_eye and right_eye, L_Eye and R_Eye, eye.l
+    and eye.r.
     """
     places = {name.lower(): place for place, name in enumerate(names)}
-    mirrored = ((places[name], places.get(name.replace("left", "right"))) for name in places if "left" in name)
-    return tuple((left, right) for left, right in mirrored if right is not None)
+    mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}
+    return tuple((place, other) for place, other in mirrored.items() if other is not None and place < other)
