@@ -52,6 +52,7 @@ JOINTS = (
     "model.keypoint_head.channels=64",
     "model.keypoint_head.norm=bn",
 )
+BARE_FCN = "R-18-FPN FCN without norms"
 
 
 def pool(operator: str, aggregate: str) -> tuple[str, str]:
@@ -81,6 +82,7 @@ ROWS = {
     "R-18-C4 RoIAlign max": Row("R-18-C4", (*C4, *pool("roi_align", "max"))),
     "R-18-FPN MLP of two": Row("R-18-FPN", (*FPN, "model.mask_head.kind=mlp2")),
     "R-18-FPN MLP of three": Row("R-18-FPN", (*FPN, "model.mask_head.kind=mlp3")),
+    BARE_FCN: Row("R-18-FPN", (*FPN, "model.mask_head.norm=none")),  # as the MLPs have none
     "R-34-C4": Row("R-34-C4", C4),
     "R-34-FPN": Row("R-34-FPN", FPN),
     "X-26-8x16d-FPN": Row("R-18-FPN", (*FPN, *GROUPS)),
@@ -171,7 +173,12 @@ TABLES = {
             "MLP of three": Line((31.5, 54.0, 32.6), "R-18-FPN MLP of three"),
             "FCN": Line((33.6, 55.2, 35.3), "R-18-FPN"),
         },
-        (Difference("FCN", "MLP of two"), Difference("FCN", "MLP of three")),
+        (
+            Difference("FCN", "MLP of two"),
+            Difference("FCN", "MLP of three"),
+            Difference("FCN", "MLP of two", (BARE_FCN, "R-18-FPN MLP of two"), "ours without norms"),
+            Difference("FCN", "MLP of three", (BARE_FCN, "R-18-FPN MLP of three"), "ours without norms"),
+        ),
     ),
     "6": Table(
         "RoI operator for joints, R-50-FPN, keypoint AP",
