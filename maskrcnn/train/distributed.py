@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..model.prepare import choose_device
 
 
 class Ranks(NamedTuple):
@@ -40,14 +41,17 @@ def ranks(device: str | None = None) -> Iterator[Ranks]:
     """Joins the processes that torchrun started, by its environment variables, or is alone; leaves them at the end.
 
     A group that the caller has set up already is used and left as it is. `device` None is CUDA where there is one.
+    Raises `ConfigError` for a device that is not there.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dist.is_available() and dist.is_initialized():
         yield _joined(kind)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        yield alone(kind)
+        yield alone(choose_device(kind))
         return
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"there is no device {kind!r} here")
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start several processes with torchrun")
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")

@@ -8,7 +8,7 @@ import pytest
 
 from maskrcnn.config import preset
 from maskrcnn.errors import ConfigError, DataError
-from maskrcnn.train.distributed import alone
+from maskrcnn.train.distributed import alone, ranks
 from maskrcnn.train.folder import claim_folder
 from maskrcnn.train.setup import Plan, build_model, plan, resolve_precision
 from maskrcnn.weights.checkpoint import save_checkpoint
@@ -232,3 +232,11 @@ def test_presets_are_left_as_they_are(data: Path) -> None:
     before = preset("R-18-FPN-tiny")
     make_plan(data)
     assert preset("R-18-FPN-tiny") == before
+
+
+def test_numbers_and_devices_that_make_no_sense_are_told_at_once(data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.batch is 1 or more"):
+        make_plan(data, named={"train.batch": 0})
+    for device in ("foo", "cuda:99"):
+        with pytest.raises(ConfigError, match=f"there is no device '{device}'"), ranks(device):
+            pass
