@@ -128,7 +128,9 @@ def train_drawn(out: Path) -> Trainer:
         import maskrcnn
         from maskrcnn.evaluate.report import read_history
 
-        drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
+        with open(out / "data.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two sittings one draws
+            drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
         run = out / name
         settings = (*COMMON, *row.settings)
         epochs = row.steps * BATCH / TRAIN_IMAGES
