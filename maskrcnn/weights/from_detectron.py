@@ -101,7 +101,8 @@ def _to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     result = background_to_last(_unfold(state))
     if "rpn.objectness.weight" in result and "neck.laterals.0.conv.weight" not in result:
         result = anchors_to_size_major(result)
-        if result["rpn.convs.0.conv.weight"].shape[1] == result["backbone.res4.0.conv3.conv.weight"].shape[0]:
+        sees, res4 = (result.get(f"{name}.conv.weight") for name in ("rpn.convs.0", "backbone.res4.0.conv3"))
+        if sees is not None and res4 is not None and sees.shape[1:2] == res4.shape[:1]:
             result = {name.replace("backbone.res5.", "box_pool.trunk."): tensor for name, tensor in result.items()}
     return result
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import BackboneConfig, ModelConfig
 from ..profiles import with_profile
 from .names import Row
 from .origin import Origin
@@ -74,11 +74,15 @@ def _backbone_prefix(names: Collection[str]) -> str:
 
 
 def _settle(config: ModelConfig, theirs: Mapping[str, Tensor], rest: Mapping[str, Any]) -> ModelConfig:
-    """v2 has batch norms in its heads. Frozen norms of v1 were saved to be read with epsilon 0; live ones have 1e-5."""
+    """v2 has batch norms in its heads.
+
+    The files released for v1, all of R-50 with frozen norms, are read with epsilon 0; every other model has 1e-5.
+    """
     second = config.fpn.norm == "bn"
     config = with_profile(config, "torchvision_v2" if second else "torchvision")
-    live = config.backbone.norm != "frozen_bn"
-    return replace(config, backbone=replace(config.backbone, norm_eps=1e-5 if live else 0.0))
+    backbone = replace(config.backbone, norm_eps=1e-5)
+    released = backbone == BackboneConfig()  # the R-50 with frozen norms
+    return replace(config, backbone=replace(backbone, norm_eps=0.0) if released else backbone)
 
 
 TORCHVISION = Origin(

@@ -40,6 +40,8 @@ def infer(shapes: Shapes) -> ModelConfig:
     backbone = infer_backbone(shapes, features)
     base = preset("R-50-FPN" if features == "fpn" else "R-50-C4" if features == "c4" else "R-50-C5")
     classes = _shape(shapes, "box_head.class_logits.weight")[0] - 1
+    if classes < 1:
+        raise CheckpointError("its box_head.class_logits has 1 row: there is no class beside the background")
     return replace(
         base,
         name=_name(backbone),
@@ -65,12 +67,16 @@ def infer_backbone(shapes: Shapes, features: str = "fpn") -> BackboneConfig:
         stages[3] = _count(shapes, "box_pool.trunk")
     if 0 in stages:
         raise CheckpointError(f"it has {stages} blocks in the stages of its ResNet; each should have some")
+    groups = second[0] // second[1] if bottleneck else 1
+    per_group = second[1] * 64 // width if bottleneck else 64
+    if second[0] != groups * per_group * width // 64 or second[0] % groups:
+        raise CheckpointError(f"its backbone.res2.0.conv2 has shape {list(second)}, which fits no stem of {width}")
     return BackboneConfig(
         block="bottleneck" if bottleneck else "basic",
         blocks=(stages[0], stages[1], stages[2], stages[3]),
         width=width,
-        groups=second[0] // second[1] if bottleneck else 1,
-        width_per_group=second[1] * 64 // width if bottleneck else 64,
+        groups=groups,
+        width_per_group=per_group,
         norm=_norm(shapes, "backbone.stem"),  # type: ignore[arg-type]
         features=features,  # type: ignore[arg-type]
     )
@@ -176,14 +182,21 @@ def _count(shapes: Shapes, stem: str) -> int:
 
 
 def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
+    """Of a layer's weights. Raises `CheckpointError` where there are none."""
     if name not in shapes:
         raise CheckpointError(f"it has no {name}: a Mask R-CNN does")
+    if len(shapes[name]) < 2 or 0 in shapes[name]:
+        raise CheckpointError(f"its {name} has shape {list(shapes[name])}, which no layer has")
     return shapes[name]
 
 
 def _name(backbone: BackboneConfig) -> str:
     """Network-depth-features."""
-    depth = sum(backbone.blocks) * (3 if backbone.block == "bottleneck" else 2) + 2
     groups = f"-{backbone.groups}x{backbone.width_per_group}d"
-    name = f"R-{depth}" if backbone.groups == 1 else f"X-{depth}{groups}"
+    name = f"R-{depth(backbone)}" if backbone.groups == 1 else f"X-{depth(backbone)}{groups}"
     return f"{name}-{backbone.features.upper()}"
+
+
+def depth(backbone: BackboneConfig) -> int:
+    """Layers with weights, the classifier of ImageNet among them: 50 of R-50."""
+    return sum(backbone.blocks) * (3 if backbone.block == "bottleneck" else 2) + 2

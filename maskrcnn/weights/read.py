@@ -32,6 +32,7 @@ ORIGINS: tuple[Origin, ...] = (TORCHVISION, DETECTRON2, DETECTRON)
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")  # under which training scripts keep the tensors
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before 1.6
+_COUNTS = ".num_batches_tracked"
 _FINAL = "model.safetensors"  # of a run's folder
 
 
@@ -226,6 +227,8 @@ def _renamed(contents: Contents, path: str | Path) -> _Foreign:
         raise CheckpointError(f"{path}: {error}") from error
     theirs = sorted(name.removeprefix(prefix) for name in unknown)
     strange = [(name, f"no part of a Mask R-CNN, {list(wanted[name].shape)}") for name in theirs]
+    single = [name for name, tensor in state.items() if not tensor.dim() and not name.endswith(_COUNTS)]
+    refuse([(name, "is one number") for name in single], path)
     ours = origin.to_ours({name: _wide(tensor) for name, tensor in state.items()})
     return _Foreign(path, origin, contents, ours, strange, {"origin": origin.name})
 
@@ -279,9 +282,9 @@ def _counted(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
     for name, tensor in state.items():
         in_backbone = name.startswith(("backbone.", "box_pool.trunk."))
         live = not in_backbone or config.backbone.norm == "bn"
-        if live or not name.endswith(".num_batches_tracked"):
+        if live or not name.endswith(_COUNTS):
             result[name] = tensor
         if live and name.endswith(".running_var"):
-            count = name.replace(".running_var", ".num_batches_tracked")
+            count = name.replace(".running_var", _COUNTS)
             result[count] = state.get(count, torch.zeros((), dtype=torch.int64))
     return result

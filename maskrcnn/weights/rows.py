@@ -56,6 +56,8 @@ def anchors_to_size_major(state: Mapping[str, Tensor], *, ratios: int = 3) -> di
         for name, values in ((f"{_OBJECTNESS}.{end}", 1), (f"{_ANCHOR_DELTAS}.{end}", 4)):
             if name in state:
                 rows = state[name]
+                if not len(rows) or len(rows) % (ratios * values):
+                    continue  # as many as no model has, which is told where the names are compared
                 parts = rows.reshape(ratios, -1, values, *rows.shape[1:])
                 result[name] = parts.transpose(0, 1).reshape(rows.shape)
     return result

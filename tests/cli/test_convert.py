@@ -22,7 +22,7 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """A checkpoint that answers as torchvision's do."""
+    """A checkpoint that answers as torchvision's do, but for what only a small one needs."""
     found = load_checkpoint(write_tiny_checkpoint(tmp_path / "tiny.safetensors"))
     config = replace(
         found.config, anchors=replace(found.config.anchors, sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)))
@@ -33,7 +33,7 @@ def ours(tmp_path: Path) -> Path:
 
 
 def test_there_and_back(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("convert", ours, tmp_path / "theirs.pth", "--to", "torchvision") == 0
+    assert run("convert", ours, tmp_path / "theirs.pth", "--to", "torchvision", "--force") == 0
     assert "num_classes" in capsys.readouterr().out
     names = ",".join(category.name for category in CATEGORIES)
     assert run("convert", tmp_path / "theirs.pth", tmp_path / "back.safetensors", "--classes", names) == 0
@@ -46,7 +46,7 @@ def test_there_and_back(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_names_of_classes_from_a_file_and_a_setting(ours: Path, tmp_path: Path) -> None:
-    run("convert", ours, tmp_path / "theirs.pth", "--to", "torchvision")
+    run("convert", ours, tmp_path / "theirs.pth", "--to", "torchvision", "--force")
     (tmp_path / "names.txt").write_text("a\nb\n\nc\n")
     arguments = ("--classes", tmp_path / "names.txt", "--set", "box_head.max_detections=7")
     assert run("convert", tmp_path / "theirs.pth", tmp_path / "back.safetensors", *arguments) == 0

@@ -36,7 +36,8 @@ def theirs(tmp_path: Path) -> Path:
     found = load_checkpoint(write_tiny_checkpoint(tmp_path / "tiny.safetensors"))
     anchors = replace(found.config.anchors, sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)))
     config = with_profile(replace(found.config, anchors=anchors), "torchvision")
-    write_foreign(tmp_path / "theirs.pth", Checkpoint(config, CATEGORIES, found.state, {}), "torchvision")
+    checkpoint = Checkpoint(config, CATEGORIES, found.state, {})
+    write_foreign(tmp_path / "theirs.pth", checkpoint, "torchvision", force=True)  # which knows no such narrow network
     return (tmp_path / "theirs.pth").rename(tmp_path / "some.file")
 
 

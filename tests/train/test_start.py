@@ -60,8 +60,8 @@ def make_foreign(path: Path, origin: str) -> dict[str, Tensor]:
     """Writes a whole small model of an origin that numbers COCO's classes; returns its tensors under their names."""
     config = foreign_config(origin)
     checkpoint = Checkpoint(config, (), build(config).state_dict(), {})
-    write_foreign(path, checkpoint, origin)
-    return to_foreign(checkpoint, origin)
+    write_foreign(path, checkpoint, origin, force=True)
+    return to_foreign(checkpoint, origin, force=True)
 
 
 @pytest.mark.parametrize(("origin", "file"), [("torchvision", "a.pth"), ("detectron2", "a.pkl")])
@@ -134,10 +134,12 @@ def backbone_file(path: Path, origin: str, model: nn.Module) -> Path:
     ours = {name: tensor for name, tensor in ours.items() if not name.endswith("num_batches_tracked")}
     if origin == "torchvision":
         config = with_profile(tiny_config(), "torchvision")
-        theirs = to_foreign(Checkpoint(config, (), ours, {}), "torchvision")
+        theirs = to_foreign(Checkpoint(config, (), ours, {}), "torchvision", force=True)
         torch.save({name.removeprefix("backbone.body."): value for name, value in theirs.items()}, path)
     elif origin == "detectron2":
-        theirs = to_foreign(Checkpoint(with_profile(tiny_config(), "detectron2"), (), ours, {}), "detectron2")
+        theirs = to_foreign(
+            Checkpoint(with_profile(tiny_config(), "detectron2"), (), ours, {}), "detectron2", force=True
+        )
         arrays = {name.removeprefix("backbone.bottom_up."): value.numpy() for name, value in theirs.items()}
         path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True}))
     else:
@@ -205,7 +207,7 @@ def test_live_norms_need_an_epsilon(data: Path, tmp_path: Path) -> None:
     make_foreign(tmp_path / "a.pth", "torchvision")
     words = {"model": None, "weights": tmp_path / "a.pth"}
     with pytest.raises(ConfigError, match=r"model\.backbone\.norm_eps"):
-        make_plan(data, "model.backbone.norm=bn", **words)
+        make_plan(data, "model.backbone.norm=bn", "model.backbone.norm_eps=0", **words)
     plan, _ = make_plan(data, "model.backbone.norm=bn", "model.backbone.norm_eps=1e-5", **words)
     said: list[str] = []
     build_model(plan, alone(), said.append)

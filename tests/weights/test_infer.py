@@ -123,6 +123,14 @@ def test_frozen_and_live_norms_of_the_heads_are_told_by_neither() -> None:
         ({"rpn.objectness.weight": (9, 256, 1, 1)}, "9 anchors a position, where 3 are known"),
         ({"box_head.fc.0.weight": (1024, 1000)}, "1000 numbers, which are no square of 256 channels"),
         ({"backbone.res3.1.conv1.conv.weight": None, "backbone.res3.1.": None}, r"numbered \[0, 2, 3\]"),
+        ({"box_head.class_logits.weight": (1, 1024)}, "no class beside the background"),
+        ({"box_head.class_logits.weight": (81,)}, r"class_logits\.weight has shape \[81\], which no layer has"),
+        ({"rpn.objectness.weight": (0, 256, 1, 1)}, r"objectness\.weight has shape \[0, 256, 1, 1\]"),
+        ({"backbone.res2.0.conv2.conv.weight": (64, 0, 3, 3)}, r"conv2\.conv\.weight has shape \[64, 0, 3, 3\]"),
+        (
+            {"backbone.res2.0.conv2.conv.weight": (256, 7, 3, 3)},
+            r"conv2 has shape \[256, 7, 3, 3\], which fits no stem of 64",
+        ),
     ],
 )
 def test_what_is_missing_is_told(changes: dict[str, tuple[int, ...] | None], message: str) -> None:

@@ -148,13 +148,18 @@ def test_what_each_origin_was_trained_with(tmp_path: Path) -> None:
     assert (x101.backbone.stride_in, x101.input.std) == ("3x3", (57.375, 57.12, 58.395))
 
 
-def test_frozen_norms_of_torchvision_have_epsilon_zero_and_an_option_changes_that(tmp_path: Path) -> None:
+def test_frozen_norms_of_torchvision_have_epsilon_zero_where_files_were_released_and_an_option_changes_that(
+    tmp_path: Path,
+) -> None:
     theirs = stand_in(keys("torchvision-maskrcnn_resnet50_fpn"))
     torch.save(theirs, tmp_path / "live.pth")
     frozen = {name: tensor for name, tensor in theirs.items() if not name.endswith("num_batches_tracked")}
     torch.save(frozen, tmp_path / "frozen.pth")
     assert read_checkpoint(tmp_path / "frozen.pth").config.backbone.norm_eps == 0
     assert read_checkpoint(tmp_path / "live.pth").config.backbone.norm_eps == 1e-5
+    deeper = {name.replace("layer3.5", "layer3.6"): tensor for name, tensor in frozen.items() if "layer3.5" in name}
+    torch.save(frozen | deeper, tmp_path / "deeper.pth")
+    assert read_checkpoint(tmp_path / "deeper.pth").config.backbone.norm_eps == 1e-5  # as it is built there
     changed = read_checkpoint(
         tmp_path / "live.pth", settings=["backbone.norm=frozen_bn", "model.backbone.norm_eps=0.5"]
     )
