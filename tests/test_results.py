@@ -70,6 +70,13 @@ def test_joints_are_those_of_the_own_category() -> None:
     assert rows[2]["keypoints"] == [2, 4, 0.5]
 
 
+def test_joints_that_all_classes_share_are_those_of_each() -> None:
+    shared = tuple(Category(c.id, c.name, joints=("a", "b", "c"), shared=True) for c in CATEGORIES)
+    first, second = from_detections(*batch_of_two(), shared)
+    assert (first.keypoints[:, :, 2] == 0.5).all()  # the dog's, too
+    assert [len(row["keypoints"]) for row in first.to_coco() + second.to_coco()] == [9, 9, 9]
+
+
 def test_masks_rle_and_polygons_say_the_same() -> None:
     result = from_detections(*batch_of_two(), CATEGORIES)[0]
     answer = np.zeros((2, 40, 60), dtype=bool)

@@ -21,7 +21,7 @@ Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] 
 
 
 class Category(NamedTuple):
-    """A class as its data set calls it. Joints are those of this category alone; indices into them count from 0."""
+    """A class as its data set calls it. Indices into its joints count from 0."""
 
     id: int
     name: str
@@ -29,6 +29,7 @@ class Category(NamedTuple):
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of joints that a drawing connects
     flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, exchanged by a mirror
     sigmas: tuple[float, ...] = ()  # of OKS, one a joint, relative to the object's scale
+    shared: bool = False  # its joints are those of every class, as in models of other frameworks
 
 
 class Record(NamedTuple):
@@ -356,21 +357,23 @@ def category_table(categories: Iterable[Category]) -> str:
 
 def joint_slices(categories: Iterable[Category]) -> list[slice]:
     """For each category, where its joints stand among the J joints of all."""
-    slices, start = [], 0
+    slices, end = [], 0
     for category in categories:
+        start = 0 if category.shared else end
         slices.append(slice(start, start + len(category.joints)))
-        start += len(category.joints)
+        end = max(end, slices[-1].stop)
     return slices
 
 
 def flip_pairs(categories: Iterable[Category]) -> list[tuple[int, int]]:
     """Left and right joints of all categories, as indices into the J joints."""
     categories = tuple(categories)
-    return [
+    pairs = (
         (part.start + a, part.start + b)
         for category, part in zip(categories, joint_slices(categories), strict=True)
         for a, b in category.flip_pairs
-    ]
+    )
+    return list(dict.fromkeys(pairs))
 
 
 def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:
@@ -378,9 +381,11 @@ def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: n
     if joints is None:
         return None
     targets, sources = joint_slices(categories), joint_slices(dataset.categories)
-    mapped = np.zeros((len(joints), sum(len(category.joints) for category in categories), 3), dtype=joints.dtype)
+    mapped = np.zeros((len(joints), max((part.stop for part in targets), default=0), 3), dtype=joints.dtype)
     for old, new in enumerate(new_label.tolist()):
         if new < 0:
+            continue
+        if not dataset.categories[old].joints and categories[new].shared:
             continue
         if dataset.categories[old].joints != categories[new].joints:
             has, expected = (", ".join(c.joints) or "none" for c in (dataset.categories[old], categories[new]))

@@ -226,5 +226,10 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _category(row: Mapping[str, Any]) -> Category:
     pairs = {name: tuple((int(a), int(b)) for a, b in row[name]) for name in ("skeleton", "flip_pairs")}
     return Category(
-        id=int(row["id"]), name=str(row["name"]), joints=tuple(row["joints"]), sigmas=tuple(row["sigmas"]), **pairs
+        id=int(row["id"]),
+        name=str(row["name"]),
+        joints=tuple(row["joints"]),
+        sigmas=tuple(row["sigmas"]),
+        shared=bool(row.get("shared", False)),
+        **pairs,
     )

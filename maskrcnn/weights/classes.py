@@ -27,8 +27,9 @@ _UNUSED = "unused-"
 def name_classes(config: ModelConfig, names: Sequence[str] | None = None) -> tuple[Category, ...]:
     """The categories of a model that came without: `names` in order, else COCO's for 80, 90 or (with joints) 1 class.
 
-    Ids that COCO skips are named `unused-12`, ...; what is not known is `class-1`, ... Raises `ConfigError` where
-    `names` are not as many as there are classes, or not different.
+    Ids that COCO skips are named `unused-12`, ...; what is not known is `class-1`, ... Joints, which have no classes in
+    other frameworks, are those of every class. Raises `ConfigError` where `names` are not as many as there are classes,
+    or not different.
     """
     if names is not None:
         if len(names) != config.classes or len(set(names)) < len(names):
@@ -45,7 +46,7 @@ def name_classes(config: ModelConfig, names: Sequence[str] | None = None) -> tup
     else:
         found = [Category(number, f"class-{number}") for number in range(1, config.classes + 1)]
     if config.keypoint_head.enabled:
-        found[0] = _with_joints(found[0], config.keypoint_head.joints)
+        found = [_with_joints(category, config.keypoint_head.joints, shared=len(found) > 1) for category in found]
     return tuple(found)
 
 
@@ -88,7 +89,8 @@ def _predictors() -> list[tuple[str, int, int]]:
     return [(f"{stem}.{end}", per, background) for stem, per, background in kinds for end in ("weight", "bias")]
 
 
-def _with_joints(category: Category, count: int) -> Category:
+def _with_joints(category: Category, count: int, *, shared: bool) -> Category:
+    category = category._replace(shared=shared)
     if count != len(_JOINTS):
         names = tuple(f"joint-{number}" for number in range(1, count + 1))
         return category._replace(joints=names, sigmas=(OTHER_SIGMA,) * count)

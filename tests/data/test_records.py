@@ -16,6 +16,7 @@ from maskrcnn.data.records import (
     ImageTable,
     ObjectTable,
     Report,
+    flip_pairs,
     hold_out,
     joint_slices,
     map_categories,
@@ -182,6 +183,19 @@ def test_a_category_of_val_that_train_does_not_know_is_an_error_with_both_tables
 
 def test_joints_of_all_categories_stand_side_by_side() -> None:
     assert joint_slices((APPLE, PEAR, STONE)) == [slice(0, 0), slice(0, 2), slice(2, 3)]
+
+
+def test_joints_of_other_frameworks_are_those_of_every_class() -> None:
+    both = PEAR._replace(flip_pairs=((0, 1),), shared=True)
+    categories = (both._replace(id=1, name="apple"), both)
+    assert joint_slices(categories) == [slice(0, 2), slice(0, 2)]
+    assert flip_pairs(categories) == [(0, 1)]
+    mapped, unmatched = map_categories(dataset(), categories)  # whose apples have no joints
+    assert (unmatched, mapped.num_joints) == (["stone"], 2)
+    pear, apple = mapped.record(0).labels.tolist().index(1), mapped.record(0).labels.tolist().index(0)
+    old = dataset().record(0).joints
+    np.testing.assert_array_equal(mapped.record(0).joints[pear], old[1, :2])
+    np.testing.assert_array_equal(mapped.record(0).joints[apple], np.zeros((2, 3)))
 
 
 def test_a_report_counts_and_tells() -> None:

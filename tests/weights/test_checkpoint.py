@@ -21,7 +21,7 @@ from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.checkpoint import adopt, load_checkpoint, replacing, restore, save_checkpoint
 
 CATEGORIES = (
-    Category(3, "Möwe"),
+    Category(3, "Möwe", shared=True),
     Category(7, "person", ("nose", "left eye", "right eye"), ((0, 1), (0, 2)), ((1, 2),), (0.026, 0.025, 0.025)),
 )
 CONFIG = replace(preset("R-18-FPN-tiny"), classes=2)

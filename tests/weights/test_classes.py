@@ -47,6 +47,9 @@ def test_what_is_not_known_is_numbered_or_given() -> None:
     config = replace(CONFIG, classes=2, keypoint_head=KeypointHeadConfig(enabled=True, joints=3))
     assert [category.name for category in name_classes(config)] == ["class-1", "class-2"]
     assert name_classes(config)[0].joints == ("joint-1", "joint-2", "joint-3")
+    assert [(category.joints, category.shared) for category in name_classes(config)[1:]] == [
+        (("joint-1", "joint-2", "joint-3"), True)
+    ]
     assert [category.name for category in name_classes(config, ["a", "b"])] == ["a", "b"]
     with pytest.raises(ConfigError, match="2 classes; 1 names"):
         name_classes(config, ["a"])
