@@ -5,6 +5,7 @@ otherwise it is x2 - x1. Coding: Faster R-CNN, Eq. 2 (arXiv 1506.01497); the cla
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Num
@@ -68,7 +69,7 @@ def encode(
     reference_center, reference_side = _center_and_side(reference, inclusive)
     side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)
     deltas = torch.cat(((center - reference_center) / reference_side, (side / reference_side).log()), dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * row(deltas, weights)
 
 
 def decode(
@@ -79,11 +80,17 @@ def decode(
     inclusive: bool = False,
 ) -> Float[Tensor, "*N 4"]:
     """Boxes that `deltas` describe relative to `reference`. The growth of a side is limited to 62.5 times."""
-    deltas = deltas.float() / deltas.new_tensor(weights, dtype=torch.float32)
+    deltas = deltas.float()
+    deltas = deltas / row(deltas, weights)
     reference_center, reference_side = _center_and_side(reference, inclusive)
     center = reference_center + deltas[..., :2] * reference_side
     side = reference_side * deltas[..., 2:].clamp(max=LOG_SCALE_LIMIT).exp()
     return torch.cat((center - 0.5 * side, center + 0.5 * side - (1.0 if inclusive else 0.0)), dim=-1)
+
+
+def row(like: Num[Tensor, "..."], values: Sequence[float]) -> Num[Tensor, " n"]:
+    """`values` with the dtype and on the device of `like`. They are made there: a copy from the host would wait."""
+    return torch.cat([like.new_full((1,), value) for value in values])
 
 
 def _center_and_side(boxes: Tensor, inclusive: bool) -> tuple[Tensor, Tensor]:

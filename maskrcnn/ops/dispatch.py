@@ -1,8 +1,9 @@
 """Which implementation of an operator runs: decided here, recorded here, imported in sight at the call.
 
 Every operator has a plain PyTorch reference, which is its meaning. A kernel stands beside it, in `<op>_numba.py` for
-a CPU or `<op>_triton.py` for a GPU, and is taken wherever it can run. Under `torch.compile` and `torch.export` the
-reference is taken, because no tracer can look into a kernel.
+a CPU or `<op>_triton.py` for a GPU, and is taken wherever it can run. No tracer can look into Numba, so that on a CPU
+`torch.compile` takes the reference; Triton's kernels are registered operators, which it takes as they are. An exported
+program has to run where we are not, and gets the reference.
 """
 
 import functools
@@ -20,6 +21,7 @@ import torch
 
 _LOG = logging.getLogger(__name__)
 _NAMES = ("reference", "numba", "triton")
+_KERNELS_OF = {"cpu": "numba", "cuda": "triton"}  # by device; others have none
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
 _recorders: ContextVar[tuple[list[str], ...]] = ContextVar("recorders", default=())
@@ -29,8 +31,11 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
     """Name of the implementation of `op` to run on `device`: "reference", "numba" or "triton".
 
     `impl` is the caller's wish, `use` the wish of a whole block, and without either the fastest that can run is taken.
-    ValueError where a wish cannot be met, with the reason: nothing is replaced silently.
+    ValueError where a wish cannot be met, with the reason: nothing is replaced silently. What is being traced is not
+    recorded.
     """
+    if torch.compiler.is_compiling():  # tracers know neither context variables nor imports
+        return impl or ("triton" if device.type == "cuda" and not torch.compiler.is_exporting() else "reference")
     wish = impl or _forced.get()
     if wish is None:
         name = _default(op, device)
@@ -69,10 +74,9 @@ def recorded_paths() -> Iterator[list[str]]:
         _recorders.reset(token)
 
 
-def implementations(op: str) -> list[str]:
-    """Names of the implementations of `op` that can run on this machine, on some device. The reference comes first."""
-    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
-    return [name for name in _NAMES if any(_why_not(op, device, name) is None for device in devices)]
+def implementations(op: str, device: str = "cpu") -> list[str]:
+    """Names of the implementations of `op` that can run on `device` of this machine. The reference comes first."""
+    return [name for name in _NAMES if _why_not(op, torch.device(device), name) is None]
 
 
 def follow_torch_threads() -> None:
@@ -87,13 +91,12 @@ def follow_torch_threads() -> None:
 
 
 def _default(op: str, device: torch.device) -> str:
-    if torch.compiler.is_compiling():
+    name = _KERNELS_OF.get(device.type)
+    if name is None or not _has_kernel(op, name):
         return "reference"
-    name = "numba" if device.type == "cpu" else "triton"
-    if _why_not(op, device, name) is None:
+    if _importable(name):
         return name
-    if name == "numba" and _has_kernel(op, name):
-        _warn_slow()
+    _warn_slow(name)
     return "reference"
 
 
@@ -105,12 +108,12 @@ def _why_not(op: str, device: torch.device, name: str) -> str | None:
         return None
     if not _has_kernel(op, name):
         return "this operator has no such kernel"
-    if not _importable(name):
-        return f"{name} cannot be imported"
     if name == "numba" and device.type != "cpu":
         return "Numba's kernels are for CPU tensors"
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "Triton's kernels are for GPU tensors (TRITON_INTERPRET=1 interprets them)"
+    if not _importable(name):
+        return f"{name} cannot be imported"
     return None
 
 
@@ -147,9 +150,9 @@ def _importable(name: str) -> bool:
 
 
 @functools.cache
-def _warn_slow() -> None:
+def _warn_slow(name: str) -> None:
     warnings.warn(
-        "numba cannot be imported: NMS, RoIAlign and masks run as their slow PyTorch references; `pip install numba`",
+        f"{name} cannot be imported: NMS, RoIAlign and more run as slow PyTorch references; `pip install {name}`",
         RuntimeWarning,
         stacklevel=4,
     )

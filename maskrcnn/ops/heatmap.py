@@ -52,7 +52,8 @@ def decode_joints(
     for n, (height, width) in enumerate(shapes):
         y = _bicubic(Q, height, cells[n, 0])  # [h Q]
         x = _bicubic(Q, width, cells[n, 1])
-        resized = y @ logits[n] @ x.T  # [J h w]
+        with torch.autocast(logits.device.type, enabled=False):
+            resized = y @ logits[n] @ x.T  # [J h w]
         if bound:
             real = (torch.arange(height, device=y.device) < cells[n, 0])[:, None]
             real = real & (torch.arange(width, device=y.device) < cells[n, 1])

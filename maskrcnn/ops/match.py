@@ -38,16 +38,20 @@ def match(
     real = gt_valid & ~gt_ignore
     crowd = gt_valid & gt_ignore
     gt_boxes = torch.where(gt_valid[..., None], gt_boxes, 0.0)
-    if which("match", boxes.device, impl) == "numba":
-        from .match_numba import match_numba
+    match which("match", boxes.device, impl):
+        case "triton":
+            from .match_triton import match_triton as run
+        case "numba":
+            from .match_numba import match_numba as run
+        case _:
+            run = match_reference
+    return Match(*run(boxes, gt_boxes, real, crowd, candidates, inclusive))
 
-        return Match(*match_numba(boxes, gt_boxes, real, crowd, candidates, inclusive))
-    return _match_reference(boxes, gt_boxes, real, crowd, candidates, inclusive)
 
-
-def _match_reference(
+def match_reference(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
-) -> Match:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The meaning of `match`: overlaps of a chunk of boxes with all ground truth, twice."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
     step = max(1, _CHUNK // max(1, B * G))
@@ -74,4 +78,4 @@ def _match_reference(
     for start in range(0, N, step):
         pairs, _ = overlaps(boxes[:, start : start + step])
         best_of_gt.append(((pairs == highest[:, None]) & (pairs > 0)).any(dim=2) & allowed[:, start : start + step])
-    return Match(torch.cat(iou, 1), torch.cat(index, 1), torch.cat(best_of_gt, 1), torch.cat(ignored, 1))
+    return torch.cat(iou, 1), torch.cat(index, 1), torch.cat(best_of_gt, 1), torch.cat(ignored, 1)

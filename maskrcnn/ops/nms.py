@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -37,10 +36,13 @@ def nms(
     candidates = valid & ~scores.isnan() & boxes.isfinite().all(dim=2)
     scores = torch.where(candidates, scores.detach(), -torch.inf)
     limit = _limit(iou, closed)
-    if which("nms", boxes.device, impl) == "numba":
-        from .nms_numba import nms_numba as run
-    else:
-        run = nms_reference
+    match which("nms", boxes.device, impl):
+        case "triton":
+            from .nms_triton import nms_triton as run
+        case "numba":
+            from .nms_numba import nms_numba as run
+        case _:
+            run = nms_reference
     return run(boxes, scores, groups, candidates, limit, top, inclusive)
 
 
@@ -88,8 +90,14 @@ def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, inclusive: bool) -> Te
 
 
 def _limit(iou: float, closed: bool) -> float:
-    """The float32 over which an overlap suppresses: exactly those above `iou`, or from `iou` on if `closed`."""
-    limit = np.float32(iou)
-    if float(limit) > iou or (closed and float(limit) == iou):
-        limit = np.nextafter(limit, np.float32(-np.inf))
-    return float(limit)
+    """The float32 over which an overlap suppresses: exactly those above `iou`, or from `iou` on if `closed`.
+
+    That is the largest float32 up to `iou`, or up to the number just below it; Python's own arithmetic, which a tracer
+    takes as a constant.
+    """
+    if closed:
+        iou = math.nextafter(iou, -math.inf)
+    if math.isinf(iou):
+        return iou
+    unit = 2.0 ** (max(math.frexp(iou)[1], -125) - 24)  # of the last bit of a float32 of this size
+    return math.floor(iou / unit) * unit

@@ -41,6 +41,8 @@ def paste(
     padded = pad_masks(masks)
     rows, columns = sample_positions(boxes, masks.shape[-1], size, rule)
     match which("paste", masks.device, impl):
+        case "triton":
+            from .paste_triton import paste_triton as run
         case "numba":
             from .paste_numba import paste_numba as run
         case _:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .dispatch import which
+from .roi_points import of_level, sides_of
 
 
 def roi_align(
@@ -46,13 +47,20 @@ def roi_align(
         raise ValueError("roi_align: the maps of a pyramid must have one dtype and one number of channels")
     boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
     grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling)
-    if _choose(pyramid[0], aggregate, impl) == "numba":
-        from .roi_align_numba import roi_align_numba
+    match _choose(pyramid[0], aggregate, impl):
+        case "triton":
+            from .roi_align_triton import roi_align_triton as run
+        case "numba":
+            from .roi_align_numba import roi_align_numba as run
+        case _:
+            return roi_align_reference(pyramid, boxes, levels, valid, grid, aggregate)
+    return run(pyramid, boxes, levels, valid, grid)
 
-        return roi_align_numba(pyramid, boxes, levels, valid, grid)
-    return roi_align_reference(pyramid, boxes, levels, valid, grid, aggregate)
 
-
+_KERNEL_DTYPES = {
+    "numba": (torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
 LARGEST_GRID = 1024  # points per bin and axis that an adaptive grid has at most, whatever the box
 
 _Points = Callable[[int], list[tuple[Tensor, Tensor]]]
@@ -81,13 +89,12 @@ def roi_align_reference(
     pixels = pixels.flatten(0, 1)
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes, 0.0)
-    row = torch.tensor([width for _, width in shapes], device=boxes.device)[levels]
-    first = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=boxes.device).cumsum(0)[levels]
+    first = of_level(levels, [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))])
     first = first + torch.arange(B, device=boxes.device)[:, None] * total
-    heights, widths = (torch.tensor(sides, device=boxes.device)[levels] for sides in zip(*shapes, strict=True))
-    scale = boxes.new_tensor(grid.scales)[levels]  # [B R 2]
-    y, bound_y, count_y = _axis(boxes[..., 1] * scale[..., 0], boxes[..., 3] * scale[..., 0], heights, grid)
-    x, bound_x, count_x = _axis(boxes[..., 0] * scale[..., 1], boxes[..., 2] * scale[..., 1], widths, grid)
+    heights, row = sides_of(pyramid, levels)
+    scale_y, scale_x = (of_level(levels, [pair[axis] for pair in grid.scales]) for axis in (0, 1))
+    y, bound_y, count_y = _axis(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, grid)
+    x, bound_x, count_x = _axis(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, row, grid)
     out = torch.zeros(B, R, S, S, C, dtype=dtype, device=boxes.device)
     for i in range(bound_y):
         for j in range(bound_x):
@@ -111,10 +118,11 @@ def roi_align_reference(
 
 
 def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
-    """The kernel knows averages of float32 and bfloat16; all else is openly the reference's, unless `impl` is named."""
-    known = aggregate == "average" and features.dtype in (torch.float32, torch.bfloat16)
-    if impl == "numba" and not known:
-        raise ValueError(f"roi_align: the numba kernel has no {aggregate} of {features.dtype}")
+    """The kernels know averages of some dtypes; all else is openly the reference's, unless `impl` is named."""
+    kernel = impl or ("numba" if features.device.type == "cpu" else "triton")
+    known = aggregate == "average" and features.dtype in _KERNEL_DTYPES.get(kernel, ())
+    if impl in _KERNEL_DTYPES and not known:
+        raise ValueError(f"roi_align: the {impl} kernel has no {aggregate} of {features.dtype}")
     return which("roi_align", features.device, impl if known else impl or "reference")
 
 

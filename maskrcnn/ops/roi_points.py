@@ -32,9 +32,16 @@ def check_call(name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size
 
 def sides_of(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
     """Height and width, int64 [B R], of the map that each box reads."""
-    heights = torch.tensor([features.shape[2] for features in pyramid], device=levels.device)
-    widths = torch.tensor([features.shape[3] for features in pyramid], device=levels.device)
-    return heights[levels], widths[levels]
+    heights, widths = zip(*(features.shape[2:] for features in pyramid), strict=True)
+    return of_level(levels, heights), of_level(levels, widths)
+
+
+def of_level(levels: Tensor, values: Sequence[float]) -> Tensor:
+    """The number that belongs to each of `levels` [B R], int64 or float32: a table would be copied from the host."""
+    found = torch.full_like(levels, values[0], dtype=torch.float32 if isinstance(values[0], float) else torch.int64)
+    for level, value in enumerate(values[1:], 1):
+        found = torch.where(levels == level, value, found)
+    return found
 
 
 def round_half_away(x: Tensor) -> Tensor:
@@ -54,10 +61,9 @@ def pool_points(
     R, S = y.low.shape[1:3]
     pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1).to(dtype)
     counts = [features.shape[2] * features.shape[3] for features in pyramid]
-    device = levels.device
-    first = torch.tensor([0, *counts[:-1]], device=device).cumsum(0)[levels]
-    first = first + torch.arange(B, device=device)[:, None] * sum(counts)
-    row = torch.tensor([features.shape[3] for features in pyramid], device=device)[levels]
+    first = of_level(levels, [sum(counts[:level]) for level in range(len(counts))])
+    first = first + torch.arange(B, device=levels.device)[:, None] * sum(counts)
+    row = of_level(levels, [features.shape[3] for features in pyramid])
     y = y._replace(real=y.real & valid[..., None, None])
     flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
     out = _PoolPoints.apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)

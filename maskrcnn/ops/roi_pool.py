@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .roi_points import Points, check_call, pool_points, round_half_away, sides_of
+from .roi_points import Points, check_call, of_level, pool_points, round_half_away, sides_of
 
 
 def roi_pool(
@@ -31,10 +31,10 @@ def roi_pool(
     valid = valid & (levels >= 0) & (levels < len(pyramid))
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
-    scale = boxes.new_tensor([tuple(pair) for pair in scales])[levels]  # [B R 2]
+    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in scales]) for axis in (0, 1))
     heights, widths = sides_of(pyramid, levels)
-    y = _pixels(boxes[..., 1] * scale[..., 0], boxes[..., 3] * scale[..., 0], heights, size)
-    x = _pixels(boxes[..., 0] * scale[..., 1], boxes[..., 2] * scale[..., 1], widths, size)
+    y = _pixels(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, size)
+    x = _pixels(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, size)
     return pool_points(pyramid, levels, valid, y, x, aggregate)
 
 

@@ -61,7 +61,7 @@ def draw(seed, count=6):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_every_implementation_equals_the_reference(impl, rule) -> None:
-    for seed in range(40):
+    for seed in range(6 if impl == "triton" else 40):  # interpreted, and slow
         masks, boxes, size = draw(seed)
         for threshold in (0.5, 0.3, None):
             answer = paste(masks, boxes, size, threshold=threshold, rule=rule, impl="reference")
