@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..ops.boxes import encode
+from ..ops.boxes import encode, row
 from ..structures import AnchorTargets, Losses, RoIs, Term
 
 
@@ -53,7 +53,7 @@ def roi_errors(
     per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
     rows = torch.where(rois.foreground, rois.labels, 0).clamp(max=box_deltas.shape[2] - 1)
     predicted = box_deltas.gather(2, rows[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-    harmless = rois.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    harmless = row(rois.boxes, (0.0, 0.0, 1.0, 1.0))
     boxes = torch.where(rois.foreground[..., None], rois.boxes, harmless)
     target = encode(
         torch.where(rois.foreground[..., None], rois.gt_boxes, harmless), boxes, weights, inclusive=inclusive

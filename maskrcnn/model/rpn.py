@@ -82,19 +82,19 @@ def propose(
 
     No gradient flows through the boxes: this is approximate joint training (Faster R-CNN, section 3.2).
     """
-    boxes, scores, levels = [], [], []
+    deltas, references, scores, levels = [], [], [], []
     start = 0
     for level, count in enumerate(rpn.counts):
         top = rpn.logits[:, start : start + count].detach().topk(min(pre_nms, count), dim=1)
         picked = (start + top.indices)[..., None].expand(-1, -1, 4)
-        deltas = rpn.deltas.detach().gather(1, picked)
-        reference = rpn.anchors.expand(len(deltas), -1, -1).gather(1, picked)
-        boxes.append(decode(deltas, reference, inclusive=inclusive))
+        deltas.append(rpn.deltas.detach().gather(1, picked))
+        references.append(rpn.anchors.expand(len(picked), -1, -1).gather(1, picked))
         # Probabilities near 1 tie where logits do not, and of ties the first goes on: so it is in torchvision.
         scores.append(top.values.sigmoid() if score == "probability" else top.values)
         levels.append(torch.full_like(top.indices, level))
         start += count
-    box, value = torch.cat(boxes, 1), torch.cat(scores, 1)
+    value = torch.cat(scores, 1)
+    box = decode(torch.cat(deltas, 1), torch.cat(references, 1), inclusive=inclusive)
     box, valid = _clipped(box, sizes, min_size, inclusive)
     valid = valid & torch.isfinite(value)
     index, kept = nms(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from ..ops.boxes import encode
+from ..ops.boxes import encode, row
 from ..ops.crop_masks import crop_masks
 from ..ops.heatmap import encode_joints
 from ..ops.match import match
@@ -15,6 +15,7 @@ from ..ops.sample import random_keys, sample
 from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
 
 ANCHOR_STREAM, ROI_STREAM = 1, 2  # keep the random choices of a step apart
+UNIT = (0.0, 0.0, 1.0, 1.0)  # a harmless box for slots that hold none
 
 
 def label_anchors(
@@ -45,8 +46,9 @@ def label_anchors(
     keys = random_keys(seeds, anchors.shape[0], ANCHOR_STREAM)
     index, foreground, valid = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
     matched = _rows(gt.boxes, found.index.gather(1, index))
-    reference = torch.where(foreground[..., None], anchors[index], _UNIT.to(anchors))
-    deltas = encode(torch.where(foreground[..., None], matched, _UNIT.to(anchors)), reference, inclusive=inclusive)
+    harmless = row(anchors, UNIT)
+    reference = torch.where(foreground[..., None], anchors[index], harmless)
+    deltas = encode(torch.where(foreground[..., None], matched, harmless), reference, inclusive=inclusive)
     return AnchorTargets(index, deltas, foreground, valid)
 
 
@@ -145,12 +147,9 @@ def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Ten
     assert gt.joints is not None
     B, F = rois.gt_index.shape
     index = rois.gt_index[..., None, None].expand(B, F, *gt.joints.shape[2:])
-    boxes = torch.where(rois.valid[..., None], rois.boxes, _UNIT.to(rois.boxes))
+    boxes = torch.where(rois.valid[..., None], rois.boxes, row(rois.boxes, UNIT))
     cells, seen = encode_joints(gt.joints.gather(1, index), boxes, side=side)
     return cells, seen & rois.valid[..., None]
-
-
-_UNIT = torch.tensor([0.0, 0.0, 1.0, 1.0])  # a harmless box for slots that hold none
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:

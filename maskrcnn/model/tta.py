@@ -88,7 +88,7 @@ def _exchanged(heatmaps: Float[Tensor, "B D J Q Q"], pairs: Sequence[tuple[int, 
     order = list(range(heatmaps.shape[2]))
     for left, right in pairs:
         order[left], order[right] = right, left
-    return heatmaps[:, :, order]
+    return torch.stack([heatmaps[:, :, joint] for joint in order], dim=2)  # a list as index is copied from the host
 
 
 def _added(mean: Tensor | None, part: Tensor | None, count: int) -> Tensor | None:

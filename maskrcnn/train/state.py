@@ -118,12 +118,15 @@ def load_state(path: str | Path, state: State) -> None:
 
 def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
+    fused = state.optimizer.defaults.get("fused")
     for name, value in saved.items():
         key, _, owner = name.partition(":")
         parameter = parameters[owner]
         if value.shape == parameter.shape:
             # Like the parameter, channels-last where it is: the same layout as in the run that was interrupted.
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        elif fused:  # it counts its steps on the device
+            value = value.to(parameter.device)
         state.optimizer.state[parameter][key] = value
 
 
