@@ -1,0 +1,176 @@
+"""R-50-FPN on 800 x 1344, ours and the rivals', with the same weights, the same pictures and the same objects.
+
+The weights are the goldens' drawn ones, so that nothing is downloaded. A call begins with uint8 pixels on the GPU, on
+their canvas, and ends with boxes, scores, labels and 28 x 28 masks there: nobody resizes, pastes or copies to the host.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from maskrcnn.model.build import build
+from maskrcnn.model.losses import total
+from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.structures import GroundTruth, Images
+from maskrcnn.weights.checkpoint import restore
+from maskrcnn.weights.read import Contents, to_checkpoint
+from tests.golden.drawn_weights import checkpoint as draw
+
+GOLDENS = Path(__file__).parents[1] / "tests" / "golden"
+PICTURE = (800, 1333)
+CANVAS = (800, 1344)
+OBJECTS, SLOTS = 12, 16  # of a training picture
+LEARNING_RATE = 1e-5  # drawn weights should not explode while they are timed
+BF16 = {"device_type": "cuda", "dtype": torch.bfloat16}
+
+
+class Batch(NamedTuple):
+    """The same pictures and objects for everybody."""
+
+    images: Images
+    gt: GroundTruth
+    targets: list[dict[str, Tensor]]  # torchvision's: masks as bitmaps of the picture
+
+
+def weights(origin: str) -> dict[str, Tensor]:
+    """The checkpoint of `tests/golden/<origin>.keys.json`, drawn."""
+    shapes = json.loads((GOLDENS / f"{origin}.keys.json").read_text())
+    return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in draw(shapes).items()}
+
+
+def ours(device: str) -> MaskRCNN:
+    """Our model with torchvision's weights, and so with its numbers: proposals, samples, thresholds."""
+    found = to_checkpoint(Contents(weights("torchvision-maskrcnn_resnet50_fpn"), {}), "drawn weights")
+    model = build(found.config, skip_empty=False)
+    restore(model, found.state, "drawn weights")
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def torchvision_model(device: str) -> nn.Module:
+    """torchvision's model, channels-last, without the resizing before it and the pasting after it."""
+    from torchvision.models import resnet50
+    from torchvision.models.detection import MaskRCNN as Theirs
+    from torchvision.models.detection._utils import overwrite_eps
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = Theirs(_resnet_fpn_extractor(body, 3), num_classes=91)
+    model.load_state_dict(weights("torchvision-maskrcnn_resnet50_fpn"))
+    overwrite_eps(model, 0.0)  # as its own loader of these weights does
+    model.transform = _Prepared()
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class _Prepared(nn.Module):
+    """torchvision's transform for pictures that lie on their canvas already: it normalises them together."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[Any, Any]:
+        from torchvision.models.detection.image_list import ImageList
+
+        x = (torch.stack(images).float() / 255 - self.mean) / self.std
+        x[..., PICTURE[1] :] = 0
+        return ImageList(x.contiguous(memory_format=torch.channels_last), [PICTURE] * len(images)), targets
+
+    def postprocess(self, result: Any, image_shapes: Any, original_sizes: Any) -> Any:
+        return result
+
+
+def detectron2_model(device: str) -> nn.Module:
+    """Detectron2's, with its own drawn weights: other names and numbers, so its answers are not compared."""
+    from detectron2 import model_zoo
+    from detectron2.modeling import build_model
+
+    config = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+    config.MODEL.DEVICE = device
+    model = build_model(config)
+    model.load_state_dict(weights("detectron2-mask_rcnn_R_50_FPN"), strict=False)
+    return model.to(memory_format=torch.channels_last)
+
+
+def make_batch(size: int, device: str) -> Batch:
+    """`size` pictures of drawn shapes, each shifted and mirrored in its own way, and objects in each."""
+    width = CANVAS[1]
+    with Image.open(GOLDENS / "images" / "shapes-375x500.png") as file:
+        picture = np.asarray(file.convert("RGB").resize(PICTURE[::-1], Image.Resampling.BILINEAR))
+    pixels = torch.zeros(size, 3, *CANVAS, dtype=torch.uint8)
+    for b in range(size):
+        shifted = np.roll(picture, (97 * b, 211 * b), (0, 1))[:, :: -1 if b % 2 else 1]
+        pixels[b, :, :, : PICTURE[1]] = torch.from_numpy(np.ascontiguousarray(shifted)).permute(2, 0, 1)
+    sizes = torch.tensor([PICTURE] * size)
+    images = Images(pixels, sizes, sizes, torch.ones(size, 2), torch.arange(size))
+    rng = torch.Generator().manual_seed(0)
+    boxes = torch.zeros(size, SLOTS, 4)
+    extent = 32 * 12 ** torch.rand(size, OBJECTS, 2, generator=rng)
+    corner = torch.rand(size, OBJECTS, 2, generator=rng) * (torch.tensor(PICTURE[::-1]) - extent)
+    boxes[:, :OBJECTS] = torch.cat((corner, corner + extent), dim=2)
+    labels = torch.randint(0, 90, (size, SLOTS), generator=rng)
+    valid = (torch.arange(SLOTS) < OBJECTS).expand(size, -1).clone()
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 112)] * 2, indexing="ij")
+    ellipse = (x * x + y * y < 1).expand(size, SLOTS, -1, -1).clone()
+    gt = GroundTruth(boxes, labels, ellipse, boxes.clone(), None, torch.zeros_like(valid), valid)
+    assert pixels.shape[-1] == width
+    images, gt = to_device(images, device), to_device(gt, device)
+    return Batch(images, gt, [_target(gt, b) for b in range(size)])
+
+
+def to_device(bundle: Any, device: str) -> Any:
+    """A bundle of tensors, some of them perhaps None, on `device`."""
+    return type(bundle)(*(None if field is None else field.to(device) for field in bundle))
+
+
+def _target(gt: GroundTruth, b: int) -> dict[str, Tensor]:
+    boxes = gt.boxes[b, :OBJECTS]
+    y = torch.arange(PICTURE[0], device=boxes.device)[:, None] + 0.5
+    x = torch.arange(PICTURE[1], device=boxes.device) + 0.5
+    masks = []
+    for x1, y1, x2, y2 in boxes.tolist():
+        inside = ((x - (x1 + x2) / 2) / (x2 - x1)) ** 2 + ((y - (y1 + y2) / 2) / (y2 - y1)) ** 2 < 0.25
+        masks.append(inside.to(torch.uint8))
+    return {"boxes": boxes, "labels": gt.labels[b, :OBJECTS] + 1, "masks": torch.stack(masks)}
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """The same fused SGD for everybody."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trainable, lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=True)
+
+
+def training_step(
+    model: nn.Module, loss: Callable[..., Tensor], optimizer: torch.optim.Optimizer
+) -> Callable[..., Tensor]:
+    """Forward in bf16, backward, update; `loss` is called with what the step is called with."""
+    model.train()
+
+    def step(*given: Any) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(**BF16):
+            value = loss(*given)
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def our_loss(model: MaskRCNN) -> Callable[[Images, GroundTruth], Tensor]:
+    """The sum of the terms, as the training loop adds them."""
+    return lambda images, gt: total(model.loss(images, gt))
+
+
+def their_loss(model: nn.Module) -> Callable[..., Tensor]:
+    return lambda pictures, targets: torch.stack(list(model(pictures, targets).values())).sum()
