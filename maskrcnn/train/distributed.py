@@ -4,8 +4,10 @@ With one process every function is the identity, so that callers never ask. Obje
 host, whatever carries the gradients.
 """
 
+import inspect
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -77,7 +79,12 @@ def wrap(module: nn.Module, among: Ranks, *, live_norms: bool) -> nn.Module:
     if live_norms and among.device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     ids = [among.device.index] if among.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=live_norms)
+    kind = nn.parallel.DistributedDataParallel
+    known = inspect.signature(kind.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
+    # The weight of a 1 x 1 convolution lies channels-last and in rows at once; what torch says of it costs nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return kind(module, device_ids=ids, **{name: live_norms})
 
 
 def total_over(tensor: Tensor, among: Ranks) -> Tensor:
@@ -86,6 +93,15 @@ def total_over(tensor: Tensor, among: Ranks) -> Tensor:
     if among.world > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def mean_over(values: Mapping[str, float], among: Ranks) -> dict[str, float]:
+    """The mean of each value over the ranks, which name the same; on every rank."""
+    if among.world == 1:
+        return dict(values)
+    together = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(together, group=among.host)
+    return dict(zip(values, (together / among.world).tolist(), strict=True))
 
 
 def on_any(flag: bool, among: Ranks) -> bool:

@@ -17,7 +17,7 @@ from ..config import TrainConfig
 from ..errors import TrainingError
 from ..structures import Losses
 from ..weights.checkpoint import replacing
-from .distributed import Ranks, from_first, on_any, ranks, total_over, wait_for_all, wrap
+from .distributed import Ranks, from_first, mean_over, on_any, ranks, total_over, wait_for_all, wrap
 from .folder import claim_folder
 from .job import BEST, FINAL, LAST, STATE, Batch, Job, to_device
 from .log import Clock, Console, JsonLines, Listener, Meter, peak_memory_gib, tensorboard_listener
@@ -263,7 +263,8 @@ def _finish(job: Job, among: Ranks) -> Path:
 
 def _record(meter: Meter, state: State, job: Job, among: Ranks) -> dict[str, Any]:
     progress, total = state.progress, job.total(among.world)
-    means, per_step = meter.read(progress.seconds)
+    mine, per_step = meter.read(progress.seconds)
+    means = mean_over(mine, among)  # the loss of all their images: see `divide`
     return {
         "step": progress.step,
         "epoch": job.epochs_after(progress.step, among.world),

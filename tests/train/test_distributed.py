@@ -94,6 +94,15 @@ def test_two_processes_train_as_one_with_their_batches_together(tmp_path: Path) 
         mine, theirs = (read_tensors(folder / name, "tiny", 1)[0] for folder in (one, tmp_path))
         for tensor in mine:
             torch.testing.assert_close(theirs[tensor], mine[tensor], **EXACT)
+    ours, both = (steps_of(folder / "log.jsonl") for folder in (one, tmp_path))
+    assert len(ours) == len(both) > 10
+    for mine, theirs in zip(ours, both, strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-5)
+        assert theirs["losses"] == pytest.approx(mine["losses"], abs=1e-5)
+
+
+def steps_of(log: Path) -> list[dict[str, Any]]:
+    return [record for line in log.read_text().splitlines() if (record := json.loads(line))["kind"] == "step"]
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_both(tmp_path: Path) -> None:
