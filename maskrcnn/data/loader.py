@@ -8,12 +8,15 @@ Workers come from a fork server, since a process that ever ran a parallel kernel
 spawned process, a script that asks for workers needs its `if __name__ == "__main__"`.
 """
 
+import atexit
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 import numpy as np
 import torch
@@ -82,7 +85,8 @@ class _Loader:
                 pin_memory=self._pin_memory,
                 generator=torch.Generator(),  # else torch draws from the global one
             )
-        return iter(self._torch_loader)
+        with _deaf_to_sigterm():
+            return iter(self._torch_loader)
 
     def close(self) -> None:
         """Ends the workers. The loader can still be used, and starts new ones then."""
@@ -228,6 +232,25 @@ class EvalLoader(_Loader):
             for (height, width, *_), indices in groups.items():
                 jobs += [Job(0, tuple(indices[i : i + batch]), (height, width)) for i in range(0, len(indices), batch)]
         return jobs
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """Processes started in here do not hear SIGTERM, which schedulers send to all of a run's: the main process saves,
+    for which it may need another batch. Python ends what still runs at exit by that signal; these are killed instead.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signal
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let the signal through again, were it started in here
+    there = set(multiprocessing.active_children())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for child in set(multiprocessing.active_children()) - there:
+            atexit.register(child.kill)
 
 
 def _start_worker(_: int) -> None:

@@ -336,6 +336,30 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+TERMINATED = """
+import os, signal, sys
+from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.loader import TrainLoader
+
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+loader = TrainLoader(read_coco(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+batches = loader.batches(0)
+next(batches)
+os.killpg(0, signal.SIGTERM)  # which this process catches
+assert heard
+print(sum(1 for _ in batches))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups on Windows")
+def test_workers_go_on_when_the_whole_group_is_told_to_end(dataset):
+    command = [sys.executable, "-c", TERMINATED, str(dataset.json_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert (run.returncode, run.stdout) == (0, "5\n"), run.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_no_worker_outlives_a_killed_run(dataset):
     command = [sys.executable, "-c", KILLED, str(dataset.json_path)]
