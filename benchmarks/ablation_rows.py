@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 160, 2
-STEPS, BATCH = 400, 8
-JOINT_STEPS = 800  # one object in six has joints
+STEPS, BATCH = 700, 8
+JOINT_STEPS = 1000  # one object in six has joints
 
 COMMON = (
     f"train.batch={BATCH}",

@@ -1,7 +1,7 @@
 """python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
 
-Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 400 steps (joints:
-800) from random weights, three seeds of every row. A row that stands in several tables is trained once; each finished
+Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 700 steps (joints:
+1000) from random weights, three seeds of every row. A row that stands in several tables is trained once; each finished
 run is a file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a
 run, too. `--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
 Two sittings at once, each of one thread (OMP_NUM_THREADS=1), share the runs and get on faster than one of two.
