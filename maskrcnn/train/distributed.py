@@ -84,7 +84,8 @@ def wrap(module: nn.Module, among: Ranks, *, live_norms: bool) -> nn.Module:
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
     # The weight of a 1 x 1 convolution lies channels-last and in rows at once; what torch says of it costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return kind(module, device_ids=ids, **{name: live_norms})
+    named: dict[str, Any] = {name: live_norms}
+    return kind(module, device_ids=ids, **named)
 
 
 def total_over(tensor: Tensor, among: Ranks) -> Tensor:

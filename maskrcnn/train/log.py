@@ -72,7 +72,7 @@ def _written_by(line: str, step: int) -> bool:
 
 
 class Console:
-    """One line an interval in a pipe; a bar that carries the same numbers on a terminal."""
+    """One line an interval in a pipe; on a terminal a bar with what fits beside it."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -86,18 +86,18 @@ class Console:
 
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
         if kind == "step":
-            self._step(_step_line(record, self._total), record["step"])
+            self._step(record)
         elif kind == "evaluation":
             self._say(_evaluation_line(record))
         elif kind == "end" and self._bar is not None:
             self._bar.stop()
 
-    def _step(self, text: str, step: int) -> None:
+    def _step(self, record: Mapping[str, Any]) -> None:
         if self._bar is None:
-            print(text, flush=True)
+            print(_step_line(record, self._total), flush=True)
             return
         self._bar.start()
-        self._bar.update(self._task, completed=step, description=text)
+        self._bar.update(self._task, completed=record["step"], description=_bar_line(record, self._total))
 
     def _say(self, text: str) -> None:
         if self._bar is None:
@@ -112,6 +112,14 @@ def _step_line(record: Mapping[str, Any], total: int) -> str:
         f"step {record['step']}/{total} epoch {record['epoch']:.2f} loss {record['loss']:.3f} ({losses}) "
         f"lr {record['lr']:.2g} {record['seconds_per_step']:.2f} s/step {record['memory_gib']:.1f} GiB "
         f"eta {duration(record['eta_seconds'])}"
+    )
+
+
+def _bar_line(record: Mapping[str, Any], total: int) -> str:
+    """What fits beside a bar on a terminal of 80 columns."""
+    return (
+        f"{record['step']}/{total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
+        f"{record['seconds_per_step']:.2f} s/step eta {duration(record['eta_seconds'])}"
     )
 
 

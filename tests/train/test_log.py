@@ -49,6 +49,20 @@ def test_one_line_an_interval_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+def test_a_bar_on_a_terminal_fits_and_gives_the_cursor_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", "TTY_COMPATIBLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    console = Console(40)
+    console("step", RECORD)
+    console("end", {"step": 20})
+    out = capsys.readouterr().out
+    assert "20/40 loss 1.250 lr 0.005 0.50 s/step eta 1:02:05" in out
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # shown again, after it was hidden
+
+
 def test_proposals_are_judged_by_their_recall(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"AR": 0.5, "AR50": 0.75, "AR75": 0.25, "objects": 8}
     Console(40)("evaluation", {"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
