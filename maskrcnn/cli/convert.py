@@ -31,7 +31,7 @@ def convert(
     needed = write_foreign(out, found, to, force=force)
     print(f"{out}: {len(found.state)} tensors for {to}, whose settings have to be")
     for name, value in needed.items():
-        print(f"  {name:<40} {value}")
+        print(f"  {name:<41} {value!r}")
 
 
 def _names(text: str | None) -> list[str] | None:

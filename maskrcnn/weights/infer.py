@@ -50,7 +50,7 @@ def infer(shapes: Shapes) -> ModelConfig:
         backbone=backbone,
         fpn=_fpn(shapes) if features == "fpn" else FPNConfig(),
         anchors=_anchors(shapes, features),
-        rpn=replace(base.rpn, convs=_count(shapes, "rpn.convs")),
+        rpn=replace(base.rpn, convs=max(1, _count(shapes, "rpn.convs"))),
         box_head=_box_head(shapes, features, classes),
         mask_head=_mask_head(shapes, features, classes),
         keypoint_head=_keypoint_head(shapes),
@@ -108,7 +108,7 @@ def _box_head(shapes: Shapes, features: str, classes: int) -> BoxHeadConfig:
     if features == "c4":
         return BoxHeadConfig(kind="res5", class_agnostic=agnostic)
     convs = _count(shapes, "box_head.convs")
-    rows, columns = _shape(shapes, "box_head.fc.0.weight")
+    rows, columns = _shape(shapes, "box_head.fc.0.weight")[:2]
     source = "box_head.convs.0.conv.weight" if convs else "neck.outputs.0.conv.weight"
     channels = _shape(shapes, source)[0] if source in shapes else _last_stage(shapes)
     return BoxHeadConfig(
@@ -121,10 +121,9 @@ def _box_head(shapes: Shapes, features: str, classes: int) -> BoxHeadConfig:
 
 
 def _side(columns: int, channels: int) -> int:
+    """Of the map that so many numbers are; the usual one where they are no square, which the table then tells."""
     side = math.isqrt(columns // channels)
-    if side * side * channels != columns:
-        raise CheckpointError(f"its box head reads {columns} numbers, which are no square of {channels} channels")
-    return side
+    return side if side * side * channels == columns else BoxHeadConfig().pool_size
 
 
 def _last_stage(shapes: Shapes) -> int:

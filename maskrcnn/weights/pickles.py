@@ -8,6 +8,7 @@ import argparse
 import collections
 import math
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -64,9 +65,19 @@ def read_torch(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _DAMAGE as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone: {_first_line(error)}. A file of other objects has to be "
+            f"{path} cannot be read as tensors alone: {_refused(error)}. A file of other objects has to be "
             "rewritten where it comes from: torch.save(model.state_dict(), ...)"
         ) from error
+
+
+def _refused(error: BaseException) -> str:
+    """What torch says on pages, of which the first advises to run the file."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return _first_line(error)
+    if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it wants to run {wanted[1]}, which is not data; it was not run"
+    reason = re.search(r"WeightsUnpickler error: *(\S.*)", str(error))
+    return reason[1] if reason else "it is damaged"
 
 
 def as_tensors(values: Any) -> dict[str, Tensor]:

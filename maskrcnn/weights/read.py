@@ -227,10 +227,16 @@ def _renamed(contents: Contents, path: str | Path) -> _Foreign:
         raise CheckpointError(f"{path}: {error}") from error
     theirs = sorted(name.removeprefix(prefix) for name in unknown)
     strange = [(name, f"no part of a Mask R-CNN, {list(wanted[name].shape)}") for name in theirs]
-    single = [name for name, tensor in state.items() if not tensor.dim() and not name.endswith(_COUNTS)]
-    refuse([(name, "is one number") for name in single], path)
+    refuse([(name, words) for name, tensor in state.items() if (words := _no_weights(name, tensor))], path)
     ours = origin.to_ours({name: _wide(tensor) for name, tensor in state.items()})
     return _Foreign(path, origin, contents, ours, strange, {"origin": origin.name})
+
+
+def _no_weights(name: str, tensor: Tensor) -> str:
+    """Why a tensor can be nobody's weights; empty where it can."""
+    if name.endswith(_COUNTS):
+        return ""
+    return "is one number" if not tensor.dim() else "" if tensor.is_floating_point() else f"is of {tensor.dtype}"
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def test_tensors_come_out_of_torch_files(tmp_path: Path, zipped: bool) -> None:
 def test_torch_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"w": Gadget(os.system, "touch owned")}, "a.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"a\.pth cannot be read as tensors alone"):
+    with pytest.raises(CheckpointError, match=r"a\.pth cannot be .* wants to run (posix|nt)\.system, .* was not run\."):
         read_torch(tmp_path / "a.pth")
     assert os.listdir(tmp_path) == ["a.pth"]
 

@@ -274,6 +274,26 @@ def test_another_kind_of_model_is_told_by_what_it_has_and_lacks(tmp_path: Path) 
         read_checkpoint(broken(tmp_path, change_less))
 
 
+def test_a_layer_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
+    def change(state: dict[str, Tensor]) -> None:
+        for name in [name for name in state if name.startswith("rpn.head.conv.")]:
+            del state[name]
+
+    with pytest.raises(
+        CheckpointError, match=r"\n  rpn\.convs\.0\.conv\.bias +missing.*\n  rpn\.convs\.0\.conv\.weight"
+    ):
+        read_checkpoint(broken(tmp_path, change))
+
+
+def test_weights_are_numbers_with_fractions(tmp_path: Path) -> None:
+    def change(state: dict[str, Tensor]) -> None:
+        state["rpn.head.cls_logits.weight"] = torch.zeros(3, 256, 1, 1, dtype=torch.int8)
+        state["rpn.head.cls_logits.bias"] = torch.tensor(1.0)
+
+    with pytest.raises(CheckpointError, match=r"objectness\.weight +is of torch\.int8\n.*bias +is one number"):
+        read_checkpoint(broken(tmp_path, change))
+
+
 def test_a_long_table_is_cut(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
         state.update({f"other.{number}": torch.zeros(1) for number in range(30)})
