@@ -1,6 +1,7 @@
 """The public function on a real, very small model: a folder of files, a second start, two processes as one."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,14 @@ def test_without_masks_it_is_faster_rcnn_and_has_box_ap_alone(data: Path) -> Non
     assert {"box", "mask", "keypoint"} & metrics.keys() == {"box"}
 
 
-def _first_losses(among: Any, data: Path, batch: int) -> dict[str, float]:
+def _first_losses(among: Any, data: Path, batch: int, norm: str) -> dict[str, float]:
     made = plan(
         data,
         model="R-18-FPN-tiny",
         weights=None,
         out=data / "never",
         named={"train.batch": batch},
-        overrides=[text for text in SMALLEST if not text.startswith("train.batch")],
+        overrides=[*(text for text in SMALLEST if not text.startswith("train.batch")), f"model.backbone.norm={norm}"],
         config=None,
         reading={"val": None, "images": None, "strict": False, "keypoints": False},
         among=among,
@@ -136,14 +137,15 @@ def _first_losses(among: Any, data: Path, batch: int) -> dict[str, float]:
     return {name: value.item() for name, value in divide(model.loss(images, gt), among).items()}  # type: ignore[operator]
 
 
-def work_losses(among: Any, data: Path) -> None:
-    (data / f"{among.rank}.json").write_text(json.dumps(_first_losses(among, data, 2)))
+def work_losses(among: Any, data: Path, norm: str) -> None:
+    (data / f"{among.rank}.json").write_text(json.dumps(_first_losses(among, data, 2, norm)))
 
 
-def test_two_processes_give_the_losses_of_one_with_the_same_images(data: Path) -> None:
-    assert two_ranks(work_losses, data) == [0, 0]
+@pytest.mark.parametrize("norm", ["gn", "frozen_bn"])
+def test_two_processes_give_the_losses_of_one_with_the_same_images(data: Path, norm: str) -> None:
+    assert two_ranks(partial(work_losses, norm=norm), data) == [0, 0]
     ranks = [json.loads((data / f"{rank}.json").read_text()) for rank in range(2)]
-    whole = _first_losses(alone(), data, 4)
+    whole = _first_losses(alone(), data, 4, norm)
     assert whole.keys() == ranks[0].keys()
     for name, value in whole.items():
         mean = (ranks[0][name] + ranks[1][name]) / 2
