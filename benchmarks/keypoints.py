@@ -124,7 +124,7 @@ def _pictures(json_path: Path, images: Path) -> list[Path]:
 def missed(name: str, found: dict[str, Any]) -> str:
     """What of a bar was not reached, in words; empty where it was."""
     reasons = []
-    ap = found["keypoint"]["AP"] or 0.0
+    ap = found["keypoint"]["AP"]
     if ap < BARS[name]:
         reasons.append(f"keypoint AP {ap:.3f} is below {BARS[name]}")
     if name == "drawn" and found["seconds"] > 60 * MINUTES:
@@ -140,7 +140,7 @@ def report(results: dict[str, dict[str, Any]]) -> list[str]:
         found = results[name]
         figures = [found["keypoint"][figure] for figure in ("AP", "AP50", "AP75")]
         figures += [found[task]["AP"] for task in ("box", "mask")]
-        words = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
+        words = ["–" if figure < 0 else f"{figure:.3f}" for figure in figures]
         words.insert(1, f"{BARS[name]}")
         time = f"{found['seconds'] / 60:.1f} min"
         rows.append([name, *words, str(found["steps"]), time, "no" if missed(name, found) else "yes"])

@@ -110,7 +110,7 @@ def _summary(metrics: dict[str, Any], out: Path, seconds: float) -> list[str]:
     figures = ", ".join(
         f"{task} AP {metrics[task]['AP']:.3f}, AP50 {metrics[task]['AP50']:.3f}"
         for task in ("box", "mask")
-        if metrics.get(task, {}).get("AP") is not None
+        if metrics.get(task, {}).get("AP", -1.0) >= 0
     )
     return [
         f"on images that it has not seen: {figures or 'nothing could be measured'}",

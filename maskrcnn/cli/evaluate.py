@@ -65,4 +65,4 @@ def table(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or value < 0 else f"{value:.3f}"

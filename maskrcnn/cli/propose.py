@@ -35,5 +35,5 @@ def propose(
     print(f"{out}: at most {figures['proposals']} proposals an image, of {figures['objects']} objects {recall}")
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"

@@ -4,7 +4,8 @@ Predictions are rows as COCO writes them: `image_id`, `category_id`, `score`, `b
 original image), `segmentation` (RLE) and `keypoints` (x, y, score of each joint of the row's category). Ground truth
 comes from the data set as it was read, through no transform.
 
-A figure is a number in 0..1, or None where there is nothing to measure, and then a sentence in `notes` says why.
+A figure is a number in 0..1, or -1 where there is nothing to measure, as in pycocotools; a task without objects has a
+sentence in `notes`.
 """
 
 from collections import Counter
@@ -94,7 +95,7 @@ def measure_rows(
             continue
         pieces = _run(task, dataset, truth, matched, max_detections)
         metrics[task] = _summary(pieces, max_detections, task)
-        if metrics[task]["AP"] is None:
+        if metrics[task]["AP"] < 0:
             notes.append(f"{task}: the data set has no object to find, so there is no AP")
         curves[task] = _curves(pieces, dataset)
         for entry, figures in zip(per_class, _class_figures(pieces, dataset, curves[task]), strict=True):
@@ -315,14 +316,14 @@ def _with_mask(annotation: dict[str, Any], segmentation: Any) -> dict[str, Any]:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def _mean(values: Iterable[np.ndarray]) -> float | None:
-    """Over all classes that have objects (not -1); None where none has."""
+def _mean(values: Iterable[np.ndarray]) -> float:
+    """Over all classes that have objects (not -1); -1 where none has."""
     joined = np.concatenate([np.ravel(value) for value in values]) if values else np.zeros(0)
     joined = joined[joined > -1]
-    return float(joined.mean()) if joined.size else None
+    return float(joined.mean()) if joined.size else -1.0
 
 
-def _summary(pieces: list[_Piece], max_detections: int, task: str) -> dict[str, float | None]:
+def _summary(pieces: list[_Piece], max_detections: int, task: str) -> dict[str, float]:
     areas, limits = pieces[0].areas, pieces[0].limits
     last = len(limits) - 1
     figures = {
@@ -369,11 +370,11 @@ def _class_figures(pieces: list[_Piece], dataset: Dataset, curves: Curves) -> li
     return figures
 
 
-def _best_f1(curves: Curves, label: int) -> tuple[float | None, float | None]:
-    """The best F1 at IoU 0.5, and the score from which on detections count for it; None where there is no object."""
+def _best_f1(curves: Curves, label: int) -> tuple[float, float | None]:
+    """The best F1 at IoU 0.5, and the score from which on detections count for it; -1, None without objects."""
     precision = curves.precision[0, :, label]
     if np.isnan(precision).any():
-        return None, None
+        return -1.0, None
     f1 = 2 * precision * curves.recall / np.maximum(precision + curves.recall, 1e-12)
     best = int(f1.argmax())
     return float(f1[best]), float(curves.scores[0, best, label]) if f1[best] > 0 else None

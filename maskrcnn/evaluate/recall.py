@@ -10,7 +10,7 @@ from ..ops.boxes import iou
 
 THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))  # COCO's
 
-Figures = dict[str, float | int | None]
+Figures = dict[str, float | int]
 
 
 def covered(proposals: Float[Tensor, "P 4"], objects: Float[Tensor, "G 4"]) -> Float[Tensor, " G"]:
@@ -25,13 +25,13 @@ def covered(proposals: Float[Tensor, "P 4"], objects: Float[Tensor, "G 4"]) -> F
 
 
 def average_recall(found: Iterable[Float[Tensor, " _"]]) -> Figures:
-    """AR, the share of objects found at IoU 0.50, 0.55 .. 0.95 on average; AR50 and AR75; None without an object.
+    """AR, the share of objects found at IoU 0.50, 0.55 .. 0.95 on average; AR50 and AR75; -1 without an object.
 
     found: what `covered` gave for each image.
     """
     every = list(found)
     ious = torch.cat(every) if every else torch.zeros(0)
     if not len(ious):
-        return {"AR": None, "AR50": None, "AR75": None, "objects": 0}
+        return {"AR": -1.0, "AR50": -1.0, "AR75": -1.0, "objects": 0}
     recall = [float((ious >= threshold - 1e-6).float().mean()) for threshold in THRESHOLDS]
     return {"AR": sum(recall) / len(recall), "AR50": recall[0], "AR75": recall[5], "objects": len(ious)}

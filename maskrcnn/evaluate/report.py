@@ -154,7 +154,7 @@ def _duration(seconds: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None or value < 0 else f"{value:.3f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -285,9 +285,9 @@ def _draw_progress(axes: "Axes", steps: Sequence[Mapping[str, Any]], evaluations
         return
     at = [record["step"] for record in evaluations]
     for colour, (task, name) in zip(_COLOURS, _TASKS.items(), strict=False):
-        values = [(record.get("metrics", {}).get(task) or {}).get("AP") for record in evaluations]
-        if any(value is not None for value in values):
-            axes.plot(at, [np.nan if v is None else v for v in values], "o-", color=colour, markersize=4, label=name)
+        values = [(record.get("metrics", {}).get(task) or {}).get("AP", -1.0) for record in evaluations]
+        if max(values) >= 0:
+            axes.plot(at, [np.nan if v < 0 else v for v in values], "o-", color=colour, markersize=4, label=name)
     _finish(axes, "AP on images not trained on", "step")
     axes.set_ylim(0, 1)
 

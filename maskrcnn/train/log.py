@@ -136,7 +136,7 @@ def _evaluation_line(record: Mapping[str, Any]) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None or value < 0 else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:

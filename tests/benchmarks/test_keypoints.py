@@ -16,7 +16,7 @@ def test_the_first_with_labelled_joints_and_the_first_without_anybody() -> None:
 
 
 def found(ap: float, seconds: float) -> dict[str, Any]:
-    figures = {"AP": ap, "AP50": 0.9, "AP75": None}
+    figures = {"AP": ap, "AP50": 0.9, "AP75": -1.0}
     return {**dict.fromkeys(("keypoint", "box", "mask"), figures), "steps": 7, "seconds": seconds, "machine": MACHINE}
 
 

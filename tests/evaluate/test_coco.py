@@ -63,11 +63,18 @@ def test_an_exact_prediction_is_worth_one(tmp_path) -> None:
         assert metrics[task]["AP"] == pytest.approx(1)
         assert metrics[task]["AR1"] == 1
         assert metrics[task]["APs"] == pytest.approx(1)
-        assert metrics[task]["APl"] is None
+        assert metrics[task]["APl"] == -1
     assert metrics["per_class"][0]["box"] == pytest.approx(
         {"AP": 1, "AP50": 1, "AP75": 1, "AR": 1, "F1": 1, "threshold": 0.9}
     )
-    assert metrics["per_class"][1]["box"] == dict.fromkeys(["AP", "AP50", "AP75", "AR", "F1", "threshold"])
+    assert metrics["per_class"][1]["box"] == {
+        "AP": -1,
+        "AP50": -1,
+        "AP75": -1,
+        "AR": -1,
+        "F1": -1,
+        "threshold": None,
+    }
     assert (metrics["objects"], metrics["predictions"], metrics["images"]) == (1, 1, 2)
     assert "keypoint" not in metrics
     assert metrics["notes"] == ["keypoint: the data set has no joints"]
@@ -134,9 +141,9 @@ def test_no_prediction_is_zero(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [row([0, 0, 5, 5])]], ids=["nothing predicted", "something predicted"])
-def test_no_ground_truth_is_null_and_said(tmp_path, rows) -> None:
+def test_no_ground_truth_is_minus_one_as_in_pycocotools_and_said(tmp_path, rows) -> None:
     metrics = evaluate_rows(write_dataset(tmp_path, []), rows)
-    assert set(metrics["box"].values()) == {None}
+    assert set(metrics["box"].values()) == {-1.0}
     assert any("box" in note and "no object" in note for note in metrics["notes"])
     assert metrics["predictions"] == len(rows)
     json.dumps(metrics, allow_nan=False)
@@ -145,7 +152,7 @@ def test_no_ground_truth_is_null_and_said(tmp_path, rows) -> None:
 def test_only_crowds_are_nothing_to_find(tmp_path) -> None:
     crowd = annotation(1, [0, 0, 50, 50], iscrowd=1)
     metrics = evaluate_rows(write_dataset(tmp_path, [crowd]), [row([5, 5, 10, 10])], tasks=["box"])
-    assert metrics["box"]["AP"] is None
+    assert metrics["box"]["AP"] == -1
     assert metrics["objects"] == 0
 
 
@@ -256,7 +263,7 @@ def pycocotools_arrays(path, rows, kind, limits, *, sigmas=None):
 
 
 def mean(values) -> Any:
-    return values[values > -1].mean() if (values > -1).any() else None
+    return values[values > -1].mean() if (values > -1).any() else -1
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
@@ -313,7 +320,7 @@ def test_joints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None
     categories = [CATEGORIES[0], figure, wings]
     dataset = write_dataset(tmp_path, every, images=6, categories=categories, keypoints=True)
     metrics = evaluate_rows(dataset, [*cases[7][1], *cases[40][1]], tasks=["keypoint"])
-    assert metrics["per_class"][0]["keypoint"]["AP"] is None
+    assert metrics["per_class"][0]["keypoint"]["AP"] == -1
     arrays = []
     for k, category in ((1, figure), (2, wings)):  # pycocotools knows one list of sigmas at a time
         annotations, rows = cases[category["id"]]

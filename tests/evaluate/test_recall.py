@@ -20,8 +20,8 @@ def test_each_proposal_finds_one_object_and_the_best_pair_comes_first() -> None:
 def test_without_proposals_nothing_is_found_and_without_objects_there_is_no_recall() -> None:
     assert covered(torch.zeros(0, 4), OBJECTS).tolist() == [0, 0]
     assert covered(torch.zeros(3, 4), torch.zeros(0, 4)).shape == (0,)
-    assert average_recall([])["AR"] is None
-    assert average_recall([torch.zeros(0)])["AR50"] is None
+    assert average_recall([])["AR"] == -1
+    assert average_recall([torch.zeros(0)])["AR50"] == -1
 
 
 def test_recall_is_averaged_over_the_thresholds_and_over_objects_not_images() -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from maskrcnn.evaluate.coco import Curves
 from maskrcnn.evaluate.report import NO_PLOTS, read_history, write_report
 
-FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": None}
-CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": None, "AR": 0.6, "F1": 0.8, "threshold": 0.42}
+FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": -1.0}
+CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6, "F1": 0.8, "threshold": 0.42}
 METRICS = {
     "box": FIGURES,
     "mask": {**FIGURES, "AP": 0.444},
@@ -39,7 +39,7 @@ METRICS = {
 HISTORY = [
     {"kind": "start", "step": 0},
     {"kind": "step", "step": 10, "loss": 3.0, "losses": {"masks": 1.0, "classes": 2.0}, "lr": 0.01, "seconds": 61.0},
-    {"kind": "evaluation", "step": 10, "loss": 3.5, "metrics": {"box": {"AP": 0.1}, "mask": {"AP": None}}},
+    {"kind": "evaluation", "step": 10, "loss": 3.5, "metrics": {"box": {"AP": 0.1}, "mask": {"AP": -1.0}}},
     {"kind": "step", "step": 20, "loss": 2.0, "losses": {"masks": 0.5, "classes": 1.5}, "lr": 0.01, "seconds": 200.0},
     {"kind": "evaluation", "step": 20, "loss": None, "metrics": {"box": {"AP": 0.2}}},
 ]
