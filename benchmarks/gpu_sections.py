@@ -18,6 +18,7 @@ from benchmarks.gpu_measure import Graphed, Run, interleaved, peak_gib, waits, w
 from benchmarks.gpu_models import (
     BF16,
     CANVAS,
+    Batch,
     detectron2_model,
     make_batch,
     optimizer_of,
@@ -87,7 +88,7 @@ def kernels(report: Report) -> None:
 
 
 def answers(report: Report) -> None:
-    """In float32, with the same weights: how many of torchvision's detections are ours; and what a graph changes."""
+    """In float32, with the same weights: what a graph changes, and whether torchvision finds and learns the same."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     batch = make_batch(2, DEVICE)
     model = prepare(ours(DEVICE).eval())
@@ -108,6 +109,21 @@ def answers(report: Report) -> None:
             "passed": min(shares) >= 0.98 and min(counts) > 0,
         }
     )
+    report(
+        {"kind": "answers", "name": "training losses of boxes and masks within 10 % of torchvision's", **_losses(batch)}
+    )
+
+
+def _losses(batch: Batch) -> dict[str, Any]:
+    """Those in which the choice of background, which is chance, has no part."""
+    with torch.no_grad():
+        terms = ours(DEVICE).train().loss(batch.images, batch.gt)._asdict()
+        theirs = torchvision_model(DEVICE).train()(list(batch.images.pixels), batch.targets)
+    pairs = {"rpn_box": "loss_rpn_box_reg", "box_box": "loss_box_reg", "mask": "loss_mask"}
+    own = {name: round(float(terms[name].sum / terms[name].count), 4) for name in pairs}
+    wanted = {name: round(float(theirs[other]), 4) for name, other in pairs.items()}
+    passed = all(abs(own[name] - wanted[name]) <= 0.1 * wanted[name] for name in pairs)
+    return {"ours": own, "torchvision": wanted, "passed": passed}
 
 
 def _agreement(found: Detections, b: int, theirs: Mapping[str, Tensor]) -> float:

@@ -84,6 +84,21 @@ def roi_align_error(
     return max(((a.float() - b.float()).abs().max() / b.float().abs().max()).item() for a, b in pairs)
 
 
+def many_maps_error(device: str) -> float:
+    """The largest difference where every object has a map of its own, as stored masks do."""
+    rng = torch.Generator().manual_seed(8)
+    maps = [m.requires_grad_() for m in torch.rand(40, 2, 1, 56, 80, generator=rng).to(device)]
+    corner = torch.rand(2, 128, 2, generator=rng) * 60 - 10
+    boxes = torch.cat((corner, corner + torch.rand(2, 128, 2, generator=rng) * 40), dim=2).to(device)
+    levels = torch.randint(0, 40, (2, 128), generator=rng).to(device)
+    numbers = {"scales": [(1.0, 1.0)] * 40, "size": 28, "sampling": 0, "aligned": False, "max_sampling": 8}
+    found = []
+    for impl in ("triton", "reference"):
+        out = roi_align(maps, boxes, levels, levels % 3 > 0, **numbers, impl=impl)
+        found.append([out.detach(), *torch.autograd.grad(out, maps, torch.ones_like(out))])
+    return max((a - b).abs().max().item() for a, b in zip(*found, strict=True))
+
+
 def repeated_gradient_error(device: str) -> float:
     """How many of the bits of the deterministic gradient differ between two runs."""
     boxes, levels, valid = boxes_of(320, 448, 400, device)
@@ -177,6 +192,7 @@ CHECKS: dict[str, Check] = {
     ),
     "roi_align 800 x 1344": _roi_align(torch.float32, count=512, **FULL),
     "roi_align 800 x 1344, bfloat16, deterministic": _roi_align(torch.bfloat16, count=512, deterministic=True, **FULL),
+    "roi_align of a map for each object": Check(many_maps_error, 1e-4),
     "roi_align rounds": Check(rounding_error, 0.0),
     "roi_align twice the same gradient": Check(repeated_gradient_error, 0.0),
     "nms": Check(partial(nms_error, count=500, groups=5, top=100), 0.0),
