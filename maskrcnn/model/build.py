@@ -55,7 +55,7 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
         neck=neck,
         rpn=_rpn(config, channels, rpn_strides),
         rpn_features=_rpn_features(config),
-        box_pool=_pool(config, strides, box.pool_size * (box.res5_stride if trunk else 1), trunk),
+        box_pool=_pool(config, strides, box.pool_size * (box.res5_stride if trunk else 1), trunk, skip_empty),
         box_head=_box_head(config, features),
         detail_pool=_pool(config, strides, side) if details else None,
         mask_head=_mask_head(config, features if shared else channels) if mask.enabled else None,
@@ -153,7 +153,9 @@ def _rpn(config: ModelConfig, channels: int, strides: list[int]) -> rpn.RPN:
     )
 
 
-def _pool(config: ModelConfig, strides: list[int], size: int, trunk: nn.Module | None = None) -> Pool:
+def _pool(
+    config: ModelConfig, strides: list[int], size: int, trunk: nn.Module | None = None, skip_empty: bool = True
+) -> Pool:
     pool = config.pool
     operators: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
     return Pool(
@@ -164,6 +166,7 @@ def _pool(config: ModelConfig, strides: list[int], size: int, trunk: nn.Module |
         level_epsilon_place=pool.level_epsilon_place,
         inclusive=config.box_arithmetic.inclusive,
         trunk=trunk,
+        skip_empty=skip_empty,
     )
 
 

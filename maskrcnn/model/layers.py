@@ -1,10 +1,12 @@
 """Convolution + norm + ReLU, the norms, and the initial weights."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 
@@ -80,6 +82,26 @@ class ConvNorm(nn.Module):
         if add is not None:
             x = x + add
         return F.relu(x, inplace=True) if self.relu else x
+
+
+def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
+    """What `branch` makes of the valid slots, [1 N ...] of all pictures in a row; zeros in the others.
+
+    So live batch norms see no slot that is empty. `branch` gives a tensor or a tuple of them. Waits for a device: only
+    where looking is free.
+    """
+    if bool(valid.all()):
+        return branch(*inputs)
+    rows = valid.flatten().nonzero()[:, 0]
+    if not len(rows):
+        rows = rows.new_zeros(1)  # so that every parameter has a gradient, of zero
+
+    def spread(found: Tensor) -> Tensor:
+        empty = found.new_zeros(valid.numel(), *found.shape[2:])
+        return empty.index_copy(0, rows, found[0]).unflatten(0, valid.shape)
+
+    found = branch(*(each.flatten(0, 1)[rows][None] for each in inputs))
+    return tuple(map(spread, found)) if isinstance(found, tuple) else spread(found)
 
 
 def init_msra(layer: nn.Module) -> None:

@@ -1,13 +1,14 @@
 """The page: Mask R-CNN as the paper draws it, with every step bound to its numbers by `build.py`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..structures import AnchorTargets, Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
+from .layers import on_valid
 from .pooler import Pool
 from .rpn import RPN, RPNOutput
 from .targets import foreground_slots, with_masks
@@ -87,7 +88,7 @@ class MaskRCNN(nn.Module):
         if self.steps.mine_rois is not None:
             rois = self._mined(pyramid, rois)
         features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
-        box_terms = self.steps.box_loss(*self.box_head(features), rois)
+        box_terms = self.steps.box_loss(*self._learned(self.box_head, rois.valid, features), rois)
         return Losses(*rpn_terms, *box_terms, *self._detail_losses(pyramid, features, rois, gt))
 
     def rpn_loss(self, images: Images, gt: GroundTruth) -> Losses:
@@ -196,19 +197,24 @@ class MaskRCNN(nn.Module):
             features = self.detail_pool(pyramid, fg.boxes, fg.valid)
         mask = keypoint = None
         if self.mask_head is not None:
-            logits = self.mask_head(features, fg.labels)
+            logits = self._learned(self.mask_head, fg.valid, features, fg.labels)
             targets = self.steps.mask_targets(fg, gt, side=logits.shape[-1])
             mask = self.steps.mask_loss(logits, targets, with_masks(fg, gt))
         if self.keypoint_head is not None:
-            logits = self.keypoint_head(features)
+            logits = self._learned(self.keypoint_head, fg.valid, features)
             keypoint = self.steps.keypoint_loss(logits, *self.steps.keypoint_targets(fg, gt, side=logits.shape[-1]))
         return mask, keypoint
+
+    def _learned(self, head: nn.Module, valid: Tensor, *inputs: Tensor) -> Any:
+        """A head's answers in training, of the valid slots alone where looking is free (`skip_empty`)."""
+        return on_valid(head, valid, *inputs) if self.skip_empty else head(*inputs)
 
     def _mined(self, pyramid: Pyramid, rois: RoIs) -> RoIs:
         """The RoIs that the box branch finds hardest (online hard example mining, arXiv 1604.03540)."""
         assert self.steps.mine_rois is not None
         with torch.no_grad():
-            return self.steps.mine_rois(rois, *self.box_head(self.box_pool(pyramid, rois.boxes, rois.valid)))
+            features = self.box_pool(pyramid, rois.boxes, rois.valid)
+            return self.steps.mine_rois(rois, *self._learned(self.box_head, rois.valid, features))
 
     def _slots(self, valid: Tensor) -> int:
         """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some picture fills."""

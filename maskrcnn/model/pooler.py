@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..ops.boxes import area
+from .layers import on_valid
 
 
 def assign_levels(
@@ -45,12 +46,13 @@ class Pool(nn.Module):
         level_epsilon_place: str,
         inclusive: bool,
         trunk: nn.Module | None = None,
+        skip_empty: bool = True,
     ) -> None:
         super().__init__()
         self.scales = [(1.0 / s, 1.0 / s) for s in strides]
         self.operator, self.size = operator, size
         self.level_rule = {"epsilon": level_epsilon, "epsilon_place": level_epsilon_place, "inclusive": inclusive}
-        self.trunk = trunk
+        self.trunk, self.skip_empty = trunk, skip_empty
 
     def forward(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Float[Tensor, "B R 4"], valid: Bool[Tensor, "B R"]
@@ -61,4 +63,10 @@ class Pool(nn.Module):
         pooled = self.operator(maps, boxes, levels, valid, scales=self.scales, size=self.size)
         if self.trunk is None:
             return pooled
+        if self.training and self.skip_empty:
+            return on_valid(self._deepened, valid, pooled)
+        return self._deepened(pooled)
+
+    def _deepened(self, pooled: Float[Tensor, "B R C _ _"]) -> Float[Tensor, "B R D S S"]:
+        assert self.trunk is not None
         return self.trunk(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])

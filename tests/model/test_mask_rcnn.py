@@ -1,10 +1,12 @@
 """The page: padding never matters, nobody waits for a device, and its parts can be called one by one."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn.model.losses import total
@@ -73,6 +75,42 @@ def test_without_objects_there_is_a_loss_and_no_harm() -> None:
     assert {name for name, term in terms(losses).items() if term.count == 0} == {"mask", "keypoint"}
     assert losses.box_box.sum == 0
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_live_norms_of_a_trunk_see_rois_only() -> None:
+    """More slots than any picture fills: the same losses and statistics as with just enough."""
+    every = {"samples": 200, "positive_fraction": 0.5}  # no RoI is left to chance
+    results, fresh = [], decided(small("R-18-C4", backbone={"norm": "bn"}, box_head=every)).train()
+    gt = objects()
+    boxes, valid = torch.cat((gt.boxes, gt.boxes + 2), 1).clamp(0, 64), torch.cat((gt.valid, gt.valid), 1)
+    for more in (0, 20):
+        scores = torch.zeros(len(valid), valid.shape[1] + more)
+        given = Proposals(F.pad(boxes, (0, 0, 0, more), value=7.0), scores, F.pad(valid, (0, more)))
+        model = copy.deepcopy(fresh)
+        losses = model.loss(pictures(), gt, given)
+        results.append({name: term.sum.detach() for name, term in terms(losses).items()} | dict(model.named_buffers()))
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value)
+
+
+def test_live_norms_of_a_head_see_objects_only() -> None:
+    """A picture without objects beside another one changes no statistic of the mask head."""
+    fresh, gt = decided(small(mask_head={"norm": "bn"})).train(), objects()
+    gt.valid[1] = False
+    both, alone = copy.deepcopy(fresh), copy.deepcopy(fresh)
+    both.loss(pictures(), gt)
+    alone.loss(first(pictures()), first(gt))
+    assert isinstance(both.mask_head, torch.nn.Module)
+    for name, value in both.mask_head.named_buffers():
+        torch.testing.assert_close(alone.get_buffer(f"mask_head.{name}"), value, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(both.get_buffer("mask_head.convs.0.norm.running_mean"), torch.zeros(16))
+
+
+def first(bundle: Any) -> Any:
+    """The same of the first picture alone."""
+    return bundle._replace(**{
+        name: value[:1] for name, value in bundle._asdict().items() if isinstance(value, torch.Tensor)
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize("config", [small(**JOINTS), small("R-18-C4", **JOINTS)], ids=["FPN", "C4"])
