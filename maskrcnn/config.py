@@ -160,6 +160,7 @@ class KeypointHeadConfig:
     shift: float = 0.5  # added to annotated coordinates, which are indices of pixels, and taken off COCO rows
     score: Literal["probability", "logit"] = "probability"
     frame: Literal["canvas", "image"] = "canvas"
+    points: Literal["cells", "pixels"] = "cells"  # where a map's highest point is sought, see `decode_joints`
 
 
 @dataclass(frozen=True)

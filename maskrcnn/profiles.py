@@ -43,10 +43,16 @@ _OURS: Values = {
     "pool": {"sampling": 2, "aligned": True, "level_epsilon": 1e-8, "level_epsilon_place": "inside"},
     "box_head": {"res5_stride": 2, "samples": 512, "smooth_l1_beta": 1.0, "nms_iou": 0.5, "min_size": 0.0},
     "mask_head": {"target": "hard", "paste": "grid"},
-    "keypoint_head": {"upsample": "interpolate", "shift": 0.5, "score": "probability", "frame": "canvas"},
+    "keypoint_head": {
+        "upsample": "interpolate",
+        "shift": 0.5,
+        "score": "probability",
+        "frame": "canvas",
+        "points": "cells",
+    },
 }
 _C4 = {"rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000}}
-_RIVAL = {"crowds": "drop", "loss_counts": "rank"}
+_RIVAL = {"crowds": "drop", "loss_counts": "rank", "keypoint_head": {"points": "pixels"}}
 _DETECTRON2 = {
     **_RIVAL,
     "input": {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)},
@@ -71,7 +77,7 @@ _DETECTRON = {
     "rpn": {"inside_only": True, "post_nms_train": 2000, "score": "probability"},
     "pool": {"aligned": False, "level_epsilon": 1e-6},
     "mask_head": {"target": "polygon", "paste": "padded"},
-    "keypoint_head": {"upsample": "deconv", "shift": 0.0, "score": "logit", "frame": "image"},
+    "keypoint_head": {"upsample": "deconv", "shift": 0.0, "score": "logit", "frame": "image", "points": "pixels"},
 }
 _TORCHVISION = {
     **_RIVAL,
@@ -82,7 +88,7 @@ _TORCHVISION = {
     "pool": {"aligned": False, "level_epsilon": 1e-6, "level_epsilon_place": "outside"},
     "box_head": {"smooth_l1_beta": 1 / 9, "min_size": 0.01},
     "mask_head": {"target": "soft", "paste": "padded"},
-    "keypoint_head": {"shift": 0.0, "score": "logit"},
+    "keypoint_head": {"shift": 0.0, "score": "logit", "points": "pixels"},
 }
 PROFILE_NAMES = ("ours", "paper", "detectron", "detectron2", "torchvision", "torchvision_v2")
 

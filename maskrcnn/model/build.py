@@ -254,7 +254,9 @@ def _steps(config: ModelConfig) -> Steps:
         ),
         mirror=partial(mirror, inclusive=inclusive),
         mask_probabilities=inference.competing_mask_probabilities if softmax else torch.sigmoid,
-        joints=partial(inference.joints, score=keypoint.score, in_image=keypoint.frame == "image"),
+        joints=partial(
+            inference.joints, score=keypoint.score, points=keypoint.points, in_image=keypoint.frame == "image"
+        ),
     )
 
 

@@ -95,6 +95,7 @@ def joints(
     scales: Float[Tensor, "B 2"],
     *,
     score: str,
+    points: str = "cells",
     in_image: bool = False,
     bound: tuple[int, int] | None = None,
 ) -> Float[Tensor, "B D J 3"]:
@@ -106,7 +107,7 @@ def joints(
     B, D = detections.valid.shape
     factor = scales.float().flip(-1)[:, None] if in_image else scales.new_ones(B, 1, 2)
     boxes = (detections.boxes / factor.repeat(1, 1, 2)).flatten(0, 1)
-    found = decode_joints(logits.flatten(0, 1), boxes, score=score, bound=None if in_image else bound)
+    found = decode_joints(logits.flatten(0, 1), boxes, score=score, points=points, bound=None if in_image else bound)
     found = found.unflatten(0, (B, D))
     found = torch.cat((found[..., :2] * factor[:, :, None], found[..., 2:]), dim=-1)
     return torch.where(detections.valid[..., None, None], found, 0.0)

@@ -1,6 +1,6 @@
 """Joints as cells of a Q x Q heatmap over a box, and back (section 5 of the paper, "human pose estimation")."""
 
-import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,27 +31,32 @@ def decode_joints(
     boxes: Float[Tensor, "N 4"],
     *,
     score: str = "probability",
+    points: str = "cells",
     bound: tuple[int, int] | None = None,
 ) -> Float[Tensor, "N J 3"]:
-    """x, y and score of the highest point of each map, resized to whole pixels of its box by bicubic interpolation.
+    """x, y and score of the highest point of each map, laid over its box by bicubic interpolation.
 
+    points: sought are the centres of the box's "pixels", the box as large as the next whole number of them, as the
+    rivals do it; or of each of the map's "cells" and as many points around it as it takes to be a pixel apart or less:
+    then a lone cell's answer is its centre, at most half a cell from the joint, wherever and however large the box.
     score: "logit" is the value there; "probability" is its share of the softmax over the Q x Q positions.
     bound: (height, width) that no box exceeds, so that nobody needs to look at the boxes (on a GPU looking waits);
     without it each map is made as large as its box. One box's maps at a time are in memory.
     """
     if score not in ("probability", "logit"):
         raise ValueError(f"decode_joints: score is 'probability' or 'logit', not {score!r}")
+    if points not in ("cells", "pixels"):
+        raise ValueError(f"decode_joints: points is 'cells' or 'pixels', not {points!r}")
     N, J, Q, _ = logits.shape
     logits = logits.float()
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).flip(-1)  # height, width
-    cells = sides.ceil()
-    shapes = (
-        [(math.ceil(bound[0]), math.ceil(bound[1]))] * N if bound else [(int(h), int(w)) for h, w in cells.tolist()]
-    )
+    cells = _points(sides, Q, points)
+    most = [[_points(side, Q, points) for side in bound]] * N if bound else cells.tolist()
+    shapes = [(int(height), int(width)) for height, width in most]
     value, row, column = (logits.new_zeros(N, J) for _ in range(3))
     for n, (height, width) in enumerate(shapes):
-        y = _bicubic(Q, height, cells[n, 0])  # [h Q]
-        x = _bicubic(Q, width, cells[n, 1])
+        y = _bicubic(Q, height, cells[n, 0], mirrored=points == "cells")  # [h Q]
+        x = _bicubic(Q, width, cells[n, 1], mirrored=points == "cells")
         with torch.autocast(logits.device.type, enabled=False):
             resized = y @ logits[n] @ x.T  # [J h w]
         if bound:
@@ -68,14 +73,29 @@ def decode_joints(
     return torch.cat((point, value[..., None]), dim=-1)
 
 
-def _bicubic(size: int, slots: int, length: Float[Tensor, ""]) -> Float[Tensor, "slots {size}"]:
-    """Weights that resize `size` values to `length`, in the first `length` of `slots` rows; edges are replicated."""
+def _points(side: Any, Q: int, points: str) -> Any:
+    """How many points lie along a side, a number or a tensor of them."""
+    if points == "pixels":
+        return -(-side // 1)
+    each = -((0.01 - side) // Q)  # sides are often whole numbers, give or take a rounding that must not matter
+    return Q * (each + (each % 2 == 0))  # an odd number has one in the middle
+
+
+def _bicubic(size: int, slots: int, length: Float[Tensor, ""], *, mirrored: bool) -> Float[Tensor, "slots {size}"]:
+    """Weights that resize `size` values to `length`, in the first `length` of `slots` rows.
+
+    Beyond the edges lie their values again, or where `mirrored` those before them: then a lone peak on the edge stays
+    the highest point, and where it is.
+    """
     at = (torch.arange(slots, device=length.device, dtype=torch.float32) + 0.5) * (size / length) - 0.5
     first = at.floor()
     share = at - first
     weights = torch.zeros(slots, size, device=length.device)
     for tap in range(-1, 3):
-        index = (first + tap).long().clamp(0, size - 1)
+        index = (first + tap).long()
+        if mirrored:
+            index = torch.where(index < 0, -index, torch.where(index >= size, 2 * (size - 1) - index, index))
+        index = index.clamp(0, size - 1)
         weights.scatter_add_(1, index[:, None], _kernel((share - tap).abs())[:, None])
     return weights
 

@@ -43,7 +43,7 @@ _FIXED = (
     "box_head.min_size",
     "mask_head.loss",
     "mask_head.paste",
-    *(f"keypoint_head.{name}" for name in ("upsample", "shift", "score", "frame")),
+    *(f"keypoint_head.{name}" for name in ("upsample", "shift", "score", "frame", "points")),
 )
 
 

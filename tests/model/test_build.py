@@ -45,7 +45,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "masks and joints": small(**JOINTS),
     "joints alone, Detectron's way": small(
         **NO_MASKS,
-        keypoint_head={"enabled": True, "upsample": "deconv", "score": "logit", "frame": "image"},
+        keypoint_head={"enabled": True, "upsample": "deconv", "score": "logit", "frame": "image", "points": "pixels"},
         box_arithmetic={"inclusive": True, "frame": "image", "nms_closed": True},
     ),
     "C4 with joints": small("R-18-C4", **JOINTS),

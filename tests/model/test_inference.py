@@ -77,17 +77,20 @@ def test_in_the_pictures_own_pixels_widths_count_one_more() -> None:
     assert got.boxes[0, 0].tolist() == [0, 0, 98, 58]  # the picture is 30 x 50: its last pixel is 49, 29
 
 
+@pytest.mark.parametrize("points", ["cells", "pixels"])
 @pytest.mark.parametrize("in_image", [False, True])
-def test_joints_lie_in_their_boxes_on_the_canvas(in_image) -> None:
+def test_joints_lie_in_their_boxes_on_the_canvas(in_image, points) -> None:
     """One cell of 4 x 4 each; the box is 8 x 8 on the canvas, 4 x 2 in the picture."""
     logits = torch.zeros(1, 2, 1, 4, 4)
     logits[0, 0, 0, 1, 2] = 20.0
     boxes = torch.tensor([[[10.0, 20, 18, 28], [0, 0, 0, 0]]])
     valid = torch.tensor([[True, False]])
     detections = Detections(boxes, torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int64), None, None, valid)
-    got = joints(logits, detections, torch.tensor([[4.0, 2.0]]), score="logit", in_image=in_image, bound=(30, 30))
-    # on the canvas a cell is two pixels, of which the first counts; in the picture half a pixel high, one wide
-    x, y = (15.0, 22.0) if in_image else (14.5, 22.5)
+    got = joints(
+        logits, detections, torch.tensor([[4.0, 2.0]]), score="logit", points=points, in_image=in_image, bound=(30, 30)
+    )
+    # of pixels, on the canvas a cell is two, of which the first counts; in the picture half a pixel high, one wide
+    x, y = (15.0, 23.0) if points == "cells" else (15.0, 22.0) if in_image else (14.5, 22.5)
     torch.testing.assert_close(got[0, 0, 0, :2], torch.tensor([x, y]), rtol=0, atol=1e-4)
     assert got[0, 0, 0, 2] > 5
     assert not got[0, 1].any()

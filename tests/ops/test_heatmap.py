@@ -25,26 +25,35 @@ def test_joints_without_numbers_and_boxes_without_extent_are_not_seen() -> None:
     assert not cells.any()
 
 
+@pytest.mark.parametrize("points", ["cells", "pixels"])
 @pytest.mark.parametrize("bound", [None, (168, 280)])
-def test_decoding_returns_the_joint_within_half_a_cell(bound, torch_rng) -> None:
-    """Exactly half where a cell's centre is a pixel's, with sides of 1, 3 and 5 pixels a cell; else half a pixel more.
+def test_decoding_returns_the_joint_within_half_a_cell(bound, points, torch_rng) -> None:
+    """Pixels do so where a cell's centre is one's, with sides of 1, 3 and 5 pixels a cell, and half a pixel more else.
 
-    A box with fewer pixels than cells can miss a lone cell: the rivals' interpolation, and ours, looks at pixels only.
+    They can miss a lone cell in a box with fewer pixels than cells.
     """
     Q, J = 56, 6
-    side = torch.tensor([[56.0, 168], [280, 56], [168, 168], [61.3, 90.7], [57.0, 130.2]])
-    low = torch.rand(5, 2, generator=torch_rng) * torch.tensor([40.0, 20.0])
+    side = torch.tensor([[56.0, 168], [280, 56], [168, 168], [61.3, 90.7], [57.0, 130.2], [9.7, 30.0], [0.4, 113.0]])
+    side = side if points == "cells" else side[:5]
+    N = len(side)
+    low = torch.rand(N, 2, generator=torch_rng) * torch.tensor([40.0, 20.0])
     boxes = torch.cat((low, low + side), 1)
-    points = low[:, None] + side[:, None] * torch.rand(5, J, 2, generator=torch_rng)
-    cells, seen = encode_joints(torch.cat((points, torch.full((5, J, 1), 2.0)), -1), boxes, side=Q)
+    share = torch.rand(N, J, 2, generator=torch_rng)
+    if points == "cells":
+        share[:, 0], share[:, 1] = 0.1 / Q, 1 - 0.1 / Q  # far out in the first and the last cell
+    joints = low[:, None] + side[:, None] * share
+    cells, seen = encode_joints(torch.cat((joints, torch.full((N, J, 1), 2.0)), -1), boxes, side=Q)
     assert seen.all()
     logits = 10.0 * F.one_hot(cells, Q * Q).float().unflatten(-1, (Q, Q))
-    got = decode_joints(logits, boxes, bound=bound)
-    reach = 0.5 * side / Q
-    reach[3:] += 0.5
-    assert ((got[..., :2] - points).abs() <= reach[:, None] + 1e-3).all()
-    share = np.exp(10) / (np.exp(10) + Q * Q - 1)
-    torch.testing.assert_close(got[:3, :, 2], torch.full((3, J), share), rtol=1e-4, atol=0)
+    got = decode_joints(logits, boxes, bound=bound, points=points)
+    reach = 0.5 * side.clamp(min=1) / Q  # a box of less than a pixel counts as one pixel
+    exact = N if points == "cells" else 3
+    reach[exact:] += 0.5
+    away = (got[..., :2] - joints).abs()
+    away[-1, :, 0] *= points == "pixels"  # whose box the decoder made larger
+    assert (away <= reach[:, None] + 1e-3).all()
+    score = np.exp(10) / (np.exp(10) + Q * Q - 1)
+    torch.testing.assert_close(got[:exact, :, 2], torch.full((exact, J), score), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("bound", [None, (90, 90)])
@@ -55,7 +64,7 @@ def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
     side = torch.tensor([[70.3, 61.0], [56.0, 56.0], [12.2, 80.0], [0.3, 9.0], [33.0, 0.0], [56.5, 7.1]])
     boxes = torch.cat((low, low + side), 1)
     for score in ("probability", "logit"):
-        got = decode_joints(logits, boxes, score=score, bound=bound)
+        got = decode_joints(logits, boxes, score=score, points="pixels", bound=bound)
         for n, (w, h) in enumerate(side.clamp(min=1).tolist()):
             width, height = int(np.ceil(w)), int(np.ceil(h))
             resized = F.interpolate(logits[n : n + 1], (height, width), mode="bicubic", align_corners=False)[0]
@@ -67,9 +76,10 @@ def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
             torch.testing.assert_close(got[n, :, 2], peak if score == "logit" else share, rtol=1e-4, atol=1e-4)
 
 
-def test_a_score_of_another_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="oks"):
-        decode_joints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), score="oks")
+@pytest.mark.parametrize("wrong", [{"score": "oks"}, {"points": "lattice"}])
+def test_words_of_no_meaning_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+        decode_joints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), **wrong)
 
 
 def test_no_detections_have_no_joints() -> None:
