@@ -297,6 +297,7 @@ def test_what_a_worker_gets_is_the_buffers_and_little_more(dataset):
     assert len(pickle.dumps(loader._maker)) < len(pickle.dumps(dataset)) + 3000
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one processor
 def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
     boxes = torch.rand(2, 200, 4).cumsum(-1)
     everywhere = torch.ones(2, 200, dtype=torch.bool)
