@@ -103,6 +103,8 @@ def resize(
     if kernel not in ("float", "opencv"):
         raise ValueError(f"the resize kernel is pillow, float or opencv; it is {kernel!r}")
     step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
+    if kernel == "float":  # PyTorch's step is a float32, OpenCV's a float64
+        step_y, step_x = float(np.float32(step_y)), float(np.float32(step_x))
     rows, columns = _axis(y1, step_y, size[0], array.shape[0]), _axis(x1, step_x, size[1], array.shape[1])
     return interpolate(array, rows, columns, out=out)
 
@@ -124,7 +126,8 @@ def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, f
 
 
 def _axis(start: float, step: float, size: int, available: int) -> Axis:
-    centres = (start + (np.arange(size) + 0.5) * step - 0.5).clip(0, available - 1)
+    """As PyTorch and OpenCV round it: the centres to float32, once."""
+    centres = (start + (np.arange(size) + 0.5) * step - 0.5).astype(np.float32).clip(0, available - 1)
     lower = np.floor(centres).astype(np.intp)
     return Axis(lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32))
 
