@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .dispatch import which
+
 
 class Points(NamedTuple):
     """Along one axis, the n points that each bin has at most: two neighbouring pixels and the share of the second.
@@ -66,11 +68,20 @@ def pool_points(
     row = of_level(levels, [features.shape[3] for features in pyramid])
     y = y._replace(real=y.real & valid[..., None, None])
     flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
-    out = _PoolPoints.apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
+    out = _kernel(pixels).apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
     return out.to(pyramid[0].dtype).view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
 
 
-class _PoolPoints(torch.autograd.Function):
+def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:
+    """Numba's knows float32; all else is openly the reference's."""
+    if which("roi_points", pixels.device, None if pixels.dtype == torch.float32 else "reference") == "numba":
+        from .roi_points_numba import PoolPointsNumba
+
+        return PoolPointsNumba
+    return PoolPoints
+
+
+class PoolPoints(torch.autograd.Function):
     """Keeps which point won, not the points: memory does not grow with their number."""
 
     @staticmethod

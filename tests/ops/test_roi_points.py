@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.ops.dispatch import use
+from maskrcnn.ops.dispatch import implementations, use
 from maskrcnn.ops.roi_align import roi_align
 from maskrcnn.ops.roi_pool import roi_pool
 from maskrcnn.ops.roi_warp import roi_warp
 from tests.ops import definitions
 
+IMPLS = implementations("roi_points")
 OPERATORS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
 ALL = [(rule, aggregate) for rule in OPERATORS for aggregate in ("average", "max")]
 
@@ -66,13 +67,14 @@ def draw(case, rng):
 
 
 @pytest.mark.parametrize(("rule", "aggregate"), ALL)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_operators_equal_their_definition(case, rule, aggregate, rng) -> None:
+def test_operators_equal_their_definition(case, rule, aggregate, impl, rng) -> None:
     maps, scales, boxes, levels, valid, grad = draw(case, rng)
     numbers = {"scales": scales, "size": case.size, "sampling": case.sampling, "aligned": case.aligned}
     wanted, wanted_grads = definitions.pool(rule, maps, boxes, levels, valid, aggregate=aggregate, grad=grad, **numbers)
     tensors = [torch.tensor(m, requires_grad=True) for m in maps]
-    with use("reference"):
+    with use(impl):
         got = OPERATORS[rule](
             tensors, torch.tensor(boxes), torch.tensor(levels), torch.tensor(valid), aggregate=aggregate, **numbers
         )
@@ -82,43 +84,49 @@ def test_operators_equal_their_definition(case, rule, aggregate, rng) -> None:
         np.testing.assert_allclose(g.numpy(), w, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
-def test_padding_never_matters_and_neighbours_do_not_either(rule, rng) -> None:
+def test_padding_never_matters_and_neighbours_do_not_either(rule, impl, rng) -> None:
     maps, scales, boxes, levels, valid, _ = draw(Case("drawn"), rng)
     arguments = [torch.tensor(a) for a in (boxes, levels, valid)]
     maps = [torch.tensor(m) for m in maps]
     numbers = {"scales": scales, "size": 3, "aggregate": "max"}
-    wanted = OPERATORS[rule](maps, *arguments, **numbers)
+    with use(impl):
+        wanted = OPERATORS[rule](maps, *arguments, **numbers)
     arguments[0][~arguments[2]] = float("nan")
     arguments[1][~arguments[2]] = 1 << 40
-    got = OPERATORS[rule](maps, *arguments, **numbers)
+    with use(impl):
+        got = OPERATORS[rule](maps, *arguments, **numbers)
     assert torch.equal(got, wanted)
     assert not got[~arguments[2]].any()
     for b in range(2):
-        alone = OPERATORS[rule]([m[b : b + 1] for m in maps], *[a[b : b + 1] for a in arguments], **numbers)
+        with use(impl):
+            alone = OPERATORS[rule]([m[b : b + 1] for m in maps], *[a[b : b + 1] for a in arguments], **numbers)
         torch.testing.assert_close(alone[0], wanted[b], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
-def test_of_equal_pixels_the_first_takes_the_gradient(rule) -> None:
+def test_of_equal_pixels_the_first_takes_the_gradient(rule, impl) -> None:
     features = torch.ones(1, 1, 4, 4, requires_grad=True)
     one = torch.zeros(1, 1, dtype=torch.int64)
-    out = OPERATORS[rule](
-        [features], torch.tensor([[[0.0, 0, 3, 3]]]), one, one == 0, scales=[(1.0, 1.0)], size=1, aggregate="max"
-    )
+    numbers = {"scales": [(1.0, 1.0)], "size": 1, "aggregate": "max"}
+    with use(impl):
+        out = OPERATORS[rule]([features], torch.tensor([[[0.0, 0, 3, 3]]]), one, one == 0, **numbers)
     out.sum().backward()
     assert features.grad is not None
     assert features.grad.flatten().tolist() == [1] + [0] * 15
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("rule", "aggregate"), ALL)
-def test_bfloat16_adds_up_in_float32(rule, aggregate) -> None:
+def test_bfloat16_adds_up_in_float32(rule, aggregate, impl) -> None:
     """The gradients of 2000 boxes on one pixel, each 1: in bfloat16 256 + 1 would be 256."""
     features = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
     boxes = torch.tensor([0.0, 0, 1, 1]).expand(1, 2000, 4)
     levels = torch.zeros(1, 2000, dtype=torch.int64)
     numbers = {"scales": [(1.0, 1.0)], "size": 1, "sampling": 2, "aligned": True, "aggregate": aggregate}
-    with use("reference"):
+    with use(impl):
         out = OPERATORS[rule]([features], boxes, levels, levels == 0, **numbers)
     assert out.dtype == torch.bfloat16
     assert (out == 1).all()
