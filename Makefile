@@ -32,7 +32,7 @@ docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links r
 	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
 
-goldens: $(TESTING)  ## every golden, about five minutes
+goldens: $(TESTING)  ## every golden, about six minutes
 	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden
 
 bench: $(BENCHING)  ## beside the rivals, on the CPU: benchmarks/results/cpu.md; ARGS=--quick takes 5 minutes, not 40

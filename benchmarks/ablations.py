@@ -4,7 +4,7 @@ Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-
 1000) from random weights, three seeds of every row. A row that stands in several tables is trained once; each finished
 run is a file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a
 run, too. `--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
-Two sittings at once, each of one thread (OMP_NUM_THREADS=1), share the runs and get on faster than one of two.
+Two sittings at once, each of one thread (OMP_NUM_THREADS=1), share the runs.
 
 Printed, and written to benchmarks/results/ablations.md: the paper's figures beside ours, and of every difference
 between two rows of the paper whether ours `agrees`, `disagrees` or is `noise`, which is under two standard errors.

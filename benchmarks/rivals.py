@@ -129,17 +129,21 @@ def kept(one: Answer, other: Answer, iou: float = 0.9) -> float:
 
 
 def rle_iou(one: Answer, other: Answer) -> float:
-    """Mean IoU of the masks of detections that are the same."""
+    """Mean IoU of the masks of detections that are the same; two empty ones are equal."""
     from pycocotools import mask as coco_mask
 
-    ious = [np.asarray(coco_mask.iou([one.masks[i]], [other.masks[j]], [0])).item() for i, j in pairs(one, other)]
+    both = [(one.masks[i], other.masks[j]) for i, j in pairs(one, other)]
+    ious = [
+        np.asarray(coco_mask.iou([a], [b], [0])).item() if coco_mask.area(a) or coco_mask.area(b) else 1.0
+        for a, b in both
+    ]
     return float(np.mean(ious)) if ious else 0.0
 
 
 def probability_iou(one: Answer, other: Answer) -> float:
     """The same of M x M probabilities at 0.5."""
     both = [(one.masks[i] > 0.5, other.masks[j] > 0.5) for i, j in pairs(one, other)]
-    ious = [(a & b).sum() / max((a | b).sum(), 1) for a, b in both]
+    ious = [(a & b).sum() / (a | b).sum() if (a | b).any() else 1.0 for a, b in both]
     return float(np.mean(ious)) if ious else 0.0
 
 

@@ -126,9 +126,7 @@ class Predictor:
         return self._stream(expand(inputs), network, batch, on_error, threads)
 
     def _prepared(self, precision: str, score_threshold: float | None, max_detections: int | None) -> "_Network":
-        if precision == "auto" and self.config.profile not in ("ours", "paper"):
-            precision = "fp32"  # so that the answers equal those of the weights' origin
-        chosen = choose_precision(precision, self.device)
+        chosen = choose_precision(precision, self.device, self.config.profile)
         model = copy.copy(self._copy(chosen))  # whose steps are its own, and all else shared
         limit(model, score_threshold, max_detections)
         return _Network(model, self.config, self.categories, self.device, chosen)

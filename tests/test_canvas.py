@@ -120,7 +120,7 @@ def test_float_is_torch_without_antialias(rng, size):
     image = picture(rng, 30, 41)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     expected = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-    assert np.abs(resize(image, size, "float") - expected.numpy()).max() < 0.01
+    assert np.abs(resize(image, size, "float") - expected.numpy()).max() < 1e-4
 
 
 def test_opencv_steps_exactly_one_over_the_scale():

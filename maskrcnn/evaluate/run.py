@@ -57,8 +57,7 @@ def evaluate(
     dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
     model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
-    kind = "fp32" if precision == "auto" and config.profile not in ("ours", "paper") else precision
-    chosen = choose_precision(kind, target)
+    chosen = choose_precision(precision, target, config.profile)
     scales = views.scales if views else ()
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict, view_scales=scales)
     limits: Any = {"precision": chosen, "max_detections": max_detections, "tta": views}

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..ops.boxes import encode, row
+from ..ops.boxes import encode, harmless
 from ..structures import AnchorTargets, Losses, RoIs, Term
 
 
@@ -53,11 +53,10 @@ def roi_errors(
     per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
     rows = torch.where(rois.foreground, rois.labels, 0).clamp(max=box_deltas.shape[2] - 1)
     predicted = box_deltas.gather(2, rows[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-    harmless = row(rois.boxes, (0.0, 0.0, 1.0, 1.0))
-    boxes = torch.where(rois.foreground[..., None], rois.boxes, harmless)
-    target = encode(
-        torch.where(rois.foreground[..., None], rois.gt_boxes, harmless), boxes, weights, inclusive=inclusive
+    boxes, matched = (
+        torch.where(rois.foreground[..., None], box, harmless(box)) for box in (rois.boxes, rois.gt_boxes)
     )
+    target = encode(matched, boxes, weights, inclusive=inclusive)
     error = torch.where(rois.foreground[..., None], predicted - target, 0.0)
     return per_roi * rois.valid, smooth_l1(error, beta).sum(-1)
 

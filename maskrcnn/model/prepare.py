@@ -82,16 +82,17 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise ConfigError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
+def choose_precision(wanted: str, device: torch.device, profile: str = "ours") -> Precision:
     """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere.
 
+    Weights of another framework's `profile` run in fp32 unless asked for otherwise: their answers equal the origin's.
     Raises `ConfigError` for another word.
     """
     if wanted in _DTYPES:
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
         raise ConfigError(f"precision is one of auto, fp32, bf16, fp16; it got {wanted!r}")
-    return "bf16" if _has_fast_bf16(device) else "fp32"
+    return "bf16" if profile in ("ours", "paper") and _has_fast_bf16(device) else "fp32"
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

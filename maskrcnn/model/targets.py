@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from ..ops.boxes import encode, row
+from ..ops.boxes import encode, harmless
 from ..ops.crop_masks import crop_masks
 from ..ops.heatmap import encode_joints
 from ..ops.match import match
@@ -15,7 +15,6 @@ from ..ops.sample import random_keys, sample
 from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
 
 ANCHOR_STREAM, ROI_STREAM = 1, 2  # keep the random choices of a step apart
-UNIT = (0.0, 0.0, 1.0, 1.0)  # a harmless box for slots that hold none
 
 
 def label_anchors(
@@ -46,9 +45,9 @@ def label_anchors(
     keys = random_keys(seeds, anchors.shape[0], ANCHOR_STREAM)
     index, foreground, valid = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
     matched = _rows(gt.boxes, found.index.gather(1, index))
-    harmless = row(anchors, UNIT)
-    reference = torch.where(foreground[..., None], anchors[index], harmless)
-    deltas = encode(torch.where(foreground[..., None], matched, harmless), reference, inclusive=inclusive)
+    unit = harmless(anchors)
+    reference = torch.where(foreground[..., None], anchors[index], unit)
+    deltas = encode(torch.where(foreground[..., None], matched, unit), reference, inclusive=inclusive)
     return AnchorTargets(index, deltas, foreground, valid)
 
 
@@ -147,7 +146,7 @@ def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Ten
     assert gt.joints is not None
     B, F = rois.gt_index.shape
     index = rois.gt_index[..., None, None].expand(B, F, *gt.joints.shape[2:])
-    boxes = torch.where(rois.valid[..., None], rois.boxes, row(rois.boxes, UNIT))
+    boxes = torch.where(rois.valid[..., None], rois.boxes, harmless(rois.boxes))
     cells, seen = encode_joints(gt.joints.gather(1, index), boxes, side=side)
     return cells, seen & rois.valid[..., None]
 

@@ -88,6 +88,11 @@ def decode(
     return torch.cat((center - 0.5 * side, center + 0.5 * side - (1.0 if inclusive else 0.0)), dim=-1)
 
 
+def harmless(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, " 4"]:
+    """A box to compute with in slots that hold none."""
+    return row(boxes, (0.0, 0.0, 1.0, 1.0))
+
+
 def row(like: Num[Tensor, "..."], values: Sequence[float]) -> Num[Tensor, " n"]:
     """`values` with the dtype and on the device of `like`. They are made there: a copy from the host would wait."""
     return torch.cat([like.new_full((1,), value) for value in values])

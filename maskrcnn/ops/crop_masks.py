@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from .boxes import row
+from .boxes import harmless
 from .dispatch import which
 
 
@@ -47,9 +47,8 @@ def crop_masks_reference(
     """The meaning of `crop_masks`: two small matrix products."""
     B, F = index.shape
     S = bits.shape[-1]
-    harmless = row(boxes, (0.0, 0.0, 1.0, 1.0))
     frames = frames.gather(1, index[..., None].expand(-1, -1, 4))
-    frames, boxes = (torch.where(valid[..., None], box, harmless).flatten(0, 1) for box in (frames, boxes))
+    frames, boxes = (torch.where(valid[..., None], box, harmless(box)).flatten(0, 1) for box in (frames, boxes))
     picked = bits.gather(1, index[..., None, None].expand(B, F, S, S)).flatten(0, 1).float()
     x = _weights(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], S, side, samples)
     y = _weights(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], S, side, samples)

@@ -86,7 +86,7 @@ def propose(
     dataset = read_coco(find_splits(data, keypoints=joints)[0], images, strict=strict, keypoints=joints)
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
     network = network.to(target)
-    found = compute_proposals(network, loader, precision=choose_precision(precision, target))
+    found = compute_proposals(network, loader, precision=choose_precision(precision, target, config.profile))
     loader.close()
     write_proposals(out, found, network, config, fingerprint(locate(weights)))
     return recall_of(found, dataset)

@@ -160,5 +160,7 @@ def test_precision_is_what_was_asked_for() -> None:
     assert choose_precision("bf16", CPU) == "bf16"
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
     assert choose_precision("auto", torch.device("meta")) == "fp32"
+    assert choose_precision("auto", CPU, "torchvision") == "fp32"
+    assert choose_precision("bf16", CPU, "torchvision") == "bf16"
     with pytest.raises(ConfigError, match="fp8"):
         choose_precision("fp8", CPU)
