@@ -8,7 +8,7 @@ from the rest; the rest is the wall-clock time minus those. Stages are timed by 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,11 @@ from maskrcnn.results import from_detections
 from .harness import Left, Options, Row, middle, run
 from .rivals import ours_from, picture, torchvision_r50
 
-# Where torch's own time of a convolution or a matrix product is booked, reorders of its weights and maps included.
+# Where torch's own time of a convolution or a matrix product is booked, reorders of its weights and maps included, and
+# the transforms of Winograd's convolutions.
+TRANSFORMS = "maskrcnn::winograd"
 PRODUCTS = (
+    TRANSFORMS,
     "convolution",
     "conv2d",
     "conv_transpose",
@@ -42,28 +45,32 @@ def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
     predictor = ours_from(torchvision_r50().state_dict())
     rounds = options.rounds(9, 3)
-    return [rest_of_bf16(predictor, picture(), rounds), *stages(predictor, picture(), rounds)]
+    return [*rest_of_bf16(predictor, picture(), rounds), *stages(predictor, picture(), rounds)]
 
 
-def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> Row:
-    """The share, in percent, of each round."""
-    shares = []
+def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row]:
+    """Shares of the whole, in percent, of each round."""
+    rest, transforms = [], []
     for number in range(rounds + 1):
         with profile(activities=[ProfilerActivity.CPU]) as watched:
             start = time.perf_counter()
             (result,) = predictor.predict(array, precision="bf16")
             assert result.rle
             wall = time.perf_counter() - start
-        shares.append(100 * (1 - products(watched) / wall))
-        if number == 0:
-            shares.clear()  # the first one warms up
-    return Row("neither convolution nor matrix product, bf16, picture in memory to RLE", middle(shares), "%", bar=12.0)
+        if number:  # the first one warms up
+            rest.append(100 * (1 - own(watched, PRODUCTS) / wall))
+            transforms.append(100 * own(watched, (TRANSFORMS,)) / wall)
+    what = "of the whole, bf16, picture in memory to RLE"
+    return [
+        Row(f"neither convolution nor matrix product, {what}", middle(rest), "%", bar=12.0),
+        Row(f"transforms of Winograd's convolutions, {what}", middle(transforms), "%"),
+    ]
 
 
-def products(watched: profile) -> float:
-    """Seconds within operators that multiply matrices."""
+def own(watched: profile, names: Sequence[str]) -> float:
+    """Seconds within operators of these names, without those that they call."""
     events = watched.key_averages()
-    return sum(e.self_cpu_time_total for e in events if any(name in e.key for name in PRODUCTS)) / 1e6
+    return sum(e.self_cpu_time_total for e in events if any(name in e.key for name in names)) / 1e6
 
 
 def stages(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row | Left]:

@@ -1,4 +1,4 @@
-"""Convolution, sum and ReLU in one pass, for a prepared model on a CPU: oneDNN's fused kernels.
+"""Convolution, sum and ReLU in one pass, for a prepared model on a CPU: oneDNN's fused kernels, and our Winograd.
 
 A sum and a ReLU after a convolution read and write the whole map once more each. The calls that spare that are
 oneDNN's, which PyTorch keeps under `torch.ops.mkldnn` for what its compiler writes; they need no compiler.
@@ -9,9 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ops.dispatch import implementations
+from ..ops.winograd import transform_weights, winograd
 from .layers import ConvNorm
 
 _DTYPES = (torch.float32, torch.bfloat16)
+
+
+_FEWEST_CHANNELS = 128  # below, the transforms cost what the products spare
 
 
 class FusedConv(nn.Module):
@@ -50,3 +55,36 @@ def can_fuse(block: ConvNorm) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return conv.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class WinogradConv(nn.Module):
+    """A 3 x 3 `ConvNorm` whose norm has been folded, computed as `ops.winograd` does, in `dtype`. For inference."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def __init__(self, block: ConvNorm, dtype: torch.dtype) -> None:
+        super().__init__()
+        bias = block.conv.bias
+        assert bias is not None
+        self.register_buffer("weights", transform_weights(block.conv.weight, dtype), persistent=False)
+        self.register_buffer("bias", bias.float(), persistent=False)
+        self.relu = block.relu
+
+    def forward(self, x: Float[Tensor, "B C H W"], add: Float[Tensor, "B D h w"] | None = None) -> Tensor:
+        return winograd(x.to(self.weights.dtype), self.weights, self.bias, add, relu=self.relu)
+
+
+def suits_winograd(block: ConvNorm, dtype: torch.dtype) -> bool:
+    """Whether `WinogradConv` gives the block's answers, and sooner.
+
+    Where AMX multiplies bfloat16, the transforms would cost more than the products that they spare.
+    """
+    conv = block.conv
+    if block.norm is not None or conv.weight.device.type != "cpu" or dtype not in _DTYPES:
+        return False
+    if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+        return False
+    plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+    wide = conv.groups == 1 and min(conv.in_channels, conv.out_channels) >= _FEWEST_CHANNELS
+    return plain and wide and "numba" in implementations("winograd")

@@ -3,6 +3,7 @@ on a CPU convolutions fused with what follows them.
 """
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, cast
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .backbone import ResNet
 from .box_head import BoxHead
-from .fused import FusedConv, can_fuse
+from .fused import FusedConv, WinogradConv, can_fuse, suits_winograd
 from .layers import ConvNorm, FrozenBatchNorm
 from .mask_rcnn import MaskRCNN
 
@@ -38,13 +39,17 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
             _fold(module)
         if isinstance(module, BoxHead):
             module.count_channels_last()
+    if fuse:
+        _replace(
+            prepared, partial(suits_winograd, dtype=_DTYPES[precision]), partial(WinogradConv, dtype=_DTYPES[precision])
+        )
     for module in prepared.modules():
         if isinstance(module, _LAYERS):
             module.to(_DTYPES[precision])
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     if fuse:
-        _fuse(prepared)
+        _replace(prepared, can_fuse, FusedConv)
     return prepared
 
 
@@ -125,11 +130,11 @@ def _read_as_it_comes(model: MaskRCNN) -> None:
     model.mean, model.std, model.reverse_channels = model.mean.flip(1), model.std.flip(1), False
 
 
-def _fuse(model: nn.Module) -> None:
+def _replace(model: nn.Module, suits: Callable[[ConvNorm], bool], make: Callable[[ConvNorm], nn.Module]) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, ConvNorm) and can_fuse(child):
-                setattr(parent, name, FusedConv(child))
+            if isinstance(child, ConvNorm) and suits(child):
+                setattr(parent, name, make(child))
 
 
 def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:

@@ -10,7 +10,7 @@ from torch import nn
 from maskrcnn.config import ModelConfig, preset
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
-from maskrcnn.model.fused import FusedConv, can_fuse
+from maskrcnn.model.fused import FusedConv, WinogradConv, can_fuse, suits_winograd
 from maskrcnn.model.layers import ConvNorm, FrozenBatchNorm
 from maskrcnn.model.prepare import arithmetic, choose_precision, prepare
 from maskrcnn.structures import Images
@@ -98,6 +98,31 @@ def test_a_fused_convolution_says_what_its_block_says(name: str, dtype: torch.dt
         assert got.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
         torch.testing.assert_close(fused(x, add.clone()), block(x, add), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_wide_3x3_says_what_its_block_says(relu: bool, dtype: torch.dtype, torch_rng) -> None:
+    block = ConvNorm(128, 160, 3, relu=relu).eval().requires_grad_(False)
+    if not suits_winograd(block, dtype):
+        pytest.skip("Numba is not installed, or AMX is there")
+    wide = WinogradConv(block, dtype)
+    x = torch.randn(2, 128, 9, 14, generator=torch_rng).contiguous(memory_format=torch.channels_last)
+    add = torch.randn(2, 160, 9, 14, generator=torch_rng).contiguous(memory_format=torch.channels_last)
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2e-2, 3e-2)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide(x).float(), block(x), rtol=rtol, atol=atol)
+        torch.testing.assert_close(wide(x, add).float(), block(x, add), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, "narrow"])
+def test_only_wide_plain_3x3_take_winograd(name: str) -> None:
+    channels = 64 if name == "narrow" else 128
+    block = ConvNorm(channels, 128, **BLOCKS.get(name, {"kernel": 3}))
+    if name == "3x3" and not suits_winograd(block, torch.float32):
+        pytest.skip("Numba is not installed")
+    assert suits_winograd(block, torch.float32) == (name == "3x3")
+    assert not suits_winograd(block, torch.float16)
 
 
 def test_what_can_be_fused_is_fused_and_only_where_asked() -> None:
