@@ -46,6 +46,7 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
             f"model.anchors.sizes needs one entry per level, {len(rpn_strides)}; it has {config.anchors.sizes}"
         )
     trunk = _res5(config, channels) if box.kind == "res5" else None
+    pooled = box.pool_size * (box.res5_stride if trunk else 1)
     features = stage_channels(3, block=config.backbone.block, width=config.backbone.width) if trunk else channels
     shared = mask.kind == "res5"  # masks and joints read what the box branch reads
     side = mask.pool_size if mask.enabled else keypoint.pool_size
@@ -55,7 +56,7 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
         neck=neck,
         rpn=_rpn(config, channels, rpn_strides),
         rpn_features=_rpn_features(config),
-        box_pool=_pool(config, strides, box.pool_size * (box.res5_stride if trunk else 1), trunk, skip_empty),
+        box_pool=_pool(config, strides, pooled, trunk, skip_empty),
         box_head=_box_head(config, features),
         detail_pool=_pool(config, strides, side) if details else None,
         mask_head=_mask_head(config, features if shared else channels) if mask.enabled else None,
@@ -131,9 +132,15 @@ def _rpn_features(config: ModelConfig) -> nn.Module | None:
     return nn.Sequential(OrderedDict(zip(("backbone", "neck"), _features(config), strict=True)))
 
 
+def _spared_bins(config: ModelConfig) -> int:
+    """Of the bins that res5 is given, it reads every second alone where its stride sits in 1x1 convolutions."""
+    strided = config.backbone.block == "bottleneck" and config.backbone.stride_in == "1x1"
+    return config.box_head.res5_stride if strided else 1
+
+
 def _res5(config: ModelConfig, channels: int) -> nn.Module:
-    """The last stage as a head (Figure 4, left)."""
-    trunk = make_stage(3, channels, stride=config.box_head.res5_stride, **_stages(config))
+    """The last stage as a head (Figure 4, left). Where bins are spared, its stride is in the pooling."""
+    trunk = make_stage(3, channels, stride=config.box_head.res5_stride // _spared_bins(config), **_stages(config))
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             init_msra(module)
@@ -166,6 +173,7 @@ def _pool(
         level_epsilon_place=pool.level_epsilon_place,
         inclusive=config.box_arithmetic.inclusive,
         trunk=trunk,
+        every=_spared_bins(config) if trunk else 1,
         skip_empty=skip_empty,
     )
 

@@ -32,8 +32,9 @@ def assign_levels(
 class Pool(nn.Module):
     """Boxes to features of one size: the level of each box, the RoI operator, and a trunk of layers where there is one.
 
-    operator: `ops.roi_align.roi_align` or another of its signature, its own numbers bound. Where two branches share a
-    pool they share what it computes (C4's res5).
+    operator: `ops.roi_align.roi_align` or another of its signature, its own numbers bound. every: the trunk reads every
+    second of the `size` bins of an axis, so that the others are not computed. Where two branches share a pool they
+    share what it computes (C4's res5).
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class Pool(nn.Module):
         level_epsilon_place: str,
         inclusive: bool,
         trunk: nn.Module | None = None,
+        every: int = 1,
         skip_empty: bool = True,
     ) -> None:
         super().__init__()
         self.scales = [(1.0 / s, 1.0 / s) for s in strides]
-        self.operator, self.size = operator, size
+        self.operator, self.size, self.every = operator, size, every
         self.level_rule = {"epsilon": level_epsilon, "epsilon_place": level_epsilon_place, "inclusive": inclusive}
         self.trunk, self.skip_empty = trunk, skip_empty
 
@@ -60,7 +62,8 @@ class Pool(nn.Module):
         maps = pyramid[: len(self.scales)]
         boxes = torch.where(valid[..., None], boxes, 0.0)
         levels = assign_levels(boxes, levels=len(maps), **self.level_rule)
-        pooled = self.operator(maps, boxes, levels, valid, scales=self.scales, size=self.size)
+        numbers = {"scales": self.scales, "size": self.size, "every": self.every}
+        pooled = self.operator(maps, boxes, levels, valid, **numbers)
         if self.trunk is None:
             return pooled
         if self.training and self.skip_empty:

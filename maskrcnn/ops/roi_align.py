@@ -23,6 +23,7 @@ def roi_align(
     aligned: bool,
     aggregate: str = "average",
     max_sampling: int | None = None,
+    every: int = 1,
     impl: str | None = None,
 ) -> Float[Tensor, "B R C S S"]:
     """Features of each box, `size` x `size` bins of it, from the map of the pyramid that `levels` names.
@@ -32,6 +33,7 @@ def roi_align(
     sampling: points per bin and axis; 0 takes as many as the bin has feature pixels, rounded up, but at most
     `max_sampling`, which spares the reference a look at the boxes. aligned: pixel i of a map has its centre at i + 0.5;
     otherwise at i, and boxes are at least one feature pixel wide, as in the first implementations.
+    every: of the bins, every second (third ...) row and column is computed, from the first on: S = ceil(size / every).
     aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
 
     The memory behind the answer is [B R S S C]: each bin's channels lie together. ValueError where the maps, scales and
@@ -41,12 +43,12 @@ def roi_align(
         raise ValueError(f"roi_align: aggregate must be 'average' or 'max', not {aggregate!r}")
     if len(pyramid) != len(scales) or not pyramid:
         raise ValueError(f"roi_align: {len(pyramid)} maps, but {len(scales)} scales")
-    if size < 1 or sampling < 0 or (max_sampling is not None and max_sampling < 1):
-        raise ValueError(f"roi_align: impossible size={size}, sampling={sampling}, max_sampling={max_sampling}")
+    if min(size, every) < 1 or sampling < 0 or (max_sampling is not None and max_sampling < 1):
+        raise ValueError(f"roi_align: impossible {size=}, {sampling=}, {max_sampling=}, {every=}")
     if len({(features.dtype, features.shape[1]) for features in pyramid}) > 1:
         raise ValueError("roi_align: the maps of a pyramid must have one dtype and one number of channels")
     boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
-    grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling)
+    grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling, every)
     match _choose(pyramid[0], aggregate, impl):
         case "triton":
             from .roi_align_triton import roi_align_triton as run
@@ -74,6 +76,12 @@ class Grid(NamedTuple):
     sampling: int
     aligned: bool
     max_sampling: int | None
+    every: int = 1
+
+    @property
+    def bins(self) -> range:
+        """Those that are computed, of an axis."""
+        return range(0, self.size, self.every)
 
 
 def roi_align_reference(
@@ -81,7 +89,7 @@ def roi_align_reference(
 ) -> Tensor:
     """The meaning of `roi_align`: all pixels of all levels in one row, four of them gathered for each point."""
     B, C = pyramid[0].shape[:2]
-    R, S = boxes.shape[1], grid.size
+    R, S = boxes.shape[1], len(grid.bins)
     shapes = [(features.shape[2], features.shape[3]) for features in pyramid]
     dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, the gradient's too
     pixels = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in pyramid], dim=1).to(dtype)
@@ -143,7 +151,7 @@ def _axis(start: Tensor, end: Tensor, sides: Tensor, grid: Grid) -> tuple[_Point
         if grid.max_sampling is not None:
             count = count.clamp(max=grid.max_sampling)
         bound = grid.max_sampling or (int(count.max()) if count.numel() else 0)
-    bins = torch.arange(grid.size, device=start.device, dtype=start.dtype)
+    bins = torch.arange(0, grid.size, grid.every, device=start.device, dtype=start.dtype)
 
     def points(i: int) -> list[tuple[Tensor, Tensor]]:
         at = start[..., None] + bins * step[..., None] + (i + 0.5) * step[..., None] / count[..., None]  # [B R S]

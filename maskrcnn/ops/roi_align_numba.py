@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import torch
-from numba.core import types
-from numba.extending import overload
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .bfloat16_numba import as_bits, empty, read, write
 from .dispatch import follow_torch_threads
 
 if TYPE_CHECKING:
@@ -35,15 +34,15 @@ class _RoIAlign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, levels: Tensor, valid: Tensor, grid: "Grid", *pyramid: Tensor) -> Tensor:
         B, R = levels.shape
-        C, S = pyramid[0].shape[1], grid.size
-        out = _empty((B * R, S, S, C), pyramid[0].dtype)
+        C, S = pyramid[0].shape[1], len(grid.bins)
+        out = empty((B * R, S, S, C), pyramid[0].dtype)
         boxes = boxes.reshape(B * R, 4).contiguous()
-        empty, *slots = _slots_of_levels(boxes, torch.where(valid, levels, -1), len(pyramid))
-        out.index_fill_(0, empty, 0)
+        unused, *slots = _slots_of_levels(boxes, torch.where(valid, levels, -1), len(pyramid))
+        out.index_fill_(0, unused, 0)
         follow_torch_threads()
         for level, features in enumerate(pyramid):
-            pixels = _bits(features.detach().permute(0, 2, 3, 1).contiguous())
-            _forward(pixels, boxes.numpy(), slots[level].numpy(), R, *_numbers(grid, level), _bits(out))
+            pixels = as_bits(features.detach().permute(0, 2, 3, 1).contiguous())
+            _forward(pixels, boxes.numpy(), slots[level].numpy(), R, *_numbers(grid, level), as_bits(out))
         ctx.save_for_backward(boxes, *slots)
         ctx.grid, ctx.shapes = grid, [features.shape for features in pyramid]
         return out.view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
@@ -60,9 +59,9 @@ class _RoIAlign(torch.autograd.Function):
             if not ctx.needs_input_grad[4 + level]:
                 grads.append(None)
                 continue
-            pixels = _empty((B, H, W, C), torch.float32)
+            pixels = empty((B, H, W, C), torch.float32)
             args = (boxes.numpy(), slots[level].numpy(), R, *_numbers(ctx.grid, level), pixels.numpy())
-            _backward(_bits(grad_bins), *args, numba.get_num_threads())
+            _backward(as_bits(grad_bins), *args, numba.get_num_threads())
             grads.append(pixels.to(grad.dtype).permute(0, 3, 1, 2))
         return None, None, None, None, *grads
 
@@ -81,60 +80,14 @@ def _slots_of_levels(boxes: Tensor, levels: Tensor, num_levels: int) -> list[Ten
     return list(order.split(counts.tolist()))
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory from NumPy, which asks for huge pages where they exist: first touching 50 MB takes 4 ms instead of 19."""
-    if dtype == torch.bfloat16:
-        return torch.from_numpy(np.empty(shape, np.uint16)).view(dtype)
-    return torch.from_numpy(np.empty(shape, np.float32))
-
-
-def _bits(tensor: Tensor) -> np.ndarray:
-    """Numba knows no bfloat16: its bits, as uint16."""
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def _numbers(grid: "Grid", level: int) -> tuple[np.float32, np.float32, int, int, bool]:
+def _numbers(grid: "Grid", level: int) -> tuple[np.float32, np.float32, int, int, int, bool]:
     y, x = grid.scales[level]
     largest = min(grid.max_sampling or _LARGEST_GRID, _LARGEST_GRID)
-    return np.float32(y), np.float32(x), grid.sampling or -largest, grid.size, grid.aligned
-
-
-def _read(value: Any) -> Any:
-    raise NotImplementedError
-
-
-@overload(_read, inline="always")
-def _overload_read(value):
-    if isinstance(value, types.Integer):  # bfloat16 is the upper half of a float32
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return lambda value: value
-
-
-def _write(out: Any, sums: Any) -> None:
-    raise NotImplementedError
-
-
-@overload(_write)
-def _overload_write(out, sums):
-    if isinstance(out.dtype, types.Integer):
-
-        def write(out, sums) -> None:
-            bits = sums.view(np.uint32)
-            for c in range(len(out)):  # to the nearest, ties to even; a NaN that came from bfloat16 stays one
-                odd = (bits[c] >> np.uint32(16)) & np.uint32(1)
-                out[c] = np.uint16(np.uint32(bits[c] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-        return write
-
-    def copy(out, sums) -> None:
-        for c in range(len(out)):
-            out[c] = sums[c]
-
-    return copy
+    return np.float32(y), np.float32(x), grid.sampling or -largest, grid.size, grid.every, grid.aligned
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _axis(start, end, side, sampling, size, aligned):
+def _axis(start, end, side, sampling, size, every, aligned):
     """Pixels and weights that each bin has along one axis: those of bin p stand at first[p] .. first[p + 1].
 
     `sampling` as in `roi_align`, or where it is negative as many points as a bin has pixels, at most -sampling.
@@ -149,13 +102,14 @@ def _axis(start, end, side, sampling, size, aligned):
     count = sampling
     if sampling < 0:
         count = np.int64(np.ceil(min(step, np.float32(-sampling)))) if step > zero else 0  # 0 for NaN too
-    first = np.empty(size + 1, np.int64)
-    pixels, weights = np.empty(2 * size * count, np.int64), np.empty(2 * size * count, np.float32)
+    bins = (size + every - 1) // every
+    first = np.empty(bins + 1, np.int64)
+    pixels, weights = np.empty(2 * bins * count, np.int64), np.empty(2 * bins * count, np.float32)
     n = 0
-    for p in range(size):
+    for p in range(bins):
         first[p] = n
         for i in range(count):
-            at = start + np.float32(p) * step + (np.float32(i) + half) * step / np.float32(count)
+            at = start + np.float32(p * every) * step + (np.float32(i) + half) * step / np.float32(count)
             if not (at >= -one and at <= np.float32(side)):
                 continue
             at = max(at, zero)
@@ -172,37 +126,37 @@ def _axis(start, end, side, sampling, size, aligned):
                 else:
                     pixels[n], weights[n] = pixel, weight
                     n += 1
-    first[size] = n
+    first[bins] = n
     return first, pixels, weights
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out):
+def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, every, aligned, out):
     _, H, W, C = pixels.shape
     for k in numba.prange(len(slots)):
         b, box = slots[k] // R, boxes[slots[k]]
-        first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, aligned)
-        first_x, cols, weights_x = _axis(box[0] * scale_x, box[2] * scale_x, W, sampling, size, aligned)
+        first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, every, aligned)
+        first_x, cols, weights_x = _axis(box[0] * scale_x, box[2] * scale_x, W, sampling, size, every, aligned)
         sums = np.empty(C, np.float32)
-        for p in range(size):
-            for q in range(size):
+        for p in range(out.shape[1]):
+            for q in range(out.shape[2]):
                 sums[:] = 0
                 for i in range(first_y[p], first_y[p + 1]):
                     for j in range(first_x[q], first_x[q + 1] - 1, 2):  # two at a time: fewer trips to the sums
                         weight, other_weight = weights_y[i] * weights_x[j], weights_y[i] * weights_x[j + 1]
                         pixel, other = pixels[b, rows[i], cols[j]], pixels[b, rows[i], cols[j + 1]]
                         for c in range(C):
-                            sums[c] += weight * _read(pixel[c]) + other_weight * _read(other[c])
+                            sums[c] += weight * read(pixel[c]) + other_weight * read(other[c])
                     if (first_x[q + 1] - first_x[q]) % 2:
                         j = first_x[q + 1] - 1
                         weight, pixel = weights_y[i] * weights_x[j], pixels[b, rows[i], cols[j]]
                         for c in range(C):
-                            sums[c] += weight * _read(pixel[c])
-                _write(out[slots[k], p, q], sums)
+                            sums[c] += weight * read(pixel[c])
+                write(out[slots[k], p, q], sums)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _split(boxes, slots, R, scale_y, shape, size, parts):
+def _split(boxes, slots, R, scale_y, shape, bins, parts):
     """Bounds of `parts` runs of the B x H rows of a map with about the same work, clearing included."""
     B, H, W, _ = shape
     work = np.full(B * H + 1, W / 4)  # clearing a pixel costs about a quarter of adding to one
@@ -213,7 +167,7 @@ def _split(boxes, slots, R, scale_y, shape, size, parts):
         if top <= end:  # neither is NaN
             first, last = np.int64(top), np.int64(end)
             for y in range(first, last + 1):
-                work[n // R * H + y + 1] += size * size * 9 / (last - first + 1)
+                work[n // R * H + y + 1] += bins * bins * 9 / (last - first + 1)
     work = np.cumsum(work)
     bounds = np.zeros(parts + 1, np.int64)
     for part in range(1, parts):
@@ -223,9 +177,9 @@ def _split(boxes, slots, R, scale_y, shape, size, parts):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, out, parts):
+def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, every, aligned, out, parts):
     _, H, W, C = out.shape
-    bounds = _split(boxes, slots, R, scale_y, out.shape, size, parts)
+    bounds = _split(boxes, slots, R, scale_y, out.shape, grad.shape[1], parts)
     for part in numba.prange(parts):
         for row in range(bounds[part], bounds[part + 1]):
             out[row // H, row % H] = 0
@@ -234,15 +188,15 @@ def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, aligned, 
             low, high = max(bounds[part] - b * H, 0), min(bounds[part + 1] - b * H, H)  # own rows of this image
             if low >= high:
                 continue
-            first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, aligned)
-            first_x, cols, weights_x = _axis(box[0] * scale_x, box[2] * scale_x, W, sampling, size, aligned)
-            for p in range(size):
+            first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, every, aligned)
+            first_x, cols, weights_x = _axis(box[0] * scale_x, box[2] * scale_x, W, sampling, size, every, aligned)
+            for p in range(grad.shape[1]):
                 for i in range(first_y[p], first_y[p + 1]):
                     if rows[i] < low or rows[i] >= high:
                         continue
-                    for q in range(size):
+                    for q in range(grad.shape[2]):
                         source = grad[n, p, q]
                         for j in range(first_x[q], first_x[q + 1]):
                             weight, target = weights_y[i] * weights_x[j], out[b, rows[i], cols[j]]
                             for c in range(C):
-                                target[c] += weight * _read(source[c])
+                                target[c] += weight * read(source[c])

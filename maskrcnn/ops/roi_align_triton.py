@@ -35,7 +35,8 @@ def roi_align_triton(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, v
         maps, scales, images, levels = [torch.cat(maps)], scales[:1], levels * B + images, levels.clamp(max=0)
     most = min(grid.max_sampling or _LARGEST_GRID, _LARGEST_GRID)
     numbers = [number for pair in scales for number in pair]
-    return _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned, most)
+    out = _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned, most)
+    return out[..., :: grid.every, :: grid.every]  # the others are computed, too
 
 
 @torch.library.custom_op("maskrcnn::roi_align", mutates_args=())

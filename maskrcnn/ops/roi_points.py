@@ -22,14 +22,16 @@ class Points(NamedTuple):
     real: Tensor  # bool: this bin has this point
 
 
-def check_call(name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size: int, aggregate: str) -> None:
+def check_call(
+    name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size: int, aggregate: str, every: int
+) -> None:
     """ValueError where the arguments that all RoI operators share do not fit each other."""
     if aggregate not in ("average", "max"):
         raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
     if len(pyramid) != len(scales) or not pyramid:
         raise ValueError(f"{name}: {len(pyramid)} maps, but {len(scales)} scales")
-    if size < 1:
-        raise ValueError(f"{name}: impossible size={size}")
+    if min(size, every) < 1:
+        raise ValueError(f"{name}: impossible {size=}, {every=}")
 
 
 def sides_of(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +54,7 @@ def round_half_away(x: Tensor) -> Tensor:
 
 
 def pool_points(
-    pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str
+    pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str, every: int
 ) -> Tensor:
     """[B R C S S]: the first largest, or the mean, of the points of each bin that are real; 0 where none is.
 
@@ -60,6 +62,7 @@ def pool_points(
     """
     B, C = pyramid[0].shape[:2]
     dtype = torch.promote_types(pyramid[0].dtype, torch.float32)
+    y, x = (_every(every, axis) for axis in (y, x))
     R, S = y.low.shape[1:3]
     pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1).to(dtype)
     counts = [features.shape[2] * features.shape[3] for features in pyramid]
@@ -70,6 +73,13 @@ def pool_points(
     flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
     out = _kernel(pixels).apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
     return out.to(pyramid[0].dtype).view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
+
+
+def _every(step: int, points: Points) -> Points:
+    low, high, share, real = (t if t is None else t[:, :, ::step] for t in points)
+    assert low is not None
+    assert real is not None
+    return Points(low, high, share, real)
 
 
 def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:

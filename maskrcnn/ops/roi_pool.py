@@ -20,6 +20,7 @@ def roi_pool(
     sampling: int = 0,
     aligned: bool = False,
     aggregate: str = "max",
+    every: int = 1,
 ) -> Float[Tensor, "B R C S S"]:
     """Features of each box, `size` x `size` bins of it: the largest of a bin's pixels, or their mean.
 
@@ -27,7 +28,7 @@ def roi_pool(
     and belong to the box, so that it is a pixel wide at least. Bin p of a box of h rows has its rows floor(p h / S) to
     ceil((p + 1) h / S) - 1, as far as they lie on the map: neighbouring bins share pixels. A bin without any is 0.
     """
-    check_call("roi_pool", pyramid, scales, size, aggregate)
+    check_call("roi_pool", pyramid, scales, size, aggregate, every)
     valid = valid & (levels >= 0) & (levels < len(pyramid))
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
@@ -35,7 +36,7 @@ def roi_pool(
     heights, widths = sides_of(pyramid, levels)
     y = _pixels(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, size)
     x = _pixels(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, size)
-    return pool_points(pyramid, levels, valid, y, x, aggregate)
+    return pool_points(pyramid, levels, valid, y, x, aggregate, every)
 
 
 def _pixels(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:

@@ -20,6 +20,7 @@ def roi_warp(
     sampling: int = 0,
     aligned: bool = False,
     aggregate: str = "max",
+    every: int = 1,
 ) -> Float[Tensor, "B R C S S"]:
     """Features of each box, `size` x `size` bins of it: the largest, or the mean, of bilinear samples.
 
@@ -28,7 +29,7 @@ def roi_warp(
     ceil(b) + 1 samples along an axis, both of its edges among them. Pixel i of a map has its centre at i; samples more
     than half a pixel outside the map do not count, and a bin without any is 0.
     """
-    check_call("roi_warp", pyramid, scales, size, aggregate)
+    check_call("roi_warp", pyramid, scales, size, aggregate, every)
     valid = valid & (levels >= 0) & (levels < len(pyramid))
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
@@ -36,7 +37,7 @@ def roi_warp(
     heights, widths = sides_of(pyramid, levels)
     y = _samples(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, size)
     x = _samples(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, size)
-    return pool_points(pyramid, levels, valid, y, x, aggregate)
+    return pool_points(pyramid, levels, valid, y, x, aggregate, every)
 
 
 def _samples(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:

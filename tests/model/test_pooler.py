@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from maskrcnn.model.backbone import Bottleneck
+from maskrcnn.model.build import build
 from maskrcnn.model.pooler import Pool, assign_levels
+from tests.model.small import small
 
 DETECTRON = {"epsilon": 1e-6, "inclusive": True}
 DETECTRON2 = {"epsilon": 1e-8}
@@ -45,8 +48,9 @@ def test_area_decides_not_the_longer_side() -> None:
 def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features() -> None:
     seen = {}
 
-    def operator(maps, boxes, levels, valid, *, scales, size):
+    def operator(maps, boxes, levels, valid, *, scales, size, every):
         seen.update(maps=len(maps), boxes=boxes, levels=levels, scales=scales)
+        assert every == 1
         return torch.ones(*levels.shape, 3, size, size)
 
     rule = {"level_epsilon": 1e-8, "level_epsilon_place": "inside", "inclusive": False}
@@ -60,3 +64,23 @@ def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features() -> No
     assert seen["scales"] == [(0.25, 0.25), (0.125, 0.125)]
     assert seen["levels"][0, :2].tolist() == [0, 1]
     assert seen["boxes"].isfinite().all()
+
+
+def test_bins_that_a_strided_1x1_skips_are_not_pooled() -> None:
+    """Detectron's res5 has its stride in 1x1 convolutions: the same answers without three of four bins."""
+    sparing = build(small("R-50-C4", backbone={"stride_in": "1x1"})).eval().box_pool
+    assert sparing.every == 2
+    assert build(small("R-50-C4", backbone={"stride_in": "3x3"})).box_pool.every == 1
+    rng = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 128, 5, 6, generator=rng)]
+    boxes = torch.rand(2, 4, 4, generator=rng) * 40 + torch.tensor([0, 0, 30, 30])
+    with torch.inference_mode():
+        got = sparing(maps, boxes, torch.ones(2, 4, dtype=torch.bool))
+        sparing.every = 1
+        assert sparing.trunk is not None
+        first = next(module for module in sparing.trunk.modules() if isinstance(module, Bottleneck))
+        assert first.shortcut is not None
+        first.conv1.conv.stride = first.shortcut.conv.stride = (2, 2)
+        wanted = sparing(maps, boxes, torch.ones(2, 4, dtype=torch.bool))
+    assert got.shape[-2:] == (7, 7)
+    torch.testing.assert_close(got, wanted)

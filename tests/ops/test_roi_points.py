@@ -85,6 +85,24 @@ def test_operators_equal_their_definition(case, rule, aggregate, impl, rng) -> N
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("rule", "aggregate"), ALL)
+@pytest.mark.parametrize(("size", "every"), [(6, 2), (7, 3)])
+def test_every_second_bin_is_what_it_is_among_all(size, every, rule, aggregate, impl, rng) -> None:
+    maps, scales, *slots, _ = draw(Case("drawn", size=size), rng)
+    slots = [torch.tensor(a) for a in slots]
+    tensors = [torch.tensor(m, requires_grad=True) for m in maps]
+    numbers = {"scales": scales, "size": size, "sampling": 0, "aligned": True, "aggregate": aggregate}
+    with use(impl):
+        wanted = OPERATORS[rule](tensors, *slots, **numbers)[..., ::every, ::every]
+        got = OPERATORS[rule](tensors, *slots, every=every, **numbers)
+    assert torch.equal(got, wanted)
+    weight = torch.randn(got.shape)
+    grads = [torch.autograd.grad((out * weight).sum(), tensors) for out in (got, wanted)]
+    for g, w in zip(*grads, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
 def test_padding_never_matters_and_neighbours_do_not_either(rule, impl, rng) -> None:
     maps, scales, boxes, levels, valid, _ = draw(Case("drawn"), rng)
@@ -139,6 +157,6 @@ def test_bfloat16_adds_up_in_float32(rule, aggregate, impl) -> None:
 def test_impossible_calls_are_refused(rule) -> None:
     one = torch.zeros(1, 1, dtype=torch.int64)
     arguments = ([torch.zeros(1, 1, 4, 4)], torch.zeros(1, 1, 4), one, one == 0)
-    for wrong in ({"aggregate": "median"}, {"size": 0}, {"scales": []}):
+    for wrong in ({"aggregate": "median"}, {"size": 0}, {"every": 0}, {"scales": []}):
         with pytest.raises(ValueError, match=rule):
             OPERATORS[rule](*arguments, **{"scales": [(1.0, 1.0)], "size": 2, **wrong})
