@@ -53,19 +53,22 @@ def decode_joints(
     cells = _points(sides, Q, points)
     most = [[_points(side, Q, points) for side in bound]] * N if bound else cells.tolist()
     shapes = [(int(height), int(width)) for height, width in most]
+    down, across = (max((shape[axis] for shape in shapes), default=0) for axis in (0, 1))
+    ys = _bicubic(Q, down, cells[:, 0], mirrored=points == "cells")  # [N h Q]
+    xs = _bicubic(Q, across, cells[:, 1], mirrored=points == "cells")
     value, row, column = (logits.new_zeros(N, J) for _ in range(3))
     for n, (height, width) in enumerate(shapes):
-        y = _bicubic(Q, height, cells[n, 0], mirrored=points == "cells")  # [h Q]
-        x = _bicubic(Q, width, cells[n, 1], mirrored=points == "cells")
         with torch.autocast(logits.device.type, enabled=False):
-            resized = y @ logits[n] @ x.T  # [J h w]
+            widened = (logits[n] @ xs[n, :width].T).transpose(0, 1)  # [Q J w]
+            resized = (ys[n, :height] @ widened.flatten(1)).view(height, J, width)
         if bound:
-            real = (torch.arange(height, device=y.device) < cells[n, 0])[:, None]
-            real = real & (torch.arange(width, device=y.device) < cells[n, 1])
-            resized = torch.where(real, resized, -torch.inf)
-        peak = resized.flatten(1).max(dim=1)
-        value[n] = peak.values
-        row[n], column[n] = (peak.indices // width).float(), (peak.indices % width).float()
+            real = (torch.arange(height, device=boxes.device) < cells[n, 0])[:, None]
+            real = real & (torch.arange(width, device=boxes.device) < cells[n, 1])
+            resized = torch.where(real[:, None], resized, -torch.inf)
+        in_row = resized.max(dim=2)
+        peak = in_row.values.max(dim=0)  # of equal points the first row's first
+        value[n], row[n] = peak.values, peak.indices.float()
+        column[n] = in_row.indices.gather(0, peak.indices[None])[0].float()
     at = torch.stack((column, row), dim=-1) + 0.5  # in cells
     point = boxes[:, None, :2] + at * (sides / cells).flip(-1)[:, None]
     if score == "probability":
@@ -81,22 +84,24 @@ def _points(side: Any, Q: int, points: str) -> Any:
     return Q * (each + (each % 2 == 0))  # an odd number has one in the middle
 
 
-def _bicubic(size: int, slots: int, length: Float[Tensor, ""], *, mirrored: bool) -> Float[Tensor, "slots {size}"]:
-    """Weights that resize `size` values to `length`, in the first `length` of `slots` rows.
+def _bicubic(
+    size: int, slots: int, lengths: Float[Tensor, " N"], *, mirrored: bool
+) -> Float[Tensor, "N {slots} {size}"]:
+    """Weights that resize `size` values to each of `lengths`, in as many of `slots` rows.
 
     Beyond the edges lie their values again, or where `mirrored` those before them: then a lone peak on the edge stays
     the highest point, and where it is.
     """
-    at = (torch.arange(slots, device=length.device, dtype=torch.float32) + 0.5) * (size / length) - 0.5
+    at = (torch.arange(slots, device=lengths.device, dtype=torch.float32) + 0.5) * (size / lengths[:, None]) - 0.5
     first = at.floor()
     share = at - first
-    weights = torch.zeros(slots, size, device=length.device)
+    weights = torch.zeros(len(lengths), slots, size, device=lengths.device)
     for tap in range(-1, 3):
         index = (first + tap).long()
         if mirrored:
             index = torch.where(index < 0, -index, torch.where(index >= size, 2 * (size - 1) - index, index))
         index = index.clamp(0, size - 1)
-        weights.scatter_add_(1, index[:, None], _kernel((share - tap).abs())[:, None])
+        weights.scatter_add_(2, index[..., None], _kernel((share - tap).abs())[..., None])
     return weights
 
 
