@@ -8,6 +8,7 @@ No Python object exists per annotation, so COCO's 860,000 objects stay small, an
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -127,6 +128,10 @@ class Report:
         self.annotations_in_file = 0
         self.lost_with_image = 0  # annotations whose image was dropped
         self.problems: list[Problem] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the problems for a process that is being spawned, which has no use for them."""
+        return self.__dict__ | ({"problems": []} if get_spawning_popen() else {})
 
     def add(
         self,

@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import pickle
+from multiprocessing.context import set_spawning_popen
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from maskrcnn.data import shared
+from maskrcnn.data.records import Report
 from maskrcnn.data.shared import FEWEST_BYTES, hand_over, share, take_over
 
 
@@ -78,3 +80,16 @@ def test_pickling_elsewhere_copies() -> None:
     holder = pickle.loads(pickle.dumps(Holder(table())))
     np.testing.assert_array_equal(holder.table.large, table().large)
     assert shared._memory(holder.table.large) is None
+
+
+def test_problems_of_a_data_set_stay_behind_when_a_process_is_spawned() -> None:
+    report = Report("a.json")
+    report.add("repair", "odd")
+    assert len(pickle.loads(pickle.dumps(report)).problems) == 1
+    set_spawning_popen(object())  # type: ignore[arg-type]
+    try:
+        sent = pickle.dumps(report)
+    finally:
+        set_spawning_popen(None)  # type: ignore[arg-type]
+    assert pickle.loads(sent).problems == []
+    assert len(report.problems) == 1
