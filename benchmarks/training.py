@@ -51,7 +51,8 @@ class Case(NamedTuple):
 
 def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
-    return [row for case in (nuclei(), coco()) for row in compare_case(case, options)]
+    cases = [nuclei()] if options.quick else [nuclei(), coco()]
+    return [row for case in cases for row in compare_case(case, options)]
 
 
 def compare_case(case: Case, options: Options) -> list[Row | Left]:
