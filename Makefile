@@ -35,7 +35,7 @@ docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links r
 goldens: $(TESTING)  ## every golden, about six minutes
 	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden
 
-bench: $(BENCHING)  ## beside the rivals, on the CPU: benchmarks/results/cpu.md; ARGS=--quick takes 5 minutes, not 40
+bench: $(BENCHING)  ## beside the rivals, on the CPU: benchmarks/results/cpu.md; ARGS=--quick takes under 5 minutes
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 # One environment: what runs the program first, what tests it on top. The stamps date from the pins and the ranges.

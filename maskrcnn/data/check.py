@@ -9,7 +9,8 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
-from .records import NO_MASK, POLYGONS, RLE, Dataset, Problem, match_categories, problem_lines
+from .problems import Problem, problem_lines
+from .records import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 
 LISTED = 10  # problems of one reason that are written out
 _CATEGORIES_LISTED = 100

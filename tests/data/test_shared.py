@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.data import shared
-from maskrcnn.data.records import Report
+from maskrcnn.data.problems import Report
 from maskrcnn.data.shared import FEWEST_BYTES, hand_over, share, take_over
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from ...errors import DataError
 from ...images import MAX_PIXELS, image_size
-from ..records import Dataset, ImageTable, Report
+from ..problems import Report
+from ..records import Dataset, ImageTable
 from .coco_categories import read_categories
 from .coco_flat import Flat, integer
 from .coco_objects import object_table

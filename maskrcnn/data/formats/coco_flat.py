@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..records import NO_MASK, POLYGONS, RLE, Category, Report, joint_slices
+from ..problems import Report
+from ..records import NO_MASK, POLYGONS, RLE, Category, joint_slices
 from .coco_objects import FAR, Columns
 
 

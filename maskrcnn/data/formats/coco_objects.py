@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..records import NO_MASK, POLYGONS, RLE, ObjectTable, Report
+from ..problems import Report
+from ..records import NO_MASK, POLYGONS, RLE, ObjectTable
 from .coco_masks import counts_of_strings, polygon_measures, rle_measures
 
 FAR = 1e6  # pixels; a coordinate beyond is a mistake, and float32 would lose its fractions
