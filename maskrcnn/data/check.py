@@ -67,7 +67,7 @@ def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
     """
     rows, scales = dataset.object_rows(), np.repeat(resize_scales(dataset, model), dataset.annotation_counts)
     kept = ~dataset.objects.ignore[rows]
-    boxes = dataset.objects.boxes[rows[kept]].astype(np.float64)
+    boxes = dataset.objects.boxes[rows[kept]]
     return (boxes[:, [3, 2]] - boxes[:, [1, 0]]) * scales[kept, None]
 
 

@@ -68,7 +68,7 @@ class ObjectTable(NamedTuple):
     offsets: np.ndarray  # int64 [N + 1]
     ids: np.ndarray  # int64 [n]
     labels: np.ndarray  # int32 [n]
-    boxes: np.ndarray  # float32 [n 4], xyxy
+    boxes: np.ndarray  # float64 [n 4], xyxy: in float32 an IoU that is a threshold of AP would be beside it
     ignore: np.ndarray  # bool [n]
     areas: np.ndarray  # float64 [n]
     joints: np.ndarray | None  # float32 [n J 3]
@@ -177,7 +177,7 @@ class Dataset:
             image_id=int(self.images.ids[row]),
             path=self.path(i),
             size=(height, width),
-            boxes=objects.boxes[first:last],
+            boxes=objects.boxes[first:last].astype(np.float32),
             labels=objects.labels[first:last].astype(np.int64),
             ignore=objects.ignore[first:last],
             joints=None if objects.joints is None else objects.joints[first:last],

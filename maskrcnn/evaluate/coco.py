@@ -133,7 +133,7 @@ class _Truth(NamedTuple):
 
 def _ground_truth(dataset: Dataset) -> _Truth:
     table, chosen = dataset.objects, dataset.object_rows()
-    boxes = table.boxes[chosen].astype(np.float64)
+    boxes = table.boxes[chosen]  # a copy
     boxes[:, 2:] -= boxes[:, :2]
     labels = table.labels[chosen]
     category_ids = np.array([category.id for category in dataset.categories], dtype=np.int64)[labels]

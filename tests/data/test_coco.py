@@ -86,6 +86,15 @@ def test_a_good_file_is_read_as_it_stands(tmp_path) -> None:
     assert empty.segmentations == []
 
 
+def test_boxes_keep_the_decimals_that_the_file_has(tmp_path) -> None:
+    """0.1 in float32 is 0.10000000149: enough to put an IoU that is a threshold of AP on its other side."""
+    content = coco()
+    content["annotations"] = [{"id": 1, "image_id": 7, "category_id": 0, "bbox": [0.1, 0.2, 5.5, 4.25], "iscrowd": 0}]
+    data = read_coco(write(tmp_path, content))
+    assert data.objects.boxes.tolist() == [[0.1, 0.2, 0.1 + 5.5, 0.2 + 4.25]]
+    assert data.record(0).boxes.dtype == np.float32
+
+
 def test_boxes_come_from_masks_where_they_are_missing_or_wrong(tmp_path) -> None:
     content = coco()
     del content["annotations"][0]["bbox"]

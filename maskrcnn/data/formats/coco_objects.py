@@ -94,7 +94,7 @@ class _Check:
             offsets=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
             ids=ids[order],
             labels=columns.labels[order].astype(np.int32),
-            boxes=boxes[order].astype(np.float32),
+            boxes=boxes[order],
             ignore=columns.ignore[order],
             areas=areas[order],
             joints=None if columns.joints is None else columns.joints[order],
