@@ -1,4 +1,4 @@
-"""What memory our own two main jobs take: a long prediction, which must not grow, and a training step.
+"""What memory our own main jobs take: a long prediction, which must not grow, predictions kept, and a training step.
 
     python -m benchmarks.footprint [--quick]
 
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,9 @@ from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.predict import Predictor
+from maskrcnn.model.prepare import limit, prepare
+from maskrcnn.predict import Predictor, read_picture
+from maskrcnn.results import from_detections
 from maskrcnn.structures import GroundTruth, Images
 from maskrcnn.train.optim import build_optimizer, clip
 
@@ -31,7 +34,7 @@ from .harness import Left, Middle, Options, Row, run
 from .memory import draw
 from .processes import in_a_process, memory_mb
 
-PICTURES, WARM = 1000, 50
+PICTURES, WARM, KEPT = 1000, 50, 5000
 OBJECTS = 8  # of a picture to train on
 STEPS = 2
 
@@ -41,7 +44,7 @@ def compare(options: Options) -> list[Row | Left]:
         pictures = str(options.rounds(PICTURES, 60))
         return in_a_process(["-m", "benchmarks.footprint", name, str(options.threads), pictures])
 
-    found, trained = part("predict"), part("train")
+    found, kept, trained = part("predict"), part("keep"), part("train")
     growth, peak = found["end"] / found["warm"], trained["peak"] * 1e6 / 2**30
     told = f"{found['warm']:.0f} MB after {WARM}, {found['end']:.0f} MB at the end"
     work = f"{trained['rois']} RoIs, {trained['foreground']} foreground, loss {trained['loss']:.2f}"
@@ -51,6 +54,10 @@ def compare(options: Options) -> list[Row | Left]:
             Middle(growth, growth, growth), "", bar=1.05, answers=told,
         ),
         Row(
+            f"{kept['results']} predictions of 100 masks kept at once, each with its RLE: memory",
+            Middle(*[kept["held"] / 1e3] * 3), "GB", answers=f"{kept['held'] / kept['results']:.2f} MB each",
+        ),
+        Row(
             f"training step, R-50-FPN, float32, 2 pictures of 800 x 1088, {OBJECTS} objects each, batch norm, stem and "
             "res2 frozen: peak of the process",
             Middle(peak, peak, peak), "GiB", bar=8.0, answers=work,
@@ -58,17 +65,36 @@ def compare(options: Options) -> list[Row | Left]:
     ]  # fmt: skip
 
 
-def predict(pictures: int) -> dict[str, float]:
-    """Resident memory in MB on the way through as many files."""
+def untrained() -> Predictor:
+    """Its 81 classes have about the same probability each, so that with a threshold below 1 / 81 all slots fill."""
     config = replace(preset("R-18-FPN"), classes=80)
     categories = tuple(Category(id, f"class {id}") for id in range(1, 81))
-    predictor = Predictor(build(config), config, categories, device="cpu")
+    return Predictor(build(config), config, categories, device="cpu")
+
+
+def keep() -> dict[str, float]:
+    """Resident memory in MB that results of one picture's detections take, made again and again."""
+    predictor = untrained()
+    model = prepare(predictor.model)
+    limit(model, score_threshold=0.01)
+    (images,) = read_picture(np.zeros((480, 640, 3), np.uint8), predictor.config).views
+    with torch.inference_mode():
+        detections = model.detect(images)
+    before, results = memory_mb()[0], []
+    for _ in range(KEPT):
+        results += from_detections(detections, images, predictor.categories)
+        assert len(results[-1]) == len(results[-1].rle or []) == 100
+    return {"results": len(results), "held": memory_mb()[0] - before}
+
+
+def predict(pictures: int) -> dict[str, float]:
+    """Resident memory in MB on the way through as many files."""
+    predictor = untrained()
     held: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.jpg" for i in range(pictures)]
         for file in files:
             draw(file, (256, 256))
-        # an untrained model gives each of its 81 classes about the same probability: below 1 / 81 all slots fill
         for result in predictor.predict(files, score_threshold=0.01):
             assert len(result)
             assert result.rle
@@ -138,9 +164,10 @@ def as_if_trained(model: MaskRCNN, objects: Tensor) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["predict"], ["train"]):
+    if sys.argv[1:2] in (["predict"], ["keep"], ["train"]):
         torch.set_num_threads(int(sys.argv[2]))
         torch.manual_seed(0)
-        print(json.dumps(predict(int(sys.argv[3])) if sys.argv[1] == "predict" else train()))
+        parts = {"predict": lambda: predict(int(sys.argv[3])), "keep": keep, "train": train}
+        print(json.dumps(parts[sys.argv[1]]()))
     else:
         run(compare, __doc__)

@@ -133,7 +133,7 @@ def _rpn_features(config: ModelConfig) -> nn.Module | None:
 
 
 def _spared_bins(config: ModelConfig) -> int:
-    """Of the bins that res5 is given, it reads every second alone where its stride sits in 1x1 convolutions."""
+    """res5 reads only every second of the bins that it would get, where its stride sits in 1x1 convolutions."""
     strided = config.backbone.block == "bottleneck" and config.backbone.stride_in == "1x1"
     return config.box_head.res5_stride if strided else 1
 

@@ -199,7 +199,7 @@ class _Check:
         boxes = np.where((masked & (~usable | strays))[:, None], mask_boxes, stated)
         clipped = np.clip(boxes, 0, limits)
         with np.errstate(invalid="ignore"):
-            inside = clipped.astype(np.float32)  # as it is kept: a sliver may round to nothing
+            inside = clipped.astype(np.float32)  # as records give it: a sliver may round to nothing
             self._fail(np.any(inside[:, 2:] <= inside[:, :2], axis=1), "box outside its image")
             leaves = np.any(np.abs(clipped - boxes) > 1, axis=1)
         for i in np.flatnonzero(self.alive & leaves & usable & ~strays).tolist():
