@@ -6,6 +6,8 @@ from typing import NamedTuple
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 160, 2
 STEPS, BATCH = 700, 8
 JOINT_STEPS = 1000  # one object in six has joints
+LONGER = 3  # times the steps: from random weights a deeper network needs more
+SEEDS = 3
 
 COMMON = (
     f"train.batch={BATCH}",
@@ -66,6 +68,7 @@ class Row(NamedTuple):
     model: str
     settings: tuple[str, ...]
     steps: int = STEPS
+    seeds: int = SEEDS
 
 
 ROWS = {
@@ -87,6 +90,8 @@ ROWS = {
     "R-34-FPN": Row("R-34-FPN", FPN),
     "X-26-8x16d-FPN": Row("R-18-FPN", (*FPN, *GROUPS)),
 }
+BACKBONES = ("R-18-C4", "R-34-C4", "R-18-FPN", "R-34-FPN", "X-26-8x16d-FPN")
+ROWS |= {f"{name} x{LONGER}": ROWS[name]._replace(steps=LONGER * STEPS, seeds=1) for name in BACKBONES}
 
 
 class Line(NamedTuple):
@@ -112,24 +117,32 @@ class Table(NamedTuple):
     differences: tuple[Difference, ...]
 
 
-TABLES = {
-    "2a": Table(
-        "backbones, mask AP",
+def table_2a(title: str, suffix: str = "") -> Table:
+    """Depth, FPN and ResNeXt; of our rows those whose names end so."""
+    return Table(
+        title,
         {
-            "R-50-C4": Line((30.3, 51.2, 31.5), "R-18-C4"),
-            "R-101-C4": Line((32.7, 54.2, 34.3), "R-34-C4"),
-            "R-50-FPN": Line((33.6, 55.2, 35.3), "R-18-FPN"),
-            "R-101-FPN": Line((35.4, 57.3, 37.5), "R-34-FPN"),
-            "X-101-FPN": Line((36.7, 59.5, 38.9), "X-26-8x16d-FPN"),
+            "R-50-C4": Line((30.3, 51.2, 31.5), f"R-18-C4{suffix}"),
+            "R-101-C4": Line((32.7, 54.2, 34.3), f"R-34-C4{suffix}"),
+            "R-50-FPN": Line((33.6, 55.2, 35.3), f"R-18-FPN{suffix}"),
+            "R-101-FPN": Line((35.4, 57.3, 37.5), f"R-34-FPN{suffix}"),
+            "X-101-FPN": Line((36.7, 59.5, 38.9), f"X-26-8x16d-FPN{suffix}"),
         },
         (
             Difference("R-101-C4", "R-50-C4"),
             Difference("R-50-FPN", "R-50-C4"),
             Difference("R-101-FPN", "R-101-C4"),
             Difference("R-101-FPN", "R-50-FPN"),
-            Difference("X-101-FPN", "R-101-FPN", ("X-26-8x16d-FPN", "R-18-FPN"), "ours at equal stages"),
+            Difference(
+                "X-101-FPN", "R-101-FPN", (f"X-26-8x16d-FPN{suffix}", f"R-18-FPN{suffix}"), "ours at equal stages"
+            ),
         ),
-    ),
+    )
+
+
+TABLES = {
+    "2a": table_2a("backbones, mask AP"),
+    "2a-longer": table_2a(f"backbones, mask AP, {LONGER} times the steps", f" x{LONGER}"),
     "2b": Table(
         "mask loss, R-50-C4, mask AP",
         {

@@ -1,10 +1,11 @@
 """python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
 
 Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 700 steps (joints:
-1000) from random weights, three seeds of every row. A row that stands in several tables is trained once; each finished
-run is a file in benchmarks/results/ablations/, so that the same command goes on where the last sitting ended, within a
-run, too. `--minutes` ends a sitting; `--minutes 0` only prints what there is. At most four hours in all on two cores.
-Two sittings at once, each of one thread (OMP_NUM_THREADS=1), share the runs.
+1000) from random weights, three seeds of every row; the backbones once more for three times as long, one seed. A row
+that stands in several tables is trained once; each finished run is a file in benchmarks/results/ablations/, so that
+the same command goes on where the last sitting ended, within a run, too. `--minutes` ends a sitting; `--minutes 0`
+only prints what there is. At most four hours in all on two cores. Two sittings at once, each of one thread
+(OMP_NUM_THREADS=1), share the runs.
 
 Printed, and written to benchmarks/results/ablations.md: the paper's figures beside ours, and of every difference
 between two rows of the paper whether ours `agrees`, `disagrees` or is `noise`, which is under two standard errors.
@@ -35,6 +36,7 @@ from .ablation_rows import (
     COMMON,
     DATA_SEED,
     JOINT_STEPS,
+    LONGER,
     ROWS,
     STEPS,
     TABLES,
@@ -45,7 +47,6 @@ from .ablation_rows import (
 from .machine import facts
 from .pages import RESULTS, lines_of_table, machine_lines, read_json, write_json, write_lines
 
-SEEDS = (0, 1, 2)
 FIGURES = ("AP", "AP50", "AP75")
 
 Results = dict[str, list[dict[str, Any]]]  # by row: what each finished seed gave
@@ -60,9 +61,9 @@ def described(row: Row, seed: int) -> dict[str, Any]:
 
 def collect(folder: Path) -> Results:
     """The finished runs whose settings are those of today."""
-    found = {name: [read_json(_file(folder, name, seed)) for seed in SEEDS] for name in ROWS}
+    found = {name: [read_json(_file(folder, name, seed)) for seed in range(row.seeds)] for name, row in ROWS.items()}
     return {
-        name: [one for seed, one in zip(SEEDS, runs, strict=True) if one and one["run"] == described(ROWS[name], seed)]
+        name: [one for seed, one in enumerate(runs) if one and one["run"] == described(ROWS[name], seed)]
         for name, runs in found.items()
     }
 
@@ -78,7 +79,7 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
     def is_missing(name: str, seed: int) -> bool:
         return (read_json(_file(folder, name, seed)) or {}).get("run") != described(ROWS[name], seed)
 
-    missing = [(name, seed) for seed in SEEDS for name in names if is_missing(name, seed)]
+    missing = [(name, seed) for name, seed in _runs(names) if is_missing(name, seed)]
     failed = 0
     for done, (name, seed) in enumerate(missing):
         if time_left() <= 0:
@@ -100,6 +101,11 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
             continue
         write_json(_file(folder, name, seed), {"run": described(ROWS[name], seed), **found})
     return failed
+
+
+def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Rows and seeds, the first seeds before the second ones."""
+    return sorted(((name, seed) for name in names for seed in range(ROWS[name].seeds)), key=lambda run: run[1])
 
 
 def _outlook(missing: Sequence[tuple[str, int]], folder: Path) -> str:
@@ -171,10 +177,10 @@ def spread(results: Results, task: str, figure: str) -> float | None:
 
 
 def compare(results: Results, rows: tuple[str, str], task: str, figure: str) -> tuple[float, float] | None:
-    """The difference of two rows' means, and its standard error; None unless both have two seeds."""
+    """The difference of two rows' means, and its standard error; None unless both have a seed and some row has two."""
     first, second = (values(results, row, task, figure) for row in rows)
     deviation = spread(results, task, figure)
-    if min(len(first), len(second)) < 2 or deviation is None:
+    if not first or not second or deviation is None:
         return None
     return mean(first) - mean(second), deviation * math.sqrt(1 / len(first) + 1 / len(second))
 
@@ -232,14 +238,15 @@ def report(results: Results) -> list[str]:
         "# The paper's ablations in miniature",
         "",
         f"{TRAIN_IMAGES} drawn pictures of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} (joints: "
-        f"{JOINT_STEPS}) from random weights, measured on {VAL_IMAGES} others. Networks are narrower than the paper's "
+        f"{JOINT_STEPS}; 2a-longer: {LONGER * STEPS}) from random weights, measured on {VAL_IMAGES} others. Networks "
+        "are narrower than the paper's "
         "(32 channels in the stem, 64 in the FPN), C4 learns from 16 RoIs of a picture, the others from 32; neck and "
         "convolutional mask branch have norms. Ours are means over seeds, ± is one standard error of the difference, "
         "`noise` is under two.",
         "",
-        f"{len(runs)} of {len(ROWS) * len(SEEDS)} runs; at the pace of each row's quickest, as others had to share their "
-        f"core or were paused, {minutes:.0f} minutes of one sitting. Standard deviation between seeds, pooled over all "
-        f"rows: {', '.join(deviations) or 'not known yet'}.",
+        f"{len(runs)} of {len(_runs(list(ROWS)))} runs; at the pace of each row's quickest, as others had to share "
+        f"their core or were paused, {minutes:.0f} minutes of one sitting. Standard deviation between seeds, pooled "
+        f"over all rows: {', '.join(deviations) or 'not known yet'}.",
         "",
     ]
     for name in TABLES:
@@ -274,9 +281,7 @@ def main() -> int:
     lines = report(collect(RESULTS / "ablations"))
     write_lines(RESULTS / "ablations.md", lines)
     print("\n".join(lines))
-    print(
-        f"{left} of {len(names) * len(SEEDS)} runs are left; the same command goes on" if left else "all runs are done"
-    )
+    print(f"{left} of {len(_runs(names))} runs are left; the same command goes on" if left else "all runs are done")
     return 0
 
 
