@@ -4,6 +4,8 @@ With one process every function is the identity, so that callers never ask. Obje
 host, whatever carries the gradients.
 """
 
+import gc
+import importlib
 import inspect
 import os
 import warnings
@@ -25,7 +27,7 @@ class Ranks(NamedTuple):
     rank: int
     world: int
     device: torch.device
-    host: Any  # the gloo group for objects and flags; None for one process
+    host: Any  # the group for objects and flags where the default one has no gloo, else None
 
     @property
     def first(self) -> bool:
@@ -56,11 +58,15 @@ def ranks(device: str | None = None) -> Iterator[Ranks]:
         raise ConfigError(f"there is no device {kind!r} here")
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start several processes with torchrun")
+    # A group's threads end with the last that holds it; one that outlives the interpreter may abort the process. This
+    # module keeps the group that it finds when imported, which wrapping a model does: so it comes before there is one.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
     try:
         yield _joined(kind)
     finally:
         dist.destroy_process_group()
+        gc.collect()  # wrapped models lie in cycles
 
 
 def _joined(kind: str) -> Ranks:
@@ -68,7 +74,7 @@ def _joined(kind: str) -> Ranks:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    host = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     return Ranks(dist.get_rank(), dist.get_world_size(), device, host)
 
 
