@@ -67,8 +67,8 @@ class WinogradConv(nn.Module):
         super().__init__()
         bias = block.conv.bias
         assert bias is not None
-        self.register_buffer("weights", transform_weights(block.conv.weight, dtype), persistent=False)
-        self.register_buffer("bias", bias.float(), persistent=False)
+        self.register_buffer("weights", transform_weights(block.conv.weight, dtype))
+        self.register_buffer("bias", bias.float())
         self.relu = block.relu
 
     def forward(self, x: Float[Tensor, "B C H W"], add: Float[Tensor, "B D h w"] | None = None) -> Tensor:

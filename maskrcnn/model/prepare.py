@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,10 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
     Batch norms, frozen or live, become part of the convolution before them (group norms cannot). Weights of
     convolutions and fully connected layers take the precision's type; run the copy inside `arithmetic` of the same
     precision. Boxes, scores and suppression stay float32. `fuse` allows kernels that only a CPU has: such a copy
-    can be neither moved nor compiled.
+    can be neither moved nor compiled, nor prepared again: that is a ValueError.
     """
+    if any(isinstance(module, FusedConv | WinogradConv) for module in model.modules()):
+        raise ValueError("this model is prepared already; prepare the one that it is a copy of")
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     if prepared.reverse_channels:
         _read_as_it_comes(prepared)
@@ -124,9 +126,11 @@ def _fold(block: ConvNorm) -> None:
 
 
 def _read_as_it_comes(model: MaskRCNN) -> None:
-    """The first convolution's weights in the order of the picture's channels, instead of the picture in theirs."""
-    stem = cast(ResNet, model.backbone).stem.conv
-    stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
+    """First convolutions' weights in the order of the picture's channels, instead of the picture in theirs."""
+    for module in model.modules():  # the backbone, and that of an RPN with features of its own
+        if isinstance(module, ResNet):
+            stem = module.stem.conv
+            stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
     model.mean, model.std, model.reverse_channels = model.mean.flip(1), model.std.flip(1), False
 
 

@@ -54,6 +54,9 @@ def match_reference(
     """The meaning of `match`: overlaps of a chunk of boxes with all ground truth, twice."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
+    if not N or not G:
+        none = boxes.new_zeros(B, N)
+        return none, none.long(), none.bool(), none.clone()
     step = max(1, _CHUNK // max(1, B * G))
     gt_area = area(gt_boxes, inclusive=inclusive)[:, None]  # [B 1 G]
 

@@ -39,7 +39,8 @@ def winograd(
     convolution's but for rounding: in float32 by 1e-6 of its size, in bfloat16, where transformed tiles are rounded
     too, by 4e-3 instead of 2e-3 (root mean squares). For inference: the kernel has no gradient.
     """
-    if which("winograd", x.device, impl) == "numba":
+    suited = impl or (None if x.dtype in (torch.float32, torch.bfloat16) else "reference")
+    if which("winograd", x.device, suited) == "numba":
         from .winograd_numba import winograd_numba as run
     else:
         run = winograd_reference

@@ -49,10 +49,12 @@ def pictures(seed: int = 0) -> Images:
     return Images(pixels, sizes, sizes, torch.ones(2, 2), torch.zeros(2, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("features", ["shared", "own"])
 @pytest.mark.parametrize(("norm", "order"), [("frozen_bn", "rgb"), ("bn", "bgr"), ("gn", "rgb")])
-def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order: str) -> None:
+def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order: str, features: str) -> None:
     config = small(norm)
     config = replace(config, input=replace(config.input, channel_order=order, mean=(90.0, 120.0, 150.0)))
+    config = replace(config, rpn=replace(config.rpn, features=features))
     model = wild(build(config)).eval()
     assert model.reverse_channels == (order == "bgr")
     images = pictures()
@@ -60,6 +62,8 @@ def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order:
         expected, prepared = model.pyramid(images), prepare(model)
         for got, want in zip(prepared.pyramid(images), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        logits, expected_logits = (each.score_anchors(images).logits for each in (prepared, model))
+        torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
         before, after = model.detect(images), prepared.detect(images)
     torch.testing.assert_close(after.scores, before.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(after.boxes, before.boxes, rtol=0, atol=0.01)
@@ -147,6 +151,17 @@ def test_norms_are_gone_from_the_copy_and_remain_in_the_model(norm: str) -> None
     assert not prepared.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert not {p.data_ptr() for p in prepared.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+def test_a_prepared_model_is_not_prepared_again_but_can_be_kept() -> None:
+    config = small("bn")
+    config = replace(config, fpn=replace(config.fpn, channels=128))  # wide enough for Winograd
+    prepared, other = (prepare(wild(build(config), seed)) for seed in range(2))
+    with pytest.raises(ValueError, match="prepared already"):
+        prepare(prepared, "bf16")
+    other.load_state_dict(prepared.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(other.detect(pictures()).boxes, prepared.detect(pictures()).boxes)
 
 
 def test_folding_by_hand() -> None:

@@ -49,6 +49,15 @@ def test_without_objects_nothing_matches(impl) -> None:
     assert (found.iou.item(), found.index.item(), found.best_of_gt.item(), found.ignored.item()) == (0, 0, False, 0)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("boxes", "objects"), [(0, 3), (2, 0), (0, 0)])
+def test_no_slots_are_no_matter(impl, boxes: int, objects: int) -> None:
+    real = torch.ones(2, objects, dtype=torch.bool)
+    found = match(torch.ones(2, boxes, 4), torch.ones(2, objects, 4), real, ~real, impl=impl)
+    assert all(values.shape == (2, boxes) and not values.any() for values in found)
+    assert (found.index.dtype, found.best_of_gt.dtype) == (torch.int64, torch.bool)
+
+
 def draw(rng, B=3, N=200, G=9):
     def boxes(n):
         low = torch.rand(B, n, 2, generator=rng) * 60

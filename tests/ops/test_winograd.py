@@ -36,6 +36,12 @@ def test_it_equals_the_direct_convolution(shape, dtype, relu, adds, impl) -> Non
     assert error <= TOLERANCE[dtype] * wanted.square().mean().sqrt()
 
 
+def test_float64_is_the_references() -> None:
+    x, weight, bias, _ = drawn((1, 3, 2, 5, 6), torch.float64)
+    got = winograd(x, transform_weights(weight, torch.float64), bias, relu=False)
+    torch.testing.assert_close(got, F.conv2d(x, weight.double(), bias.double(), padding=1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_single_pixel_spreads_the_weights(impl) -> None:
     """By hand: numbers 0 to 8 round a one, mirrored, and the bias everywhere."""
