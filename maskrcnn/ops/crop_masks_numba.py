@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from .crop_masks import SMALLEST
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 
+@torch_threads()
 def crop_masks_numba(
     bits: Tensor, frames: Tensor, index: Tensor, boxes: Tensor, valid: Tensor, side: int, samples: int
 ) -> Tensor:
     """The meaning of `crop_masks.crop_masks_reference`."""
-    follow_torch_threads()
     out = torch.zeros(*index.shape, side, side)
     slots = torch.nonzero(valid)
     _crop(

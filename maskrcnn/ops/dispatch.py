@@ -11,9 +11,10 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +25,7 @@ _NAMES = ("reference", "numba", "triton")
 _KERNELS_OF = {"cpu": "numba", "cuda": "triton"}  # by device; others have none
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_one_at_a_time = threading.RLock()
 _recorders: ContextVar[tuple[list[str], ...]] = ContextVar("recorders", default=())
 
 
@@ -79,8 +81,12 @@ def implementations(op: str, device: str = "cpu") -> list[str]:
     return [name for name in _NAMES if _why_not(op, torch.device(device), name) is None]
 
 
-def follow_torch_threads() -> None:
-    """Let Numba's parallel kernels, in this thread, use as many threads as PyTorch does."""
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Within the block, in this thread, Numba's parallel kernels use as many threads as PyTorch does.
+
+    Where Numba found neither OpenMP nor TBB, one block runs at a time: its own layer aborts the process otherwise.
+    """
     import numba
 
     most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
@@ -88,6 +94,9 @@ def follow_torch_threads() -> None:
     numba.set_num_threads(max(1, min(threads, most)))
     if torch.get_num_threads() != threads:  # the first call starts all of OpenMP's threads, and PyTorch shares OpenMP
         torch.set_num_threads(threads)
+    layer: str = numba.threading_layer()  # pyright: ignore
+    with _one_at_a_time if layer == "workqueue" else nullcontext():
+        yield
 
 
 def _default(op: str, device: torch.device) -> str:

@@ -5,14 +5,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 
+@torch_threads()
 def match_numba(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
-    follow_torch_threads()
     B, N, _ = boxes.shape
     iou, ignored = torch.empty(B, N), torch.empty(B, N)
     index, best_of_gt = torch.empty(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 
+@torch_threads()
 def nms_numba(
     boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int, inclusive: bool
 ) -> tuple[Tensor, Tensor]:
@@ -18,7 +19,6 @@ def nms_numba(
     index = torch.zeros(B, top, dtype=torch.int64)
     kept = torch.zeros(B, top, dtype=torch.bool)
     order = scores.argsort(dim=1, descending=True, stable=True)
-    follow_torch_threads()
     _nms_images(
         boxes.contiguous().numpy(),
         groups.long().contiguous().numpy(),

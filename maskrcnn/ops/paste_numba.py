@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 
+@torch_threads()
 def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
     """The meaning of `ops.paste.paste_reference`, in the same order of operations, so equal to the last bit."""
-    follow_torch_threads()
     (N, H), W = rows.shape, columns.shape[1]
     masks, rows_, columns_ = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
     if threshold is None:

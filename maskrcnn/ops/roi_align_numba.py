@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .bfloat16_numba import as_bits, empty, read, write
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 if TYPE_CHECKING:
     from .roi_align import Grid
@@ -32,6 +32,7 @@ def roi_align_numba(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, va
 
 class _RoIAlign(torch.autograd.Function):
     @staticmethod
+    @torch_threads()
     def forward(ctx: Any, boxes: Tensor, levels: Tensor, valid: Tensor, grid: "Grid", *pyramid: Tensor) -> Tensor:
         B, R = levels.shape
         C, S = pyramid[0].shape[1], len(grid.bins)
@@ -39,7 +40,6 @@ class _RoIAlign(torch.autograd.Function):
         boxes = boxes.reshape(B * R, 4).contiguous()
         unused, *slots = _slots_of_levels(boxes, torch.where(valid, levels, -1), len(pyramid))
         out.index_fill_(0, unused, 0)
-        follow_torch_threads()
         for level, features in enumerate(pyramid):
             pixels = as_bits(features.detach().permute(0, 2, 3, 1).contiguous())
             _forward(pixels, boxes.numpy(), slots[level].numpy(), R, *_numbers(grid, level), as_bits(out))
@@ -49,12 +49,12 @@ class _RoIAlign(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch_threads()
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         boxes, *slots = ctx.saved_tensors
         R = grad.shape[1]
         grads: list[Tensor | None] = []
         grad_bins = grad.permute(0, 1, 3, 4, 2).contiguous().flatten(0, 1)
-        follow_torch_threads()
         for level, (B, C, H, W) in enumerate(ctx.shapes):
             if not ctx.needs_input_grad[4 + level]:
                 grads.append(None)

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 
 class PoolPointsNumba(torch.autograd.Function):
     """The meaning of `ops.roi_points.PoolPoints`, for float32."""
 
     @staticmethod
+    @torch_threads()
     def forward(ctx: Any, pixels: Tensor, first: Tensor, row: Tensor, aggregate: str, *points: Tensor | None) -> Tensor:
         axes = (*_filled(*points[:4]), *_filled(*points[4:]))  # type: ignore[arg-type]
         N, S = axes[0].shape[:2]
         out = pixels.new_zeros(N, S, S, pixels.shape[1])
         won = torch.empty(out.shape if aggregate == "max" else (0, 0, 0, 0), dtype=torch.int32)
-        follow_torch_threads()
         bins = _Bins(*(t.numpy() for t in (first, row, *axes)))
         _forward(pixels.detach().contiguous().numpy(), bins, out.numpy(), won.numpy())
         ctx.save_for_backward(first, row, *axes, won)
@@ -35,10 +35,10 @@ class PoolPointsNumba(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch_threads()
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *bins, won = (t.numpy() for t in ctx.saved_tensors)
         pixels = grad.new_zeros(ctx.shape)
-        follow_torch_threads()
         _backward(grad.contiguous().numpy(), _Bins(*bins), won, pixels.numpy(), numba.get_num_threads())
         return pixels, *[None] * 11
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from .bfloat16_numba import as_bits, empty, read, write
-from .dispatch import follow_torch_threads
+from .dispatch import torch_threads
 
 _TILES = 512  # at a time: 4 MB of 256 channels in bfloat16
 
 
+@torch_threads()
 def winograd_numba(x: Tensor, weights: Tensor, bias: Tensor, add: Tensor | None, relu: bool) -> Tensor:
     """The meaning of `winograd.winograd_reference`."""
     (B, C, H, W), D = x.shape, weights.shape[2]
@@ -22,7 +23,6 @@ def winograd_numba(x: Tensor, weights: Tensor, bias: Tensor, add: Tensor | None,
     offset = bias.float().numpy()
     total = B * ((H + 1) // 2) * ((W + 1) // 2)
     seen, products = (empty((16, min(_TILES, total), channels), x.dtype) for channels in (C, D))
-    follow_torch_threads()
     for first in range(0, total, _TILES):
         if first + _TILES > total > _TILES:
             seen, products = (empty((16, total - first, channels), x.dtype) for channels in (C, D))

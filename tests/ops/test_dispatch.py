@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskrcnn.ops import dispatch
-from maskrcnn.ops.dispatch import follow_torch_threads, implementations, recorded_paths, use, which
+from maskrcnn.ops.dispatch import implementations, recorded_paths, torch_threads, use, which
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
@@ -122,11 +122,12 @@ def test_numba_runs_on_as_many_threads_as_torch() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        follow_torch_threads()
-        assert numba.get_num_threads() == 1
+        with torch_threads():
+            assert numba.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-        follow_torch_threads()
+        with torch_threads():
+            pass
 
 
 @needs_numba
@@ -134,13 +135,42 @@ def test_the_first_kernel_leaves_torchs_threads_as_they_are() -> None:
     """In a process of its own, whose first kernel starts OpenMP's threads: one for every core, which PyTorch shares."""
     program = """
 import torch
-from maskrcnn.ops.dispatch import follow_torch_threads
+from maskrcnn.ops.dispatch import torch_threads
 torch.set_num_threads(1)
-follow_torch_threads()
-print(torch.get_num_threads())
+with torch_threads():
+    print(torch.get_num_threads())
 """
-    environment = {**os.environ, "NUMBA_NUM_THREADS": "3"}
+    assert _printed_by(program, NUMBA_NUM_THREADS="3") == "1"
+
+
+@needs_numba
+def test_threads_may_call_kernels_at_once_whatever_layer_numba_has() -> None:
+    """In a process of its own, with the layer that aborts when two threads are in it."""
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+import numba
+import torch
+from maskrcnn.ops.nms import nms
+rng = torch.Generator().manual_seed(0)
+low = torch.rand(4, 500, 2, generator=rng) * 200
+boxes, scores = torch.cat((low, low + 30), dim=2), torch.rand(4, 500, generator=rng)
+groups, valid = torch.zeros(4, 500, dtype=torch.int64), torch.ones(4, 500, dtype=torch.bool)
+def kept(_: int) -> list[int]:
+    return nms(boxes, scores, groups, valid, iou=0.5, top=100)[0].flatten().tolist()
+with ThreadPoolExecutor(3) as threads:
+    answers = list(threads.map(kept, range(60)))
+print(numba.threading_layer(), all(answer == answers[0] for answer in answers))
+"""
+    assert _printed_by(program, NUMBA_THREADING_LAYER="workqueue") == "workqueue True"
+
+
+def _printed_by(program: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600, env=environment
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+        env={**os.environ, **environment},
     )
-    assert done.stdout.strip() == "1"
+    return done.stdout.strip()
