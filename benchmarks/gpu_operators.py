@@ -32,6 +32,7 @@ def _roi_align(device: str) -> dict[str, dict[str, Run]]:
     }
     if importlib.util.find_spec("torchvision"):
         forward["torchvision"] = partial(_torchvision_roi_align, maps, boxes, levels, valid)
+        torch.testing.assert_close(forward["torchvision"](), forward["triton"]()[valid], rtol=0.02, atol=0.02)
     backward = {}
     for who in ("triton", "torchvision"):
         if who in forward:
@@ -73,15 +74,21 @@ def _nms(device: str) -> dict[str, dict[str, Run]]:
         groups = torch.arange(5, device=device).repeat_interleave(count).expand(BATCH, -1)
         runs: dict[str, Run] = {"triton": partial(nms, boxes, scores, groups, valid, iou=0.7, top=top)}
         if importlib.util.find_spec("torchvision"):
-            runs["torchvision"] = partial(_torchvision_nms, boxes, scores, groups, top)
+            given = [(boxes[b][valid[b]], scores[b][valid[b]], groups[b][valid[b]]) for b in range(BATCH)]
+            runs["torchvision"] = partial(_torchvision_nms, given, top)
+            index, kept = nms(boxes, scores, groups, valid, iou=0.7, top=top)
+            for b, theirs in enumerate(_torchvision_nms(given, top)):
+                own, its = (set(found.tolist()) for found in (index[b][kept[b]], torch.nonzero(valid[b])[theirs, 0]))
+                assert len(own & its) > 0.99 * len(own | its), "answers differ"
         found[f"nms of {BATCH} x 5 x {count}"] = runs
     return found
 
 
-def _torchvision_nms(boxes: Tensor, scores: Tensor, groups: Tensor, top: int) -> list[Tensor]:
+def _torchvision_nms(given: list[tuple[Tensor, Tensor, Tensor]], top: int) -> list[Tensor]:
+    """Picture by picture: boxes, scores and groups of the real ones."""
     from torchvision.ops import batched_nms
 
-    return [batched_nms(*given, 0.7)[:top] for given in zip(boxes, scores, groups, strict=True)]
+    return [batched_nms(*own, 0.7)[:top] for own in given]
 
 
 def _match(device: str) -> dict[str, dict[str, Run]]:
