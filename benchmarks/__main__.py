@@ -98,8 +98,9 @@ def report(rows: list[Row | Left], machine: dict) -> str:
     lines = [
         "# Measured on a CPU",
         "",
-        "`make bench` wrote this. Medians with quartiles in brackets; a ratio is the median over rounds in which the",
-        "contestants took turns in one process. Ratios count; seconds belong to the machine.",
+        "`make bench` wrote this. Medians with quartiles in brackets, without brackets one measurement; a ratio is the",
+        "median over rounds in which the contestants took turns, in one process or, where a whole process's time or",
+        "memory is told, in one each. Ratios count; seconds belong to the machine.",
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),
         f"- bars: {barred - missed} of {barred} hold",

@@ -140,7 +140,7 @@ _HEAD = ("what", "ours", "rival", "its", "ours / its", "bar", "goal", "verdict",
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, one line a row; figures are medians with quartiles in brackets."""
+    """Markdown, one line a row; figures are medians with quartiles in brackets, or of a single measurement."""
     lines = [_HEAD, tuple("---" for _ in _HEAD), *(_cells(row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -155,7 +155,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _span(figure: Middle, unit: str) -> str:
-    return f"{figure.median:.3g} ({figure.low:.3g}–{figure.high:.3g}) {unit}".strip()
+    several = f" ({figure.low:.3g}–{figure.high:.3g})" if figure.low < figure.high else ""
+    return f"{figure.median:.3g}{several} {unit}".strip()
 
 
 # --- a comparison as a program ---------------------------------------------------------------------------------------
