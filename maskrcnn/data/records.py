@@ -243,11 +243,14 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
 
 
 def match_categories(train: Dataset, val: Dataset) -> Dataset:
-    """`val` with the categories of `train`, matched by name. A category that `val` lacks is fine.
+    """`val` with the categories of `train`, matched by name. A category that `val` lacks is fine; sigmas, with which
+    joints are measured, stay those of `val`.
 
     Raises `DataError` with both tables where `val` has a category that `train` does not know.
     """
-    mapped, unmatched = map_categories(val, train.categories)
+    sigmas = {category.name: category.sigmas for category in val.categories if category.joints}
+    wanted = (c._replace(sigmas=sigmas.get(c.name, c.sigmas)) for c in train.categories)
+    mapped, unmatched = map_categories(val, wanted)
     if unmatched:
         raise DataError(
             f"{val.json_path} has categories that {train.json_path} does not: {', '.join(unmatched)}\n"
@@ -280,6 +283,29 @@ def flip_pairs(categories: Iterable[Category]) -> list[tuple[int, int]]:
         for a, b in category.flip_pairs
     )
     return list(dict.fromkeys(pairs))
+
+
+def joint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:
+    """By id of those of `categories` whose joints stand otherwise in the data set: which of theirs each of its is.
+
+    Joints are matched by name; where the names are others, as those of a model that came without, they keep their
+    places, and a note says so. Raises `DataError` where one category has different numbers of joints.
+    """
+    own = {category.name: category.joints for category in dataset.categories}
+    order: dict[int, list[int]] = {}
+    notes = []
+    for category in categories:
+        here, there = own.get(category.name, ()), category.joints
+        if here == there or not here or not there:
+            continue
+        told = f"the joints of {category.name!r} are {', '.join(here)}; the model's are {', '.join(there)}"
+        if len(here) != len(there):
+            raise DataError(f"{dataset.json_path}: {told}")
+        if set(here) == set(there):
+            order[category.id] = [there.index(joint) for joint in here]
+        else:
+            notes.append(f"keypoint: {told}; they are taken in this order")
+    return order, notes
 
 
 def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.records import NO_MASK, Category, Dataset, joint_slices
+from ..data.records import NO_MASK, Category, Dataset, joint_order, joint_slices
 from ..errors import DataError
 
 TASKS = ("box", "mask", "keypoint")
@@ -75,12 +75,13 @@ def measure_rows(
     (or the limit), `ARs`, `ARm`, `ARl`; `per_class`, the same by class with the number of objects and, at IoU 0.5, the
     best F1 and the score threshold that gives it; counts; `notes`. Then the curves, by task.
 
-    Raises `DataError` for a row of an unknown image or category, ValueError for an unknown task or a limit below 1.
+    Raises `DataError` for a row of an unknown image or category and as `joint_order` does, ValueError for an unknown
+    task or a limit below 1.
     """
     _check_request(tasks, max_detections)
     matched, unmatched = _match_rows(dataset, rows, categories)
     truth = _ground_truth(dataset)
-    notes: list[str] = []
+    notes = joint_order(dataset, categories or ())[1]
     predicted = Counter(row["category_id"] for row in matched)
     per_class: list[dict[str, Any]] = [
         {"id": c.id, "name": c.name, "objects": truth.objects[k], "predictions": predicted[c.id]}
@@ -191,6 +192,7 @@ def _match_rows(
     theirs = dataset.categories if categories is None else categories
     translated = {category.id: id_of.get(category.name) for category in theirs}
     same = all(id == translated_id for id, translated_id in translated.items())
+    order = joint_order(dataset, theirs)[0]
     kept: list[Row] = []
     for row in rows:
         if row["image_id"] not in image_ids:
@@ -201,8 +203,11 @@ def _match_rows(
             known = ", ".join(map(str, sorted(translated)))
             raise DataError(f"a prediction has category {row['category_id']!r}; the model's categories are {known}")
         category_id = translated[row["category_id"]]
-        if category_id is not None:
-            kept.append(row if same else {**row, "category_id": category_id})
+        if category_id is None:
+            continue
+        if (joints := order.get(row["category_id"])) and "keypoints" in row:
+            row = {**row, "keypoints": np.reshape(row["keypoints"], (-1, 3))[joints].ravel().tolist()}
+        kept.append(row if same else {**row, "category_id": category_id})
     known_names = {category.name for category in theirs}
     unmatched = {
         "model": [category.name for category in theirs if category.name not in id_of],

@@ -11,7 +11,7 @@ import torch
 from ..config import ModelConfig
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
-from ..data.records import Category, flip_pairs
+from ..data.records import Category, flip_pairs, joint_order
 from ..errors import ConfigError
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
@@ -55,6 +55,7 @@ def evaluate(
     target, views = choose_device(device), choose_views(tta)
     train_json, val_json = find_splits(data, keypoints=config.keypoint_head.enabled)
     dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
+    joint_order(dataset, categories)  # raises before the model looks at all images
     model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
     chosen = choose_precision(precision, target, config.profile)

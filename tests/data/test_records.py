@@ -168,6 +168,8 @@ def test_val_may_lack_categories_and_have_other_ids() -> None:
     train = dataset((APPLE, PEAR, STONE))
     val = dataset((Category(0, "apple"), PEAR._replace(id=1), STONE._replace(id=2)), "val.json")
     assert match_categories(train, val).categories == train.categories
+    measured = dataset((APPLE, PEAR._replace(sigmas=(0.2, 0.3)), STONE))
+    assert [c.sigmas for c in match_categories(train, measured).categories if c.name == "pear"] == [(0.2, 0.3)]
     fewer, _ = map_categories(val, (Category(0, "apple"),))
     assert match_categories(train, fewer).record(0).labels.tolist() == [0]
 

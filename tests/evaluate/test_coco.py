@@ -353,6 +353,41 @@ def test_joints_that_are_missed_are_worth_nothing(tmp_path) -> None:
     assert "keypoint: the predictions have none" in metrics["notes"]
 
 
+def figures(tmp_path):
+    """Two figures, each with another first joint; and rows of them without a fault."""
+    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}]
+    annotations = [
+        annotation(i, [10, 10, 70, 70], image_id=i, category_id=7, keypoints=[20 * i, 20, 2, 30, 40, 2, 50, 50, 1])
+        for i in (1, 2)
+    ]
+    rows = [row([10, 10, 70, 70], image_id=a["image_id"], category_id=7, keypoints=a["keypoints"]) for a in annotations]
+    return write_dataset(tmp_path, annotations, categories=categories, keypoints=True), rows
+
+
+def test_joints_in_another_order_are_matched_by_name(tmp_path) -> None:
+    dataset, rows = figures(tmp_path)
+    turned = [
+        {**r, "category_id": 1, "keypoints": np.reshape(r["keypoints"], (3, 3))[::-1].ravel().tolist()} for r in rows
+    ]
+    model = Category(1, "figure", joints=tuple(JOINTS[::-1]))
+    metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[model])
+    assert metrics["keypoint"]["AP"] == 1
+    assert not metrics["notes"]
+    without_names = model._replace(joints=("joint-1", "joint-2", "joint-3"))
+    metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[without_names])
+    assert metrics["keypoint"]["AP"] < 0.5
+    assert metrics["notes"] == [
+        "keypoint: the joints of 'figure' are head, left_foot, right_foot; the model's are joint-1, joint-2, joint-3; "
+        "they are taken in this order"
+    ]
+
+
+def test_another_number_of_joints_is_a_sentence(tmp_path) -> None:
+    dataset, rows = figures(tmp_path)
+    with pytest.raises(DataError, match=r"val\.json: the joints of 'figure' are head, .*; the model's are head$"):
+        evaluate_rows(dataset, rows, categories=[Category(7, "figure", joints=("head",))])
+
+
 def test_nothing_is_printed(tmp_path, capfd) -> None:
     evaluate_rows(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [row([0, 0, 20, 20])])
     assert capfd.readouterr() == ("", "")
