@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 
 _BOXES = ("box_arithmetic.inclusive", "box_arithmetic.frame", "box_arithmetic.nms_closed")
-_POOLS = ("pool.operator", "pool.aggregate", "pool.level_epsilon", "pool.level_epsilon_place")
+_POOLS = ("pool.level_epsilon", "pool.level_epsilon_place")
 _FIXED = (
     "input.resize",
     "input.size_rounding",
@@ -41,7 +41,6 @@ _FIXED = (
     *_BOXES,
     *_POOLS,
     "box_head.min_size",
-    "mask_head.loss",
     "mask_head.paste",
     *(f"keypoint_head.{name}" for name in ("upsample", "shift", "score", "frame", "points")),
 )
@@ -106,7 +105,7 @@ def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
 
 def _torchvision_possible(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     return {
-        **_resized(config),
+        **_in_both(config),
         "input.channels": (3,),
         "rpn.features": ("shared",),
         "backbone.features": ("fpn",),
@@ -121,7 +120,7 @@ def _torchvision_possible(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
 
 def _detectron2_possible(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     return {
-        **_resized(config),
+        **_in_both(config),
         "rpn.features": ("shared",),
         "backbone.block": ("bottleneck", "basic") if config.backbone.features == "fpn" else ("bottleneck",),
         "backbone.features": ("fpn", "c4", "dc5"),
@@ -132,9 +131,15 @@ def _detectron2_possible(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _resized(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
+def _in_both(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
     """Both always resize, to a side and within a bound."""
-    return {"input.min_size": (config.input.min_size or "more than 0",), "input.zoom": (1.0,)}
+    return {
+        "input.min_size": (config.input.min_size or "more than 0",),
+        "input.zoom": (1.0,),
+        "pool.operator": ("roi_align",),
+        "pool.aggregate": ("average",),
+        "mask_head.loss": ("sigmoid",),
+    }
 
 
 def _torchvision_settings(config: ModelConfig) -> dict[str, Any]:
@@ -159,6 +164,9 @@ def _torchvision_settings(config: ModelConfig) -> dict[str, Any]:
     }
     if config.keypoint_head.enabled:
         settings["num_keypoints"] = config.keypoint_head.joints
+    for name, head in (("mask", config.mask_head), ("keypoint", config.keypoint_head)):
+        if head.enabled and head.pool_size != 14:
+            settings[f"output_size of its {name}_roi_pool"] = head.pool_size
     if config.backbone.norm == "frozen_bn" and config.backbone.norm_eps != 1e-5:
         settings["eps of every FrozenBatchNorm2d"] = config.backbone.norm_eps
     return settings

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from maskrcnn.weights.checkpoint import Checkpoint
 from maskrcnn.weights.classes import name_classes
 from maskrcnn.weights.pickles import read_pickle
 from maskrcnn.weights.read import open_foreign, read_checkpoint
-from maskrcnn.weights.write import inexpressible, to_foreign, write_foreign
+from maskrcnn.weights.write import TARGETS, inexpressible, to_foreign, write_foreign
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FULL = preset("R-50-FPN")
@@ -215,6 +216,10 @@ def test_what_torchvision_cannot_express_is_a_table_unless_forced(tmp_path: Path
     assert not (tmp_path / "a.pth").exists()
     settings = write_foreign(tmp_path / "a.pth", ours, "torchvision", force=True)
     assert settings["num_classes"] == 4
+    assert not [name for name in settings if "output_size" in name]
+    larger = drawn(replace(ours.config, mask_head=replace(ours.config.mask_head, pool_size=12)))
+    settings = write_foreign(tmp_path / "b.pth", larger, "torchvision", force=True)
+    assert settings["output_size of its mask_roi_pool"] == 12
     got = read_checkpoint(tmp_path / "a.pth").state
     assert all(torch.equal(got[name], ours.state[name]) for name in ours.state)
 
@@ -240,11 +245,28 @@ def test_what_torchvision_cannot_express_is_a_table_unless_forced(tmp_path: Path
         ("detectron2", lambda c: preset("R-50-C5"), "backbone.features"),
         ("detectron2", lambda c: replace(c, backbone=replace(c.backbone, norm_eps=0.0)), "backbone.norm_eps"),
         ("detectron2", lambda c: with_profile(c, "detectron"), "box_arithmetic.inclusive"),
+        ("detectron2", lambda c: replace(c, mask_head=replace(c.mask_head, loss="softmax")), "mask_head.loss"),
+        ("torchvision", lambda c: replace(c, pool=replace(c.pool, operator="roi_pool")), "pool.operator"),
+        ("torchvision", lambda c: replace(c, pool=replace(c.pool, aggregate="max")), "pool.aggregate"),
         ("detectron2", lambda c: with_profile(c, "torchvision"), "anchors.rounding"),
     ],
 )
 def test_each_limit_is_known(to: str, change: Callable[[ModelConfig], ModelConfig], switch: str) -> None:
     assert switch in [name for name, _, _ in inexpressible(change(FULL), to)]
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_no_limit_is_compared_with_itself(to: str) -> None:
+    """Whatever is fixed is named by the target's profile, so that another value is seen."""
+    base = with_profile(replace(FULL, keypoint_head=replace(FULL.keypoint_head, enabled=True)), to)
+    for name in set(TARGETS[to].fixed) - {"anchors.order"}:
+        room, leaf = name.split(".")
+        part = getattr(base, room)
+        before, words = getattr(part, leaf), get_args(get_type_hints(type(part))[leaf])
+        number: Any = not before if isinstance(before, bool) else before if words else before + 1
+        after = next((word for word in words if word != before), number)
+        changed = replace(base, **{room: replace(part, **{leaf: after})})
+        assert name in [row[0] for row in inexpressible(changed, to)]
 
 
 def test_the_order_of_anchors_matters_where_there_are_several_a_map() -> None:
