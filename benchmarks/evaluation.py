@@ -114,7 +114,7 @@ def draw(folder: Path, pictures: int) -> tuple[Path, list[dict[str, Any]]]:
                 {"id": len(annotations) + 1, "iscrowd": 0, "area": area} | row_of(number, label, box, rle)
             )
         found, classes = detections(rng, boxes, labels)
-        scores = rng.uniform(0.05, 1, len(found)).round(4).tolist()
+        scores = rng.uniform(0.05, 1, len(found)).tolist()
         for box, label, rle, score in zip(found, classes.tolist(), encoded(masks, found), scores, strict=True):
             rows.append(row_of(number, label, box, rle) | {"score": score})
         (folder / f"{number}.png").touch()
