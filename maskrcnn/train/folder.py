@@ -18,7 +18,13 @@ from .distributed import Ranks
 from .proposals import fingerprint
 from .setup import Plan
 
+RUN = "run.json"
 MAY_CHANGE = ("train.epochs", "train.patience")  # between two starts of one run
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a run has claimed the folder."""
+    return (out / RUN).exists()
 
 
 def claim_folder(plan: Plan, among: Ranks, weights: str | Path | None) -> bool:
@@ -26,8 +32,8 @@ def claim_folder(plan: Plan, among: Ranks, weights: str | Path | None) -> bool:
 
     Raises `ConfigError` with the differences if it holds another.
     """
-    path, identity = plan.out / "run.json", _identity(plan, among, weights)
-    known = path.exists()
+    path, identity = plan.out / RUN, _identity(plan, among, weights)
+    known = holds_run(plan.out)
     if known:
         differences = _differences(_read_json(path).get("identity", {}), identity)
         if differences:

@@ -20,7 +20,7 @@ from ..model.prepare import Precision
 from ..structures import GroundTruth, Images, Losses, Proposals
 from ..weights.checkpoint import load_checkpoint, replacing, restore
 from .distributed import Ranks, from_first, wait_for_all
-from .folder import claim_folder
+from .folder import claim_folder, holds_run
 from .job import FINAL, METRICS, Batch, Job
 from .proposals import (
     KeptProposals,
@@ -59,17 +59,22 @@ def train_in_stages(
 ) -> Path:
     """Trains the stages asked for in folders of the run's, and returns the last one's checkpoint.
 
-    "rpn" leaves its proposals for the training images in `rpn/proposals.safetensors`. "heads" learns from these, or
-    from the file `proposals`, whose network becomes the model's RPN, and leaves the whole model in the run's folder.
+    "rpn" leaves its proposals for the training images in `rpn/proposals.safetensors`, and does no more once "heads" has
+    begun. "heads" learns from these, or from the file `proposals`, whose network becomes the model's RPN, and leaves
+    the whole model in the run's folder.
     Raises `ConfigError` and `DataError` for proposals that do not fit the model or the data.
     """
     from_first(claim_folder(run._replace(stage="stages"), among, None) if among.first else None, among)
     final, file = run.out / FINAL, run.out / "rpn" / PROPOSALS
     if "rpn" in stages:
-        say(f"stage rpn, in {run.out / 'rpn'}")
         part = run._replace(out=run.out / "rpn", stage="rpn")
-        final = start(part, partial(narrow_to_rpn, plan=part, among=among))
-        keep_proposals(file, final, part, among, say)
+        final = part.out / FINAL
+        if from_first(file.exists() and holds_run(run.out / "heads"), among):  # on these very boxes
+            say(f"stage rpn, in {part.out}: left as it is, with its proposals, as stage heads has begun")
+        else:
+            say(f"stage rpn, in {part.out}")
+            start(part, partial(narrow_to_rpn, plan=part, among=among))
+            keep_proposals(file, final, part, among, say)
     if "heads" in stages:
         file = file if proposals is None else Path(proposals)
         say(f"stage heads, in {run.out / 'heads'}, on the proposals in {file}")

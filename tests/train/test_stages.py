@@ -91,6 +91,10 @@ class Killed(Exception):
     pass
 
 
+def die(*_arguments: Any) -> Any:
+    raise Killed
+
+
 @pytest.mark.parametrize(("name", "calls"), [("rpn_of", 4), ("compute_proposals", 3), ("place_proposals", 3)])
 def test_wherever_it_dies_the_same_command_goes_on(
     whole: Path, data: Path, tmp_path: Path, name: str, calls: int, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +120,33 @@ def test_wherever_it_dies_the_same_command_goes_on(
     written = file.stat().st_mtime_ns
     assert run(data, tmp_path) == final
     assert file.stat().st_mtime_ns == written
+
+
+def steps_in(folder: Path) -> int:
+    """How many steps a run's log tells of."""
+    return sum(json.loads(line)["kind"] == "step" for line in (folder / "log.jsonl").read_text().splitlines())
+
+
+def test_more_epochs_are_the_heads_alone_once_they_have_begun(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps an epoch. A folder that holds the heads' run with no step done yet has begun."""
+    run(data, tmp_path, stages=("rpn",), epochs=1)
+    run(data, tmp_path, stages=("rpn",), epochs=2)
+    assert steps_in(tmp_path / "rpn") == 4
+    monkeypatch.setattr(module, "place_proposals", die)
+    with pytest.raises(Killed):
+        run(data, tmp_path, epochs=2)
+    monkeypatch.undo()
+    stage = {path: path.read_bytes() for path in (tmp_path / "rpn").iterdir()}
+    for epochs, steps in ((3, 6), (4, 8), (3, 8)):
+        capsys.readouterr()
+        final = run(data, tmp_path, epochs=epochs)
+        assert capsys.readouterr().out.count("left as it is, with its proposals, as stage heads has begun") == 1
+        assert steps_in(tmp_path / "heads") == steps
+        assert final.read_bytes() == (tmp_path / "heads" / "model.safetensors").read_bytes()
+    assert run(data, tmp_path, stages=("rpn",), epochs=4) == tmp_path / "rpn" / "model.safetensors"
+    assert {path: path.read_bytes() for path in (tmp_path / "rpn").iterdir()} == stage
 
 
 def test_heads_learn_on_the_proposals_of_another_model(whole: Path, data: Path, tmp_path: Path) -> None:
@@ -157,6 +188,10 @@ def work_stages(among: Any, folder: Path) -> None:
     run(folder / "data", folder / "two", epochs=1, device="cpu")
 
 
+def work_one_epoch_more(among: Any, folder: Path) -> None:
+    run(folder / "data", folder / "two", epochs=2, device="cpu")
+
+
 def test_two_processes_share_the_work_of_both_stages(data: Path, tmp_path: Path) -> None:
     """The RPN learns as in one process with the images of both; the proposals of all images come together."""
     (tmp_path / "data").symlink_to(data, target_is_directory=True)
@@ -169,6 +204,8 @@ def test_two_processes_share_the_work_of_both_stages(data: Path, tmp_path: Path)
     assert all(
         tensor.isfinite().all() for tensor in load_checkpoint(tmp_path / "two" / "model.safetensors").state.values()
     )
+    assert two_ranks(work_one_epoch_more, tmp_path) == [0, 0]
+    assert [steps_in(tmp_path / "two" / stage) for stage in BOTH] == [1, 2]
 
 
 def test_stages_have_names_and_an_order() -> None:
