@@ -162,11 +162,14 @@ class Dataset:
         first = np.repeat(self.objects.offsets[self.rows] - (np.cumsum(counts) - counts), counts)
         return first + np.arange(len(first))
 
+    def name(self, i: int) -> str:
+        """Image i's file name as the json has it."""
+        images, row = self.images, self.rows[i]
+        return images.names[images.name_offsets[row] : images.name_offsets[row + 1]].tobytes().decode()
+
     def path(self, i: int) -> Path:
         """Where image i lies."""
-        images, row = self.images, self.rows[i]
-        name = images.names[images.name_offsets[row] : images.name_offsets[row + 1]].tobytes().decode()
-        return images.roots[images.root_of[row]] / name
+        return self.images.roots[self.images.root_of[self.rows[i]]] / self.name(i)
 
     def record(self, i: int) -> Record:
         """Image i with its objects, in the order of the file."""

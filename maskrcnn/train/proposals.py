@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ..canvas import boxes_to_image
@@ -33,9 +33,10 @@ from ..weights.read import locate, read_checkpoint
 from .distributed import Ranks, alone, gather
 from .job import to_device
 
-KEY, FORMAT = "maskrcnn-proposals", 1
+KEY, FORMAT = "maskrcnn-proposals", 2
 _NETWORK = "network."  # before the names of the network's tensors in a file
 
+Pictures = dict[int, tuple[str, int, int]]  # by image id: file name as in the json, height, width as annotated
 Boxes = dict[int, tuple[Tensor, Tensor]]  # by image id: boxes [n 4], pixels of the image, best first; scores [n]
 
 
@@ -43,6 +44,8 @@ class KeptProposals(NamedTuple):
     """What a file holds. Boxes are xyxy, pixels of the original image, best first."""
 
     image_ids: Int[Tensor, " N"]
+    names: UInt8[Tensor, " bytes"]  # file names, UTF-8, each but the last ended by a zero byte, which none contains
+    sizes: Int[Tensor, "N 2"]  # (height, width)
     offsets: Int[Tensor, " N1"]  # those of image row i are offsets[i]:offsets[i + 1]
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
@@ -57,6 +60,12 @@ class KeptProposals(NamedTuple):
             image_id: self.boxes[first:last]
             for image_id, first, last in zip(self.image_ids.tolist(), ends[:-1], ends[1:], strict=True)
         }
+
+    def pictures(self) -> Pictures:
+        """What the images were."""
+        names = self.names.numpy().tobytes().decode().split("\0")
+        rows = zip(self.image_ids.tolist(), names, self.sizes.tolist(), strict=True)
+        return {image_id: (name, height, width) for image_id, name, (height, width) in rows}
 
 
 def propose(
@@ -88,7 +97,7 @@ def propose(
     network = network.to(target)
     found = compute_proposals(network, loader, precision=choose_precision(precision, target, config.profile))
     loader.close()
-    write_proposals(out, found, network, config, fingerprint(locate(weights)))
+    write_proposals(out, found, dataset, network, config, fingerprint(locate(weights)))
     return recall_of(found, dataset)
 
 
@@ -132,12 +141,19 @@ def recall_of(found: Boxes, dataset: Dataset) -> Figures:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def write_proposals(path: str | Path, found: Boxes, model: MaskRCNN, config: ModelConfig, weights: str) -> None:
-    """Writes proposals and the RPN of `model`, with features of its own, atomically. `weights` names where it is of."""
-    ids = sorted(found)
+def write_proposals(
+    path: str | Path, found: Boxes, dataset: Dataset, model: MaskRCNN, config: ModelConfig, weights: str
+) -> None:
+    """Writes a data set's proposals and the RPN of `model`, with features of its own, atomically.
+
+    `weights` names where the RPN is of.
+    """
+    ids, pictures = sorted(found), pictures_of(dataset)
     counts = torch.tensor([0, *(len(found[i][0]) for i in ids)])
     tensors = {
         "image_ids": torch.tensor(ids, dtype=torch.int64),
+        "names": torch.tensor(list("\0".join(pictures[i][0] for i in ids).encode()), dtype=torch.uint8),
+        "sizes": torch.tensor([pictures[i][1:] for i in ids], dtype=torch.int64).reshape(-1, 2),
         "offsets": counts.cumsum(0),
         "boxes": torch.cat([torch.zeros(0, 4), *(found[i][0] for i in ids)]),
         "scores": torch.cat([torch.zeros(0), *(found[i][1] for i in ids)]),
@@ -150,7 +166,7 @@ def read_proposals(path: str | Path) -> KeptProposals:
     """Reads what `write_proposals` wrote. Raises `CheckpointError` naming the file for anything else."""
     tensors, content = read_tensors(path, KEY, FORMAT)
     try:
-        own = {name: tensors.pop(name) for name in ("image_ids", "offsets", "boxes", "scores")}
+        own = {name: tensors.pop(name) for name in ("image_ids", "names", "sizes", "offsets", "boxes", "scores")}
         config, weights = from_dict(ModelConfig, content["model"]), str(content["weights"])
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: what it holds cannot be understood: {error}") from error
@@ -185,14 +201,28 @@ def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --- in training -----------------------------------------------------------------------------------------------------
 
 
-def check_covers(kept: Mapping[int, Tensor], dataset: Dataset, path: str | Path) -> None:
-    """Raises `DataError` where a file has no proposals for some image of the data set."""
-    missing = [image_id for image_id in dataset.image_ids.tolist() if image_id not in kept]
+def pictures_of(dataset: Dataset) -> Pictures:
+    """What the images of a data set are."""
+    rows = enumerate(zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True))
+    return {image_id: (dataset.name(i), height, width) for i, (image_id, (height, width)) in rows}
+
+
+def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> None:
+    """Raises `DataError` where a file has no proposals for some image of the data set, or those of another picture."""
+    there, here = kept.pictures(), pictures_of(dataset)
+    missing = [image_id for image_id in here if image_id not in there]
     if missing:
         raise DataError(
             f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.json_path}, such as "
             f"image {missing[0]}: they must have been made for the images to train on"
         )
+    for image_id, picture in here.items():  # most data sets count their images from 1
+        if there[image_id] != picture:
+            was, now = ("{} ({} x {})".format(*each) for each in (there[image_id], picture))
+            raise DataError(
+                f"{path} was made for other images than those of {dataset.json_path}: "
+                f"image {image_id} is {was} there, {now} here"
+            )
 
 
 def place_proposals(

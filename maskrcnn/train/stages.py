@@ -122,7 +122,7 @@ def keep_proposals(file: Path, trained: Path, plan: Plan, among: Ranks, say: Say
     found = compute_proposals(network, loader, precision=cast(Precision, plan.precision), among=among)
     loader.close()
     if among.first:
-        write_proposals(file, found, network, plan.config.model, weights)
+        write_proposals(file, found, plan.train, network, plan.config.model, weights)
         say(f"{file}: {sum(len(boxes) for boxes, _ in found.values())} proposals for {len(found)} images")
     wait_for_all(among)
 
@@ -150,8 +150,8 @@ def narrow_to_heads(model: nn.Module, job: Job, *, plan: Plan, file: Path) -> Jo
     _check_network(kept, plan, file)
     restore(rpn_of(network), kept.network, file)
     _learn_only(network, rpn=False)
+    check_covers(kept, plan.train, file)
     boxes = kept.by_image()
-    check_covers(boxes, plan.train, file)
     augmentation, rule = plan.config.train.augment, plan.config.model.input
 
     def epoch(number: int, first: int) -> Iterator[Batch]:

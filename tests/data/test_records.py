@@ -77,6 +77,7 @@ def test_a_record_is_cut_from_the_tables() -> None:
     assert record.image_id == 40
     assert record.path == Path("here/bild-0-ä.png")
     assert data.path(1) == Path("there/bild-1-ä.png")
+    assert data.name(1) == data.subset([2, 1]).name(1) == "bild-1-ä.png"
     assert record.size == (10, 12)
     assert record.labels.tolist() == [0, 1, 2]
     assert record.boxes.shape == (3, 4)

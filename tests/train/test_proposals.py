@@ -9,10 +9,12 @@ import torch
 from maskrcnn.config import AugmentConfig
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.loader import EvalLoader, TrainLoader
+from maskrcnn.data.records import Dataset
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.model.build import build
 from maskrcnn.model.prepare import prepare
 from maskrcnn.train.proposals import (
+    KeptProposals,
     check_covers,
     compute_proposals,
     place_proposals,
@@ -29,6 +31,13 @@ from tests.tiny import tiny_config, write_tiny_checkpoint
 
 SCENES = {"a.png": TWO_APART, "b.png": NONE, "c.png": SMALL, "d.png": WIDE}
 OWN = replace(tiny_config(), rpn=replace(tiny_config().rpn, features="own"))
+
+
+def keep_none(path: Path, dataset: Dataset) -> KeptProposals:
+    """A file without a box, of a data set."""
+    none = {image_id: (torch.zeros(0, 4), torch.zeros(0)) for image_id in dataset.image_ids.tolist()}
+    write_proposals(path, none, dataset, build(OWN), OWN, "")
+    return read_proposals(path)
 
 
 def true_boxes(dataset) -> dict[int, torch.Tensor]:
@@ -65,16 +74,18 @@ def test_boxes_go_where_the_picture_goes(tmp_path: Path, augmentation: AugmentCo
 def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
     model = build(OWN)
     found = {
-        7: (torch.rand(3, 4), torch.rand(3)),
-        5: (torch.zeros(0, 4), torch.zeros(0)),
-        2: (torch.rand(1, 4), torch.rand(1)),
+        3: (torch.rand(3, 4), torch.rand(3)),
+        2: (torch.zeros(0, 4), torch.zeros(0)),
+        1: (torch.rand(1, 4), torch.rand(1)),
     }
-    write_proposals(tmp_path / "p.safetensors", found, model, OWN, "abc")
+    dataset = read_coco(write_coco(tmp_path, {"ä b.png": SMALL, "b.png": NONE, "c.png": WIDE})).subset([2, 0, 1])
+    write_proposals(tmp_path / "p.safetensors", found, dataset, model, OWN, "abc")
     kept = read_proposals(tmp_path / "p.safetensors")
     assert {image_id: boxes.tolist() for image_id, boxes in kept.by_image().items()} == {
         image_id: boxes.tolist() for image_id, (boxes, _) in found.items()
     }
-    assert kept.scores.tolist() == [*found[2][1].tolist(), *found[7][1].tolist()]
+    assert kept.scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
+    assert kept.pictures() == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
     assert (kept.weights, kept.config) == ("abc", OWN)
     torch.testing.assert_close(kept.network, dict(rpn_of(model).state_dict()))
 
@@ -82,7 +93,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("no proposals")
     checkpoint = write_tiny_checkpoint(tmp_path / "model.safetensors")
-    write_proposals(tmp_path / "damaged.safetensors", {1: (torch.rand(9, 4), torch.rand(9))}, build(OWN), OWN, "")
+    keep_none(tmp_path / "damaged.safetensors", read_coco(write_coco(tmp_path, SCENES)))
     content = bytearray((tmp_path / "damaged.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(bytes(content))
@@ -93,9 +104,23 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 def test_images_without_proposals_are_an_error_that_names_one(tmp_path: Path) -> None:
     dataset = read_coco(write_coco(tmp_path, SCENES))
-    check_covers({1: torch.zeros(0, 4), 2: torch.zeros(0, 4), 3: torch.zeros(0, 4), 4: torch.zeros(0, 4)}, dataset, "p")
+    check_covers(keep_none(tmp_path / "p", dataset), dataset, "p")
     with pytest.raises(DataError, match=r"p has no proposals for 2 of 4 images of .*train\.json, such as image 2"):
-        check_covers({1: torch.zeros(0, 4), 4: torch.zeros(0, 4)}, dataset, "p")
+        check_covers(keep_none(tmp_path / "p", dataset.subset([0, 3])), dataset, "p")
+
+
+def test_proposals_of_other_pictures_are_an_error_that_names_the_first(tmp_path: Path) -> None:
+    """Ids coincide, as every exporter counts from 1: names and sizes must, too; folder and order are free."""
+    dataset = read_coco(write_coco(tmp_path, SCENES))
+    kept = keep_none(tmp_path / "p", dataset)
+    elsewhere = read_coco(write_coco(tmp_path / "moved", SCENES, "other.json"), tmp_path / "images")
+    check_covers(kept, elsewhere.subset([3, 1]), "p")
+    renamed = read_coco(write_coco(tmp_path / "renamed", {"a.png": TWO_APART, "x.png": NONE, "y.png": SMALL}))
+    with pytest.raises(DataError, match=r"p was .* image 2 is b\.png \(48 x 64\) there, x\.png \(48 x 64\) here$"):
+        check_covers(kept, renamed, "p")
+    resized = read_coco(write_coco(tmp_path / "resized", {**SCENES, "c.png": WIDE}))
+    with pytest.raises(DataError, match=r"p was .* image 3 is c\.png \(32 x 32\) there, c\.png \(40 x 120\) here$"):
+        check_covers(kept, resized, "p")
 
 
 def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_image(tmp_path: Path) -> None:

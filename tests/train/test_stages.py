@@ -173,6 +173,11 @@ def test_proposals_that_do_not_fit_are_refused(whole: Path, data: Path, tmp_path
     write_coco(more, {f"{i}.png": TWO_APART for i in range(6)})
     with pytest.raises(DataError, match=r"no proposals for \d of 5 images"):  # one is held out
         run(more, tmp_path / "c", stages=("heads",), proposals=file)
+    other = tmp_path / "other"
+    write_coco(other, {"w.png": TWO_APART, "x.png": NONE, "y.png": SMALL, "z.png": TWO_APART})
+    write_coco(other, {"v.png": TWO_APART}, "val.json")
+    with pytest.raises(DataError, match=r"proposals\.safetensors was made for other images .* image 1 is a\.png"):
+        run(other, tmp_path / "d", stages=("heads",), proposals=file)
 
 
 def test_other_proposals_or_another_kind_of_training_is_another_run(whole: Path, data: Path, tmp_path: Path) -> None:
