@@ -162,7 +162,7 @@ def test_the_page_has_both_figures_and_the_verdict(tmp_path: Path) -> None:
     masks = "| RoIAlign, masks − RoIPool, masks | +7.3 | +6.0 ± 1.3 | agrees | +10.5 | +3.0 ± 0.6 | agrees |"
     assert masks in page
     assert "| FCN − MLP of two | +2.1 | – | – | +2.5 | – | – |" in page
-    assert any(line.startswith("6 of 56 runs; ") and "6 minutes" in line for line in page)
+    assert any(line.startswith("6 of 59 runs; ") and "6 minutes" in line for line in page)
     assert page[-1] == "Machine: a small one, 2 of 2 cores, avx2; torch 2.13.0."
     assert report(collect(tmp_path / "nothing"))
 
