@@ -147,6 +147,14 @@ def test_more_views_alone_are_as_in_company(predictor: Predictor, pictures: list
         assert (got.boxes <= np.array([*got.size[::-1], *got.size[::-1]])).all()
 
 
+def test_the_order_of_views_does_not_matter(predictor: Predictor, pictures: list[Path]) -> None:
+    (one,) = predictor.predict(pictures[0], precision="fp32", tta=TTA((0.5, 1.0, 0.75)))
+    (other,) = predictor.predict(pictures[0], precision="fp32", tta=TTA((1.0, 0.75, 0.5)))
+    assert len(one) > 0
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_array_equal(one.small_masks, other.small_masks)
+
+
 def test_bf16_finds_the_best_object_too(predictor: Predictor, pictures: list[Path]) -> None:
     (exact,) = predictor.predict(pictures[0], precision="fp32")
     (rough,) = predictor.predict(pictures[0], precision="bf16")

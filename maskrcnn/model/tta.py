@@ -4,6 +4,7 @@ As Detectron does it: the candidates of all views are brought into one frame and
 are left go back to every view, whose masks (probabilities) and heatmaps of joints (logits) are averaged.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,12 +25,16 @@ class TTA(NamedTuple):
 
 
 def choose_views(tta: TTA | bool) -> TTA | None:
-    """`tta`, where True is the paper's views and False none. Raises `ConfigError` for impossible scales."""
-    if isinstance(tta, bool):
-        return TTA() if tta else None
+    """`tta`, where True is the paper's views and False none. Raises `ConfigError` for impossible scales.
+
+    The scale nearest 1 comes first: its canvas is the answer's, on which some models seek joints pixel by pixel.
+    """
+    if tta is False:
+        return None
+    tta = TTA() if tta is True else tta
     if not tta.scales or not all(0.1 <= scale <= 10 for scale in tta.scales):
         raise ConfigError(f"tta takes scales between 0.1 and 10, such as 0.5,1,1.5; it got {list(tta.scales)}")
-    return tta
+    return tta._replace(scales=tuple(sorted(tta.scales, key=lambda scale: (abs(math.log(scale)), -scale))))
 
 
 def detect_views(

@@ -183,7 +183,7 @@ def test_evaluate_with_more_views(checkpoint: Path, data: Path, capsys: pytest.C
         figures.append(json.loads((data / "metrics.json").read_text()))
     assert figures[1]["box"] == pytest.approx(figures[0]["box"], nan_ok=True)
     assert figures[1]["predictions"] == figures[0]["predictions"]
-    assert figures[2]["tta"] == {"scales": [0.5, 1.0], "flip": True}
+    assert figures[2]["tta"] == {"scales": [1.0, 0.5], "flip": True}
     assert figures[2]["predictions"] > 0
 
 

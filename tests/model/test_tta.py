@@ -149,9 +149,17 @@ def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
     torch.testing.assert_close(asked[4], wanted)
 
 
+@pytest.mark.parametrize("scales", [(0.5, 0.9, 2.0, 1.2), (2.0, 1.2, 0.9, 0.5)])
+def test_the_view_nearest_the_models_own_size_gives_the_canvas(scales) -> None:
+    """In whatever order they are asked for; of two that are as near, the finer."""
+    assert choose_views(TTA(scales)) == TTA((0.9, 1.2, 2.0, 0.5))
+
+
 def test_the_papers_views_and_impossible_ones() -> None:
     assert choose_views(False) is None
-    assert choose_views(True) == TTA()
+    paper = choose_views(True)
+    assert paper is not None
+    assert sorted(paper.scales) == list(TTA().scales)
     assert [800 * scale for scale in TTA().scales] == list(range(400, 1201, 100))  # Table 8
     assert choose_views(TTA((2.0,), False)) == TTA((2.0,), False)
     for scales in ((), (0.0,), (1.0, -1.0), (float("nan"),), (11.0,)):
