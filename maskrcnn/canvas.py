@@ -229,11 +229,18 @@ def prepare_image(
     return _images(batch, [size], [(height, width)], [seed], [scales])
 
 
-def prepare_views(array: np.ndarray, rule: InputConfig, scales: Sequence[float] = (1.0,)) -> tuple[Images, ...]:
-    """One picture as `rule` has it, at each of `scales` times that size."""
+def prepare_views(
+    array: np.ndarray, rule: InputConfig, scales: Sequence[float] = (1.0,), *, flip: bool = False
+) -> tuple[Images, ...]:
+    """One picture as `rule` has it, at each of `scales` times that size; with `flip` then all of these mirrored.
+
+    Mirrored is what is resized: `opencv` in Detectron may begin a resized picture's last pixel beyond the picture, and
+    a mirror laid afterwards would stand that much aside.
+    """
+    pictures = (array, np.ascontiguousarray(array[:, ::-1])) if flip else (array,)
     return tuple(
         prepare_image(
-            array,
+            picture,
             min_size=max(round(rule.min_size * scale), 1) if rule.min_size else 0,
             max_size=max(round(rule.max_size * scale), 1),
             zoom=rule.zoom * scale,
@@ -241,6 +248,7 @@ def prepare_views(array: np.ndarray, rule: InputConfig, scales: Sequence[float] 
             size_rounding=rule.size_rounding,
             canvas=rule.canvas,
         )
+        for picture in pictures
         for scale in scales
     )
 

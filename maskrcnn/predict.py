@@ -148,7 +148,7 @@ class Predictor:
             try:
                 while True:
                     while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                        window.append(_Slot(pool.submit(read_picture, source, self.config, network.scales)))
+                        window.append(_Slot(pool.submit(read_picture, source, self.config, network.tta)))
                     if not window:
                         break
                     first = window[0]
@@ -206,11 +206,6 @@ class _Network(NamedTuple):
     precision: Precision
     tta: TTA | None = None
 
-    @property
-    def scales(self) -> tuple[float, ...]:
-        """Of a picture's views."""
-        return self.tta.scales if self.tta else (1.0,)
-
     def run(self, slots: list[_Slot]) -> None:
         """Fills in the results of slots whose pictures share a canvas."""
         pictures = [slot.picture() for slot in slots]
@@ -236,13 +231,14 @@ class _Network(NamedTuple):
             slot.result = result
 
 
-def read_picture(source: Any, config: ModelConfig, scales: Sequence[float] = (1.0,)) -> Picture:
-    """Reads one input and resizes it to `scales` times what `config` asks for. Raises `DataError` naming the file."""
+def read_picture(source: Any, config: ModelConfig, tta: TTA | None = None) -> Picture:
+    """Reads one input and resizes it as `config` has it, to the views of `tta`. Raises `DataError` naming the file."""
     if isinstance(source, DataError):
         raise source
     array = read_image(source, channels=config.input.channels)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    return Picture(path, array if path is None else None, prepare_views(array, config.input, scales))
+    views = prepare_views(array, config.input, **(tta._asdict() if tta else {}))
+    return Picture(path, array if path is None else None, views)
 
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:

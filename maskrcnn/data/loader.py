@@ -180,8 +180,8 @@ class EvalLoader(_Loader):
 
     They come in the data set's order, but for those gathered into a batch of one canvas (within 32 batches). Batches
     may hold fewer than `batch` pictures, and ranks may have different numbers of batches. A picture that cannot be read
-    is told, counted and left out. `gt` adds the objects, for a validation loss; `view_scales` are for `views`, and with
-    them a batch holds pictures of one size. The other arguments are as in `TrainLoader`.
+    is told, counted and left out. `gt` adds the objects, for a validation loss; `view_scales` and `view_flip` are for
+    `views`, and with them a batch holds pictures of one size. The other arguments are as in `TrainLoader`.
     """
 
     def __init__(
@@ -198,12 +198,14 @@ class EvalLoader(_Loader):
         mask_rule: str = "hard",
         joint_shift: float = 0.0,
         view_scales: tuple[float, ...] = (),
+        view_flip: bool = False,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
         masks = masks and gt
-        maker = Maker(dataset, rule, NO_AUGMENTATION, 0, rule.canvas, masks, joint_shift, False, mask_rule, view_scales)
+        kept = (dataset, rule, NO_AUGMENTATION, 0, rule.canvas)
+        maker = Maker(*kept, masks, joint_shift, False, mask_rule, view_scales, view_flip)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self.plan = self._plan(batch, range(rank, len(dataset), world))
@@ -217,7 +219,9 @@ class EvalLoader(_Loader):
         return (unfold(parcel, gt=self.gt) for parcel in self._stream(self.plan))
 
     def views(self) -> Iterator[Views]:
-        """This rank's pictures at each of `view_scales`, or once where there are none. One iterator at a time."""
+        """This rank's pictures at each of `view_scales`, or once where there are none; with `view_flip` then
+        mirrored. One iterator at a time.
+        """
         for parcel in self._stream(self.plan):
             assert parcel.images is not None
             yield Views(tuple(parcel.views) or (parcel.images,), parcel.image_ids)

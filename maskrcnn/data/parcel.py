@@ -73,7 +73,8 @@ class Maker(data.Dataset):
 
     `policy` is the canvas of pictures that are not cropped. With `replace`, a picture that cannot be read is replaced
     by the next one of the data set that has the same canvas, or if there is none by another of its batch; else it is
-    left out. `view_scales` are sizes at which each picture is also seen, times the rule's (test-time augmentation).
+    left out. `view_scales` are sizes at which each picture is also seen, times the rule's, and with `view_flip` also
+    mirrored (test-time augmentation).
     """
 
     dataset: Dataset
@@ -86,6 +87,7 @@ class Maker(data.Dataset):
     replace: bool
     mask_rule: str = "hard"
     view_scales: tuple[float, ...] = ()
+    view_flip: bool = False
 
     def __post_init__(self) -> None:
         self.flip_pairs = flip_pairs(self.dataset.categories)
@@ -156,7 +158,7 @@ class Maker(data.Dataset):
         if not indices or not self.view_scales:
             return ()
         pictures = (self._read(self.dataset.record(index)) for index in indices)
-        views = [prepare_views(picture, self.rule, self.view_scales) for picture in pictures]
+        views = [prepare_views(picture, self.rule, self.view_scales, flip=self.view_flip) for picture in pictures]
         return tuple(join(view) for view in zip(*views, strict=True))
 
     def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:

@@ -59,8 +59,8 @@ def evaluate(
     model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
     chosen = choose_precision(precision, target, config.profile)
-    scales = views.scales if views else ()
-    loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict, view_scales=scales)
+    seen: Any = {"view_scales": views.scales, "view_flip": views.flip} if views else {}
+    loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict, **seen)
     limits: Any = {"precision": chosen, "max_detections": max_detections, "tta": views}
     rows = detect_rows(model, loader, config, categories, **limits)
     loader.close()

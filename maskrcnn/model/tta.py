@@ -45,12 +45,12 @@ def detect_views(
     The maps of every view are in memory until the end.
 
     Args:
-        views: the same pictures at several sizes, one canvas a view.
-        flip: whether each view is also seen mirrored.
+        views: the same pictures at several sizes, one canvas a view. The first is best the one of the model's own size.
+        flip: whether the second half of the views are those of the first half mirrored.
         flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
     """
-    first = views[0]
-    seen = [(view, False) for view in views] + [(_mirrored(view), True) for view in views if flip]
+    first, straight = views[0], len(views) // (2 if flip else 1)
+    seen = [(view, place >= straight) for place, view in enumerate(views)]
     pyramids = [model.pyramid(images) for images, _ in seen]
     found = []
     for (images, flipped), pyramid in zip(seen, pyramids, strict=True):
@@ -68,13 +68,6 @@ def detect_views(
             heatmap = None if heatmap is None else _exchanged(heatmap.flip(-1), flip_pairs)
         masks, heatmaps = _added(masks, mask, len(seen)), _added(heatmaps, heatmap, len(seen))
     return model.with_details(detections, first, masks, heatmaps)
-
-
-def _mirrored(images: Images) -> Images:
-    """The pictures mirrored left to right, still top left on their canvas."""
-    columns, widths = torch.arange(images.pixels.shape[-1], device=images.sizes.device), images.sizes[:, 1:]
-    source = torch.where(columns < widths, widths - 1 - columns, columns)  # [B W]
-    return images._replace(pixels=images.pixels.take_along_dim(source[:, None, None], dim=3))
 
 
 def _moved(

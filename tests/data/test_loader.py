@@ -64,9 +64,9 @@ def dataset(tmp_path):
 
 def test_views_hold_the_same_pictures_at_every_scale(tmp_path):
     data = write(tmp_path)
-    loader = EvalLoader(data, KEEP, batch=2, view_scales=(1.0, 2.0))
+    loader = EvalLoader(data, KEEP, batch=2, view_scales=(1.0, 2.0), view_flip=True)
     seen = []
-    for (one, two), image_ids in loader.views():
+    for (one, two, mirrored, _), image_ids in loader.views():
         seen += image_ids.tolist()
         assert len({tuple(size) for size in one.original_sizes.tolist()}) == 1  # else their canvases could differ
         assert torch.equal(two.sizes, one.sizes * 2)
@@ -75,6 +75,7 @@ def test_views_hold_the_same_pictures_at_every_scale(tmp_path):
             height, width = one.sizes[b].tolist()
             picture = np.asarray(Image.open(tmp_path / f"{image_id - 100}.png"))
             assert np.array_equal(one.pixels[b, :, :height, :width].permute(1, 2, 0), picture)
+            assert np.array_equal(mirrored.pixels[b, :, :height, :width].permute(1, 2, 0), picture[:, ::-1])
     assert sorted(seen) == data.image_ids.tolist()
     (plain,), _ = next(EvalLoader(data, KEEP).views())
     assert torch.equal(plain.pixels, next(iter(EvalLoader(data, KEEP))).images.pixels)

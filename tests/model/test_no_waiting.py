@@ -97,7 +97,7 @@ def test_detecting_never_waits(name) -> None:
 def test_several_views_never_wait() -> None:
     model = prepare(decided(CONFIGS["keypoints"], skip_empty=False), fuse=False)
     with FakeTensorMode(), torch.no_grad():
-        model, views = hollow(model), [hollow(pictures()), hollow(pictures())]
+        model, views = hollow(model), [hollow(pictures()) for _ in range(4)]
         with NoCopies():
             found = detect_views(model, views, flip=True, flip_pairs=[(0, 1), (3, 4)])
     assert found.masks is not None
