@@ -99,6 +99,7 @@ def augment(
     mask_rule: str = "hard",
     flip_pairs: Sequence[tuple[int, int]] = (),
     joint_shift: float = 0.0,
+    inclusive: bool = False,
 ) -> Sample:
     """The picture, uint8 [H W I] of the record's size, and its objects as `rng` wills. Changes neither argument.
 
@@ -113,7 +114,8 @@ def augment(
         masks: whether to make masks; without, `masks` and `frames` are None.
         mask_rule: what the masks are for (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
         flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
-        joint_shift: added to the annotated joints; 0.5 where they are indices of pixels.
+        joint_shift: added to the annotated joints, indices of pixels; 0.5 makes them positions.
+        inclusive: a mirror takes joints for indices even unshifted, x to W - x - 1 (Detectron; torchvision W - x).
     """
     geometry = draw_geometry(rng, record.size, config, rule)
     pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
@@ -133,7 +135,7 @@ def augment(
         ignore=seen.ignore,
         masks=bits,
         frames=frames if masks else None,
-        joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift),
+        joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift, inclusive),
         outlines=outlines,
     )
 
@@ -341,13 +343,18 @@ def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _move_joints(
-    joints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float
+    joints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float, inclusive: bool
 ) -> np.ndarray:
-    """Joints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not."""
+    """Joints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not.
+
+    Of `inclusive` joints the pixels' middles are mirrored and turned.
+    """
     y1, x1, y2, x2 = geometry.window
     points = (joints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]
     labelled = (joints[..., 2] > 0) & (points >= 0).all(-1) & (points <= [x2 - x1, y2 - y1]).all(-1)
-    moved = np.concatenate((_turn_points(points, geometry), joints[..., 2:]), axis=-1)
+    aside = np.array(geometry.scales[::-1]) * ((0.5 - shift) if inclusive else 0.0)
+    turned = _turn_points(points + aside, geometry) - (aside[::-1] if geometry.quarter_turns % 2 else aside)
+    moved = np.concatenate((turned, joints[..., 2:]), axis=-1)
     moved = np.where(labelled[..., None], moved, 0).astype(np.float32)
     if geometry.mirror_x != geometry.mirror_y and len(flip_pairs):
         order = np.arange(moved.shape[1])

@@ -116,6 +116,7 @@ class TrainLoader(_Loader):
         masks: whether the model wants masks. Joints come where the data set has them.
         mask_rule: what its masks are learnt from (`MaskHeadConfig.target`).
         joint_shift: added to annotated joints (`KeypointHeadConfig.shift`).
+        inclusive: how a mirror counts unshifted joints (`BoxArithmetic.inclusive`), see `augment`.
         strict: a picture that cannot be read is a `DataError`; else it is told to `warn` once, counted in `unread`, and
             replaced by the next picture of the same canvas.
         pin_memory: page-locked pixels, for copies to a GPU.
@@ -138,12 +139,14 @@ class TrainLoader(_Loader):
         masks: bool = True,
         mask_rule: str = "hard",
         joint_shift: float = 0.0,
+        inclusive: bool = False,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
         policy = "exact" if rule.canvas == "exact" else "buckets"
-        maker = Maker(dataset, rule, augmentation, seed, policy, masks, joint_shift, replace=True, mask_rule=mask_rule)
+        kept = (dataset, rule, augmentation, seed, policy)
+        maker = Maker(*kept, masks, joint_shift, replace=True, mask_rule=mask_rule, inclusive=inclusive)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 

@@ -88,6 +88,7 @@ class Maker(data.Dataset):
     mask_rule: str = "hard"
     view_scales: tuple[float, ...] = ()
     view_flip: bool = False
+    inclusive: bool = False
 
     def __post_init__(self) -> None:
         self.flip_pairs = flip_pairs(self.dataset.categories)
@@ -149,6 +150,7 @@ class Maker(data.Dataset):
             mask_rule=self.mask_rule,
             flip_pairs=self.flip_pairs,
             joint_shift=self.joint_shift,
+            inclusive=self.inclusive,
         )
 
     def _read(self, record: Record) -> np.ndarray:

@@ -126,7 +126,8 @@ def make_job(plan: Plan, among: Ranks) -> Job:
         "strict": plan.strict,
         "pin_memory": among.device.type == "cuda",
     }
-    loader = TrainLoader(plan.train, model.input, train.augment, seed=train.seed, **shared)
+    inclusive = model.box_arithmetic.inclusive
+    loader = TrainLoader(plan.train, model.input, train.augment, seed=train.seed, inclusive=inclusive, **shared)
     judged = None if plan.val is None else EvalLoader(plan.val, model.input, gt=train.validation_loss, **shared)
 
     def judge(network: nn.Module) -> Mapping[str, Any]:

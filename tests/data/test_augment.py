@@ -224,6 +224,27 @@ def test_a_mirror_exchanges_left_and_right_and_two_do_not(across, down, expected
     assert sample.joints[0].tolist() == expected
 
 
+@pytest.mark.parametrize(("shift", "inclusive", "expected"), [(0.5, False, 89.5), (0.0, False, 90), (0.0, True, 89)])
+def test_a_mirrored_joint_is_where_its_framework_puts_it(shift, inclusive, expected):
+    """Pixel 10 of 100 becomes pixel 89; its middle is 89.5 (Detectron2), its index 89 (Detectron). torchvision counts
+    from the other end.
+    """
+    record = record_of([rectangle(5, 5, 90, 70)], (80, 100), joints=np.array([[[10, 20, 2]]], dtype=np.float32))
+    config = AugmentConfig(horizontal_flip=1.0)
+    how = {"joint_shift": shift, "inclusive": inclusive}
+    for scale in (1, 2):
+        rule = replace(KEEP, zoom=float(scale))
+        sample = augment(blank(record.size), record, np.random.default_rng(0), config, rule, **how)
+        assert sample.joints[0].tolist() == [[scale * expected, scale * (20 + shift), 2]]
+    config = AugmentConfig(horizontal_flip=0.0, rotate90=True)
+    places = {
+        tuple(augment(blank(record.size), record, np.random.default_rng(seed), config, KEEP, **how).joints[0, 0, :2])
+        for seed in range(30)
+    }
+    x, y, across, down = 10 + shift, 20 + shift, expected, expected - 30  # of 80 lines and 100 columns
+    assert places == {(x, y), (y, across), (across, down), (down, x)}
+
+
 def test_joints_outside_the_crop_are_unlabelled():
     config = AugmentConfig(crop=50, horizontal_flip=0.0)
     y1, x1, _, _ = draw_geometry(np.random.default_rng(0), (200, 200), config, KEEP).window

@@ -1,6 +1,7 @@
 """What a run is before its first step: defaults, slots, categories, and whose the folder is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from maskrcnn.config import preset
 from maskrcnn.errors import ConfigError, DataError
+from maskrcnn.profiles import with_profile
 from maskrcnn.train.distributed import alone, ranks
 from maskrcnn.train.folder import claim_folder
-from maskrcnn.train.setup import Plan, build_model, plan, resolve_precision
+from maskrcnn.train.setup import Plan, build_model, make_job, plan, resolve_precision
 from maskrcnn.weights.checkpoint import save_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, Scene, Thing, write_coco
 
@@ -110,6 +112,21 @@ def test_joints_follow_the_data(data: Path) -> None:
     assert not without.config.model.keypoint_head.enabled
     assert without.train.num_joints == 0
     assert not any(line.startswith("joints") for line in said)
+
+
+@pytest.mark.parametrize(("profile", "expected"), [("detectron", 60), ("torchvision", 61), ("ours", 60.5)])
+def test_a_mirror_moves_joints_as_the_profile_does(data: Path, profile: str, expected: float) -> None:
+    """Joints at column 3 of 64."""
+    content = json.loads((data / "train.json").read_text())
+    content["categories"] = [category | {"keypoints": ["top"]} for category in content["categories"]]
+    content["annotations"] = [row | {"keypoints": [3, 4, 2]} for row in content["annotations"] if row["image_id"] == 1]
+    (data / "train.json").write_text(json.dumps(content))
+    mirror = ("train.augment.horizontal_flip=1", "train.batch=1", "model.input.min_size=0", "model.input.zoom=2")
+    val = str(data / "train.json")
+    made, _ = make_plan(data, *mirror, reading={**READING, "val": val, "keypoints": True})
+    made = made._replace(config=replace(made.config, model=with_profile(made.config.model, profile)))
+    joints = [gt.joints[gt.valid] for _, gt, _ in make_job(made, alone()).epoch(0, 0)]
+    assert {float(x) for found in joints for x in found[:, :, 0].sum(1)} == {2 * expected}
 
 
 def test_the_rate_is_printed_for_the_images_of_a_step(data: Path) -> None:
