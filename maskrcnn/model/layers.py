@@ -104,6 +104,12 @@ def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Nu
     return tuple(map(spread, found)) if isinstance(found, tuple) else spread(found)
 
 
+def unrecorded(module: nn.Module) -> Callable[..., Any]:
+    """`module` for a look ahead: its live norms take the batch's statistics, as ever, and keep none of them."""
+    spare = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return lambda *inputs: torch.func.functional_call(module, spare, inputs)
+
+
 def init_msra(layer: nn.Module) -> None:
     """N(0, sqrt(2 / fan_out)), bias 0."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..structures import AnchorTargets, Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
-from .layers import on_valid
+from .layers import on_valid, unrecorded
 from .pooler import Pool
 from .rpn import RPN, RPNOutput
 from .targets import foreground_slots, with_masks
@@ -205,7 +205,7 @@ class MaskRCNN(nn.Module):
             keypoint = self.steps.keypoint_loss(logits, *self.steps.keypoint_targets(fg, gt, side=logits.shape[-1]))
         return mask, keypoint
 
-    def _learned(self, head: nn.Module, valid: Tensor, *inputs: Tensor) -> Any:
+    def _learned(self, head: Callable[..., Any], valid: Tensor, *inputs: Tensor) -> Any:
         """A head's answers in training, of the valid slots alone where looking is free (`skip_empty`)."""
         return on_valid(head, valid, *inputs) if self.skip_empty else head(*inputs)
 
@@ -213,8 +213,8 @@ class MaskRCNN(nn.Module):
         """The RoIs that the box branch finds hardest (online hard example mining, arXiv 1604.03540)."""
         assert self.steps.mine_rois is not None
         with torch.no_grad():
-            features = self.box_pool(pyramid, rois.boxes, rois.valid)
-            return self.steps.mine_rois(rois, *self._learned(self.box_head, rois.valid, features))
+            features = unrecorded(self.box_pool)(pyramid, rois.boxes, rois.valid)
+            return self.steps.mine_rois(rois, *self._learned(unrecorded(self.box_head), rois.valid, features))
 
     def _slots(self, valid: Tensor) -> int:
         """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some picture fills."""

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from maskrcnn.model.layers import on_valid
+from maskrcnn.model.layers import on_valid, unrecorded
 
 
 def test_empty_slots_are_in_no_statistic() -> None:
@@ -29,3 +29,14 @@ def test_on_valid_keeps_every_parameter_in_the_graph(many) -> None:
     assert second.shape == (2, 3, 1)
     (first * valid[..., None]).sum().backward()
     torch.testing.assert_close(layer.bias.grad, torch.full((4,), float(many)))
+
+
+def test_a_look_ahead_has_the_batchs_statistics_and_leaves_the_norms_alone() -> None:
+    norm = nn.BatchNorm2d(3)
+    layers = nn.Sequential(nn.Conv2d(2, 3, 1), norm).train()
+    x = torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    seen = unrecorded(layers)(x)
+    torch.testing.assert_close(norm.running_mean, torch.zeros(3))
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(seen, layers(x))
+    assert norm.num_batches_tracked == 1

@@ -93,6 +93,23 @@ def test_live_norms_of_a_trunk_see_rois_only() -> None:
         torch.testing.assert_close(results[1][name], value)
 
 
+@pytest.mark.parametrize("skip_empty", [True, False])
+def test_live_norms_do_not_count_the_search_for_hard_examples(skip_empty) -> None:
+    """The trunk's statistics after a step are those of its RoIs alone, given as if nobody had searched."""
+    config = small("R-18-C4", backbone={"norm": "bn"}, box_head={"ohem": True, "samples": 12})
+    searching = decided(config, skip_empty=skip_empty).train()
+    given, found, mine = copy.deepcopy(searching), [], searching.steps.mine_rois
+    assert mine is not None
+    searching.steps = searching.steps._replace(mine_rois=lambda *said: found.append(mine(*said)) or found[0])
+    given.steps = given.steps._replace(mine_rois=None, sample_rois=lambda *_: found[0])
+    wanted = {name: term.sum for name, term in terms(searching.loss(pictures(), objects())).items()}
+    got = {name: term.sum for name, term in terms(given.loss(pictures(), objects())).items()}
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(dict(given.named_buffers()), dict(searching.named_buffers()))
+    counts = {int(count) for name, count in searching.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counts == {1}
+
+
 def test_live_norms_of_a_head_see_objects_only() -> None:
     """A picture without objects beside another one changes no statistic of the mask head."""
     fresh, gt = decided(small(mask_head={"norm": "bn"})).train(), objects()
