@@ -36,9 +36,10 @@ def decode_joints(
 ) -> Float[Tensor, "N J 3"]:
     """x, y and score of the highest point of each map, laid over its box by bicubic interpolation.
 
-    points: sought are the centres of the box's "pixels", the box as large as the next whole number of them, as the
-    rivals do it; or of each of the map's "cells" and as many points around it as it takes to be a pixel apart or less:
-    then a lone cell's answer is its centre, at most half a cell from the joint, wherever and however large the box.
+    points: sought are the centres of the box's "pixels", the next whole number of them along a side, which counts as
+    one at least, as the rivals do it; or of each of the map's "cells" and as many points around it as it takes to be a
+    pixel apart or less: then a lone cell's answer is its centre, at most half a cell from the joint, wherever and
+    however large the box.
     score: "logit" is the value there; "probability" is its share of the softmax over the Q x Q positions.
     bound: (height, width) that no box exceeds, so that nobody needs to look at the boxes (on a GPU looking waits);
     without it each map is made as large as its box. One box's maps at a time are in memory.
@@ -49,7 +50,8 @@ def decode_joints(
         raise ValueError(f"decode_joints: points is 'cells' or 'pixels', not {points!r}")
     N, J, Q, _ = logits.shape
     logits = logits.float()
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).flip(-1)  # height, width
+    least = 1.0 if points == "pixels" else 0.0
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=least).flip(-1)  # height, width
     cells = _points(sides, Q, points)
     most = [[_points(side, Q, points) for side in bound]] * N if bound else cells.tolist()
     shapes = [(int(height), int(width)) for height, width in most]
