@@ -407,6 +407,24 @@ def test_joints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> None
     assert data.report.problems[0].annotation_id == 9
 
 
+def test_joints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
+    content = with_joints()
+    content["annotations"][2]["keypoints"] = [1, 2, 2]  # of the stone
+    data = read_coco(write(tmp_path, content), keypoints=True, strict=True)
+    assert data.objects.ids.tolist() == [9, 10, 11]
+    assert not data.record(1).joints[2].any()
+    (told,) = data.report.problems
+    assert (told.kind, told.annotation_id) == ("repair", 11)
+    assert told.reason == "keypoints of a category that names none, ignored"
+
+
+def test_a_skeleton_without_joints_is_told_so(tmp_path) -> None:
+    content = with_joints()
+    content["categories"][1]["skeleton"] = [[1, 2]]
+    with pytest.raises(DataError, match="'stone': skeleton needs joints, and the category names none"):
+        read_coco(write(tmp_path, content), keypoints=True)
+
+
 def test_joints_are_asked_for_where_there_are_none(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
         read_coco(write(tmp_path, coco()), keypoints=True)

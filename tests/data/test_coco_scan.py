@@ -164,6 +164,12 @@ def test_a_usual_file_is_scanned_without_json(tmp_path) -> None:
     assert_same(write(tmp_path, json.dumps(coco(), indent=2)))
 
 
+def test_joints_that_no_category_names_are_told_alike(tmp_path) -> None:
+    content = with_joints()
+    content["annotations"][2]["keypoints"] = [1, 2, 2]
+    assert_same(write(tmp_path, content), keypoints=True)
+
+
 def test_other_fields_may_hold_anything_plain() -> None:
     extra = {
         "attributes": {"occluded": False, "tags": ["a", {}]},

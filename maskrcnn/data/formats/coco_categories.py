@@ -78,7 +78,10 @@ def _with_joints(category: Category, entry: dict, path: Path) -> Category:
 def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, int], ...]:
     if given is None:
         return ()
-    wrong = DataError(f"{what} must be pairs of joints, counted from {base} to {count - 1 + base}; it is {given!r:.80}")
+    wanted = f"must be pairs of joints, counted from {base} to {count - 1 + base}"
+    if not count:
+        wanted = "needs joints, and the category names none in keypoints"
+    wrong = DataError(f"{what} {wanted}; it is {given!r:.80}")
     if not isinstance(given, list):
         raise wrong
     pairs = []

@@ -116,6 +116,9 @@ class Flat:
         if not given:
             return joints
         wanted = 3 * (place.stop - place.start)
+        if not wanted:
+            self._drop(annotation, "keypoints of a category that names none, ignored", kind="repair")
+            return joints
         numbers = _numbers(given, wanted)
         if numbers is None:
             return f"keypoints that are not {wanted} numbers"
