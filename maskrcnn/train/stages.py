@@ -81,7 +81,10 @@ def train_in_stages(
         if not file.is_file():
             raise ConfigError(f"{file} is not there: train the stage rpn before, or name a file of proposals")
         part = run._replace(out=run.out / "heads", stage="heads", proposals=fingerprint(file))
-        trained = start(part, partial(narrow_to_heads, plan=part, file=file))
+        kept = read_proposals(file)  # and judged before the folder is claimed for it
+        _check_network(kept, part, file)
+        check_covers(kept, part.train, file)
+        trained = start(part, partial(narrow_to_heads, plan=part, file=file, kept=kept))
         final = publish(trained, run.out, among)
     return final
 
@@ -144,13 +147,11 @@ def _loader(plan: Plan, data: Any, among: Ranks) -> EvalLoader:
 # --- then the rest ---------------------------------------------------------------------------------------------------
 
 
-def narrow_to_heads(model: nn.Module, job: Job, *, plan: Plan, file: Path) -> Job:
+def narrow_to_heads(model: nn.Module, job: Job, *, plan: Plan, file: Path, kept: KeptProposals) -> Job:
     """The job of the second stage: the file's network is the model's RPN and stays so; the rest learns on its boxes."""
-    network, kept = cast(MaskRCNN, model), read_proposals(file)
-    _check_network(kept, plan, file)
+    network = cast(MaskRCNN, model)
     restore(rpn_of(network), kept.network, file)
     _learn_only(network, rpn=False)
-    check_covers(kept, plan.train, file)
     boxes = kept.by_image()
     augmentation, rule = plan.config.train.augment, plan.config.model.input
 

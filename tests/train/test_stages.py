@@ -178,6 +178,7 @@ def test_proposals_that_do_not_fit_are_refused(whole: Path, data: Path, tmp_path
     write_coco(other, {"v.png": TWO_APART}, "val.json")
     with pytest.raises(DataError, match=r"proposals\.safetensors was made for other images .* image 1 is a\.png"):
         run(other, tmp_path / "d", stages=("heads",), proposals=file)
+    assert not list(tmp_path.glob("*/heads"))  # free for the right file
 
 
 def test_other_proposals_or_another_kind_of_training_is_another_run(whole: Path, data: Path, tmp_path: Path) -> None:
