@@ -79,9 +79,10 @@ def measure_rows(
     task or a limit below 1.
     """
     _check_request(tasks, max_detections)
-    matched, unmatched = _match_rows(dataset, rows, categories)
+    theirs = dataset.categories if categories is None else categories
+    order, notes = joint_order(dataset, theirs)
+    matched, unmatched = _match_rows(dataset, rows, theirs, order)
     truth = _ground_truth(dataset)
-    notes = joint_order(dataset, categories or ())[1]
     predicted = Counter(row["category_id"] for row in matched)
     per_class: list[dict[str, Any]] = [
         {"id": c.id, "name": c.name, "objects": truth.objects[k], "predictions": predicted[c.id]}
@@ -184,15 +185,13 @@ def _add_joints(
 
 
 def _match_rows(
-    dataset: Dataset, rows: Iterable[Row], categories: Sequence[Category] | None
+    dataset: Dataset, rows: Iterable[Row], theirs: Sequence[Category], order: Mapping[int, list[int]]
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """The rows with the data set's category ids, and the names that only one side knows."""
+    """The rows with the data set's category ids and joints in its `order`, and the names that only one side knows."""
     image_ids = set(dataset.image_ids.tolist())
     id_of = {category.name: category.id for category in dataset.categories}
-    theirs = dataset.categories if categories is None else categories
     translated = {category.id: id_of.get(category.name) for category in theirs}
     same = all(id == translated_id for id, translated_id in translated.items())
-    order = joint_order(dataset, theirs)[0]
     kept: list[Row] = []
     for row in rows:
         if row["image_id"] not in image_ids:

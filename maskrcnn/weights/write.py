@@ -132,7 +132,7 @@ def _detectron2_possible(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
 
 
 def _in_both(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
-    """Both always resize, to a side and within a bound."""
+    """Both always resize, to a side and within a bound; of RoI operators and mask losses they are written these."""
     return {
         "input.min_size": (config.input.min_size or "more than 0",),
         "input.zoom": (1.0,),
