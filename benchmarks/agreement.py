@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from maskrcnn.evaluate.run import evaluate
+from maskrcnn.evaluation.run import evaluate
 
 from .harness import Left, Middle, Options, Row, middle, run
 from .rivals import GOLDENS, Answer, draw, kept, ours_of_golden, ours_predicts, picture, torchvision_predicts

@@ -19,7 +19,7 @@ import torch
 
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.records import Dataset
-from maskrcnn.evaluate.coco import evaluate_rows
+from maskrcnn.evaluation.coco import evaluate_rows
 from maskrcnn.ops.rle import encode
 
 from .harness import AnswersDiffer, Left, Options, Row, Work, against, interleaved, run

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskrcnn.accelerate.prepare import limit, prepare
+from maskrcnn.categories import Category
 from maskrcnn.config import TrainConfig, preset
-from maskrcnn.data.records import Category
 from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.model.prepare import limit, prepare
 from maskrcnn.predict import Predictor, read_picture
 from maskrcnn.results import from_detections
 from maskrcnn.structures import GroundTruth, Images
-from maskrcnn.train.optim import build_optimizer, clip
+from maskrcnn.training.optim import build_optimizer, clip
 
 from .harness import Left, Middle, Options, Row, run
 from .memory import draw

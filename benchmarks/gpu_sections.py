@@ -28,7 +28,7 @@ from benchmarks.gpu_models import (
     torchvision_model,
     training_step,
 )
-from maskrcnn.model.prepare import prepare
+from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.ops.boxes import iou
 from maskrcnn.structures import Detections
 

@@ -9,7 +9,8 @@ First a picture of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a
 import numpy as np
 import torch
 
-from maskrcnn.model.prepare import arithmetic, prepare
+from maskrcnn.accelerate.prepare import prepare
+from maskrcnn.device import arithmetic
 from maskrcnn.predict import Predictor, read_picture
 from maskrcnn.structures import Images
 

@@ -59,10 +59,10 @@ def write(path: Path, model: str, origin: str, protocol: int) -> None:
     """A checkpoint with fresh weights."""
     from maskrcnn.config import preset
     from maskrcnn.model.build import build
-    from maskrcnn.profiles import with_profile
     from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint
-    from maskrcnn.weights.classes import name_classes
-    from maskrcnn.weights.write import to_foreign, write_foreign
+    from maskrcnn.weights.interop.classes import name_classes
+    from maskrcnn.weights.interop.profiles import with_profile
+    from maskrcnn.weights.interop.write import to_foreign, write_foreign
 
     config = with_profile(preset(model), origin)
     found = Checkpoint(config, name_classes(config), build(config).state_dict(), {})

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn.weights.checkpoint import replacing
+from maskrcnn.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
 

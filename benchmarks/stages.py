@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from maskrcnn.accelerate.prepare import prepare
+from maskrcnn.device import arithmetic
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.model.prepare import arithmetic, prepare
 from maskrcnn.predict import Predictor, read_picture
 from maskrcnn.results import from_detections
 

@@ -21,7 +21,7 @@ from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.records import Dataset
 from maskrcnn.demo import DATA_SEED, TRAIN_IMAGES, VAL_IMAGES
-from maskrcnn.evaluate.coco import evaluate_rows
+from maskrcnn.evaluation.coco import evaluate_rows
 from maskrcnn.images import read_image
 from maskrcnn.ops.rle import counts_from_bitmap, string_from_counts
 

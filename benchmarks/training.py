@@ -22,11 +22,11 @@ from maskrcnn.config import ModelConfig, TrainConfig, preset
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.loader import EvalLoader
 from maskrcnn.model.build import build
-from maskrcnn.train.distributed import alone
-from maskrcnn.train.job import Job
-from maskrcnn.train.loop import _LossOf, begin, step
-from maskrcnn.train.optim import set_rate
-from maskrcnn.train.watch import Watch
+from maskrcnn.training.distributed import alone
+from maskrcnn.training.job import Job
+from maskrcnn.training.loop import _LossOf, begin, step
+from maskrcnn.training.optim import set_rate
+from maskrcnn.training.watch import Watch
 from maskrcnn.weights.checkpoint import restore
 from maskrcnn.weights.read import Contents, to_checkpoint
 

@@ -11,11 +11,11 @@ from .errors import CheckpointError, ConfigError, DataError, MaskRCNNError, Trai
 
 if TYPE_CHECKING:
     from .config import Config, ModelConfig, TrainConfig
-    from .evaluate.run import evaluate
+    from .evaluation.run import evaluate
     from .model.tta import TTA
     from .predict import Predictor, load
     from .results import Result
-    from .train.loop import train
+    from .training.loop import train
 
 __version__ = "0.1.0"
 
@@ -44,13 +44,12 @@ _HOMES = {
     "load": "predict",
     "Result": "results",
     "TTA": "model.tta",
+    "evaluate": "evaluation.run",
+    "train": "training.loop",
 }
-_VERBS = ("evaluate", "train")  # folders that are called like functions: see `verb.py`
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module 'maskrcnn' has no attribute {name!r}")

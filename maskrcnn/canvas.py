@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from .config import InputConfig
-from .ops.interpolate import Axis, interpolate
+from .ops.grids import Axis
+from .ops.interpolate import interpolate
 from .structures import Images
 
 STRIDE = 32  # of the coarsest map that a canvas must divide into (P5)

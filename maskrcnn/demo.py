@@ -14,11 +14,11 @@ from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
 from .data.formats.coco import read_coco
 from .data.records import Dataset
-from .evaluate.coco import measure_rows
-from .evaluate.report import read_history, write_report
+from .evaluation.coco import measure_rows
+from .evaluation.report import read_history, write_report
+from .files import replacing
 from .predict import load
-from .train.loop import train
-from .weights.checkpoint import replacing
+from .training.loop import train
 
 MODEL = "R-18-FPN-tiny"
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1

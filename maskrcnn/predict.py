@@ -17,15 +17,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from .accelerate.prepare import limit, prepare
 from .canvas import join, prepare_views
+from .categories import Category, flip_pairs
 from .config import ModelConfig
-from .data.records import Category, flip_pairs
+from .device import Precision, arithmetic, choose_device, choose_precision
 from .errors import ConfigError, DataError
 from .images import read_image
 from .inputs import expand
 from .model.build import build
 from .model.mask_rcnn import MaskRCNN
-from .model.prepare import Precision, arithmetic, choose_device, choose_precision, limit, prepare
 from .model.tta import TTA, choose_views, detect_views
 from .results import Result, from_detections
 from .structures import Images

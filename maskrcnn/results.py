@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .canvas import boxes_to_image, joints_to_image
-from .data.records import Category, joint_slices
+from .categories import Category, joint_slices
 from .errors import ConfigError
 from .ops import rle
 from .ops.contour import Outline, trace

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .data.records import joint_slices
+from .categories import joint_slices
 from .images import read_image
 
 if TYPE_CHECKING:

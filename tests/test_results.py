@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.data.records import Category
+from maskrcnn.categories import Category
 from maskrcnn.errors import ConfigError
 from maskrcnn.ops.rle import counts_from_string
 from maskrcnn.results import Result, from_detections

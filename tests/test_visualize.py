@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.data.records import Category
+from maskrcnn.categories import Category
 from maskrcnn.results import Result
 from maskrcnn.visualize import class_hue, draw, object_colours
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from maskrcnn.categories import Category
 from maskrcnn.config import ModelConfig, preset
-from maskrcnn.data.records import Category
 from maskrcnn.model.build import build
 from maskrcnn.weights.checkpoint import save_checkpoint
 from tests.scenes import CATEGORY_IDS

@@ -18,8 +18,8 @@ def convert(
     """Read a checkpoint of torchvision, Detectron2 or Detectron, or write one for them."""
     from ..errors import ConfigError
     from ..weights.checkpoint import save_checkpoint
+    from ..weights.interop.write import write_foreign
     from ..weights.read import read_checkpoint
-    from ..weights.write import write_foreign
 
     if to is None and out.suffix != ".safetensors":
         raise ConfigError(f"{out}: our checkpoints are called *.safetensors; for others there is --to")

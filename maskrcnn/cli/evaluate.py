@@ -27,7 +27,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
 ) -> None:
     """Measure a checkpoint: COCO's AP and AR of boxes and masks."""
-    from ..evaluate.run import evaluate as run
+    from ..evaluation.run import evaluate as run
 
     metrics = run(
         weights,

@@ -32,7 +32,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
 ) -> None:
     """Train on your own data; the same command again resumes."""
-    from ..train.loop import train as run
+    from ..training.loop import train as run
 
     run(
         data,

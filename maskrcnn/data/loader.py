@@ -73,7 +73,9 @@ class _Loader:
             method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             context = multiprocessing.get_context(method)
             if method == "forkserver":
-                context.set_forkserver_preload([__name__, "maskrcnn.ops.rasterize_numba"])  # imported once for all
+                context.set_forkserver_preload(
+                    [__name__, "maskrcnn.ops.kernels.rasterize_numba"]
+                )  # imported once for all
             self._torch_loader = data.DataLoader(
                 self._maker,
                 batch_size=None,

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils import data
 
 from ..canvas import canvas_size, join, prepare_views, to_images
+from ..categories import flip_pairs
 from ..config import AugmentConfig, InputConfig
 from ..errors import DataError
 from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
-from .records import Dataset, Record, flip_pairs
+from .records import Dataset, Record
 
 FEWEST_SLOTS = 16
 

@@ -12,24 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..categories import Category, category_table, joint_slices
 from ..errors import DataError
 from .problems import Report
 from .shared import hand_over, share, take_over
 
 NO_MASK, POLYGONS, RLE = 0, 1, 2  # values of `ObjectTable.kinds`
 Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] | None
-
-
-class Category(NamedTuple):
-    """A class as its data set calls it. Indices into its joints count from 0."""
-
-    id: int
-    name: str
-    joints: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of joints that a drawing connects
-    flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, exchanged by a mirror
-    sigmas: tuple[float, ...] = ()  # of OKS, one a joint, relative to the object's scale
-    shared: bool = False  # its joints are those of every class, as in models of other frameworks
 
 
 class Record(NamedTuple):
@@ -260,32 +249,6 @@ def match_categories(train: Dataset, val: Dataset) -> Dataset:
             f"{train.json_path}:\n{category_table(train.categories)}\n{val.json_path}:\n{category_table(val.categories)}"
         )
     return mapped
-
-
-def category_table(categories: Iterable[Category]) -> str:
-    """One line a category: id and name."""
-    return "\n".join(f"  {category.id:>6}  {category.name}" for category in categories)
-
-
-def joint_slices(categories: Iterable[Category]) -> list[slice]:
-    """For each category, where its joints stand among the J joints of all."""
-    slices, end = [], 0
-    for category in categories:
-        start = 0 if category.shared else end
-        slices.append(slice(start, start + len(category.joints)))
-        end = max(end, slices[-1].stop)
-    return slices
-
-
-def flip_pairs(categories: Iterable[Category]) -> list[tuple[int, int]]:
-    """Left and right joints of all categories, as indices into the J joints."""
-    categories = tuple(categories)
-    pairs = (
-        (part.start + a, part.start + b)
-        for category, part in zip(categories, joint_slices(categories), strict=True)
-        for a, b in category.flip_pairs
-    )
-    return list(dict.fromkeys(pairs))
 
 
 def joint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:

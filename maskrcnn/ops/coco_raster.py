@@ -31,7 +31,7 @@ def coco_raster(
     """
     match which("coco_raster", torch.device("cpu"), impl):
         case "numba":
-            from .coco_raster_numba import coco_raster_numba as run
+            from .kernels.coco_raster_numba import coco_raster_numba as run
         case _:
             run = coco_raster_reference
     arrays = [np.ascontiguousarray(array, dtype=np.float64) for array in (points, origins, scales)]

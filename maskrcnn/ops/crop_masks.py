@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .boxes import harmless
 from .dispatch import which
+from .grids import SMALLEST_FRAME
 
 
 def crop_masks(
@@ -35,7 +36,7 @@ def crop_masks(
     """
     match which("crop_masks", bits.device, impl):
         case "numba":
-            from .crop_masks_numba import crop_masks_numba as run
+            from .kernels.crop_masks_numba import crop_masks_numba as run
         case _:
             run = crop_masks_reference
     return run(bits, frames.float(), index, boxes.float(), valid, side, samples)
@@ -64,11 +65,8 @@ def _weights(
     steps = (torch.arange(side * samples, device=low.device, dtype=torch.float32) + 0.5) / (side * samples)
     points = low[:, None] + (high - low)[:, None] * steps
     extent = frame_high - frame_low
-    extent = torch.where(extent.abs() < SMALLEST, SMALLEST, extent)
+    extent = torch.where(extent.abs() < SMALLEST_FRAME, SMALLEST_FRAME, extent)
     at = (points - frame_low[:, None]) / extent[:, None] * size - 0.5  # [N side*samples], in stored cells
     cells = torch.arange(size, device=low.device, dtype=torch.float32)
     weights = (1 - (at[..., None] - cells).abs()).clamp(min=0)
     return weights.unflatten(1, (side, samples)).mean(dim=2)
-
-
-SMALLEST = 1e-6  # extent of a frame

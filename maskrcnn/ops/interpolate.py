@@ -1,19 +1,10 @@
 """Bilinear interpolation of a picture between given rows and columns, without antialiasing."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
 from .dispatch import which
-
-
-class Axis(NamedTuple):
-    """For each new pixel of an axis the two old ones around its centre, ascending, and the weight of the second."""
-
-    low: np.ndarray  # intp [n]
-    high: np.ndarray  # intp [n]
-    share: np.ndarray  # float32 [n], 0..1
+from .grids import Axis
 
 
 def interpolate(
@@ -30,7 +21,7 @@ def interpolate(
     if out.shape != shape or out.dtype != np.float32:
         raise ValueError(f"interpolate: out is {out.dtype} {list(out.shape)}, the answer float32 {list(shape)}")
     if which("interpolate", torch.device("cpu"), impl) == "numba":
-        from .interpolate_numba import interpolate_numba as run
+        from .kernels.interpolate_numba import interpolate_numba as run
     else:
         run = interpolate_reference
     run(array, rows, columns, out)

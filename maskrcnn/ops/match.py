@@ -40,9 +40,9 @@ def match(
     gt_boxes = torch.where(gt_valid[..., None], gt_boxes, 0.0)
     match which("match", boxes.device, impl):
         case "triton":
-            from .match_triton import match_triton as run
+            from .kernels.match_triton import match_triton as run
         case "numba":
-            from .match_numba import match_numba as run
+            from .kernels.match_numba import match_numba as run
         case _:
             run = match_reference
     return Match(*run(boxes, gt_boxes, real, crowd, candidates, inclusive))

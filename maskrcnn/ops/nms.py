@@ -38,9 +38,9 @@ def nms(
     limit = _limit(iou, closed)
     match which("nms", boxes.device, impl):
         case "triton":
-            from .nms_triton import nms_triton as run
+            from .kernels.nms_triton import nms_triton as run
         case "numba":
-            from .nms_numba import nms_numba as run
+            from .kernels.nms_numba import nms_numba as run
         case _:
             run = nms_reference
     return run(boxes, scores, groups, candidates, limit, top, inclusive)

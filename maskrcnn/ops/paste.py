@@ -42,9 +42,9 @@ def paste(
     rows, columns = sample_positions(boxes, masks.shape[-1], size, rule)
     match which("paste", masks.device, impl):
         case "triton":
-            from .paste_triton import paste_triton as run
+            from .kernels.paste_triton import paste_triton as run
         case "numba":
-            from .paste_numba import paste_numba as run
+            from .kernels.paste_numba import paste_numba as run
         case _:
             run = paste_reference
     return run(padded, rows, columns, threshold, rule == "padded")

@@ -34,7 +34,7 @@ def rasterize_polygons(
     offsets = np.cumsum([0] + [len(outline) for outline in polygons])
     match which("rasterize", torch.device("cpu"), impl):
         case "numba":
-            from .rasterize_numba import rasterize_polygons_numba as run
+            from .kernels.rasterize_numba import rasterize_polygons_numba as run
         case _:
             run = rasterize_polygons_reference
     return run(points, offsets, frame, size)
@@ -73,7 +73,7 @@ def rasterize_rle(
     ends = np.cumsum(counts, dtype=np.int64)
     match which("rasterize", torch.device("cpu"), impl):
         case "numba":
-            from .rasterize_numba import rasterize_rle_numba as run
+            from .kernels.rasterize_numba import rasterize_rle_numba as run
         case _:
             run = rasterize_rle_reference
     return run(ends, image_size[0], image_size[1], frame, size)

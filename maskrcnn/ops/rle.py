@@ -38,7 +38,7 @@ def encode(
     padded, boxes = pad_masks(masks.detach().cpu()), boxes.detach().float().cpu()
     match which("rle", torch.device("cpu"), impl):
         case "numba":
-            from .rle_numba import encode_numba as run
+            from .kernels.rle_numba import encode_numba as run
         case _:
             run = encode_reference
     strings = run(padded, boxes, size, threshold, rule)

@@ -1,13 +1,13 @@
 """RoIAlign (section 3 of the paper): bilinear samples of a pyramid inside boxes that are never rounded."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .dispatch import which
+from .grids import LARGEST_GRID, Grid
 from .roi_points import of_level, sides_of
 
 
@@ -51,9 +51,9 @@ def roi_align(
     grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling, every)
     match _choose(pyramid[0], aggregate, impl):
         case "triton":
-            from .roi_align_triton import roi_align_triton as run
+            from .kernels.roi_align_triton import roi_align_triton as run
         case "numba":
-            from .roi_align_numba import roi_align_numba as run
+            from .kernels.roi_align_numba import roi_align_numba as run
         case _:
             return roi_align_reference(pyramid, boxes, levels, valid, grid, aggregate)
     return run(pyramid, boxes, levels, valid, grid)
@@ -63,25 +63,8 @@ _KERNEL_DTYPES = {
     "numba": (torch.float32, torch.bfloat16),
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
-LARGEST_GRID = 1024  # points per bin and axis that an adaptive grid has at most, whatever the box
 
 _Points = Callable[[int], list[tuple[Tensor, Tensor]]]
-
-
-class Grid(NamedTuple):
-    """Where the points of a box lie, in words of `roi_align`."""
-
-    scales: tuple[tuple[float, float], ...]
-    size: int
-    sampling: int
-    aligned: bool
-    max_sampling: int | None
-    every: int = 1
-
-    @property
-    def bins(self) -> range:
-        """Those that are computed, of an axis."""
-        return range(0, self.size, self.every)
 
 
 def roi_align_reference(

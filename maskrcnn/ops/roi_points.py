@@ -85,7 +85,7 @@ def _every(step: int, points: Points) -> Points:
 def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:
     """Numba's knows float32; all else is openly the reference's."""
     if which("roi_points", pixels.device, None if pixels.dtype == torch.float32 else "reference") == "numba":
-        from .roi_points_numba import PoolPointsNumba
+        from .kernels.roi_points_numba import PoolPointsNumba
 
         return PoolPointsNumba
     return PoolPoints

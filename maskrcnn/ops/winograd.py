@@ -41,7 +41,7 @@ def winograd(
     """
     suited = impl or (None if x.dtype in (torch.float32, torch.bfloat16) else "reference")
     if which("winograd", x.device, suited) == "numba":
-        from .winograd_numba import winograd_numba as run
+        from .kernels.winograd_numba import winograd_numba as run
     else:
         run = winograd_reference
     with record_function("maskrcnn::winograd"):  # so that a profile tells its convolutions from the rest

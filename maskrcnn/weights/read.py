@@ -18,15 +18,15 @@ from ..config import MODEL_NAMES, BackboneConfig, Config, ModelConfig, override,
 from ..errors import CheckpointError, ConfigError
 from ..model.build import build
 from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
-from .classes import name_classes
-from .from_detectron import DETECTRON
-from .from_detectron2 import DETECTRON2
-from .from_torchvision import TORCHVISION
 from .hub import fetch, find, is_name
-from .infer import infer, infer_backbone, shapes_of
-from .names import rename_all
-from .origin import Origin
-from .pickles import as_tensors, read_pickle, read_torch
+from .interop.classes import name_classes
+from .interop.detectron import DETECTRON
+from .interop.detectron2 import DETECTRON2
+from .interop.infer import infer, infer_backbone, shapes_of
+from .interop.names import rename_all
+from .interop.origin import Origin
+from .interop.pickles import as_tensors, read_pickle, read_torch
+from .interop.torchvision import TORCHVISION
 
 ORIGINS: tuple[Origin, ...] = (TORCHVISION, DETECTRON2, DETECTRON)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maskrcnn.cli import main as cli
-from maskrcnn.profiles import with_profile
 from maskrcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+from maskrcnn.weights.interop.profiles import with_profile
 from tests.tiny import CATEGORIES, write_tiny_checkpoint
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from maskrcnn.cli import main as cli
-from maskrcnn.profiles import with_profile
 from maskrcnn.weights.checkpoint import Checkpoint, load_checkpoint
-from maskrcnn.weights.write import write_foreign
+from maskrcnn.weights.interop.profiles import with_profile
+from maskrcnn.weights.interop.write import write_foreign
 from tests.scenes import TWO_APART, write_coco
 from tests.tiny import CATEGORIES, write_tiny_checkpoint
 

@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskrcnn.categories import Category, flip_pairs, joint_slices
 from maskrcnn.data.records import (
     NO_MASK,
     POLYGONS,
     RLE,
-    Category,
     Dataset,
     ImageTable,
     ObjectTable,
     Report,
-    flip_pairs,
     hold_out,
-    joint_slices,
     map_categories,
     match_categories,
 )

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskrcnn.categories import Category
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.loader import EvalLoader
-from maskrcnn.data.records import Category
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.structures import GroundTruth, Losses
 from maskrcnn.weights.checkpoint import Checkpoint, restore
-from maskrcnn.weights.write import to_foreign
+from maskrcnn.weights.interop.write import to_foreign
 from tests.golden.goldens import FOLDER, cases, checkpoint, golden
 
 QUICK = {

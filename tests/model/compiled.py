@@ -7,8 +7,8 @@ import sys
 
 import torch
 
+from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.model.losses import total
-from maskrcnn.model.prepare import prepare
 from maskrcnn.ops.dispatch import use
 from maskrcnn.structures import GroundTruth, Images
 from tests.model.small import assert_same_detections, decided, objects, one, pictures, small

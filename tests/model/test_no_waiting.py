@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.config import TrainConfig
-from maskrcnn.model.prepare import prepare
 from maskrcnn.model.tta import detect_views
 from maskrcnn.ops import dispatch
 from maskrcnn.ops.dispatch import recorded_paths
-from maskrcnn.train.distributed import alone
-from maskrcnn.train.job import Job, whole_loss
-from maskrcnn.train.loop import _LossOf, step
-from maskrcnn.train.optim import build_optimizer
-from maskrcnn.train.state import Average, Progress, State
-from maskrcnn.train.watch import Watch
+from maskrcnn.training.distributed import alone
+from maskrcnn.training.job import Job, whole_loss
+from maskrcnn.training.loop import _LossOf, step
+from maskrcnn.training.optim import build_optimizer
+from maskrcnn.training.state import Average, Progress, State
+from maskrcnn.training.watch import Watch
 from tests.model.small import decided, objects, pictures, small
 
 pytest.importorskip("triton")

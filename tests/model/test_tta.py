@@ -12,8 +12,8 @@ from maskrcnn.canvas import prepare_views
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.tta import TTA, choose_views, detect_views
-from maskrcnn.profiles import with_profile
 from maskrcnn.structures import Detections, Images
+from maskrcnn.weights.interop.profiles import with_profile
 from tests.model.small import JOINTS, assert_same_detections, decided, one, pictures, small
 
 KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}

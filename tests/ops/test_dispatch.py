@@ -43,7 +43,7 @@ def test_use_holds_for_its_block_and_yields_to_the_caller() -> None:
 @needs_numba
 def test_the_first_compilation_of_a_machine_is_told_and_no_other(tmp_path) -> None:
     program = (
-        "import numpy as np; from maskrcnn.ops.interpolate import Axis, interpolate\n"
+        "import numpy as np; from maskrcnn.ops.grids import Axis; from maskrcnn.ops.interpolate import interpolate\n"
         "axis = Axis(np.zeros(1, np.intp), np.zeros(1, np.intp), np.zeros(1, np.float32))\n"
         "for dtype in (np.uint8, np.float32): interpolate(np.zeros((1, 1, 3), dtype), axis, axis)"
     )

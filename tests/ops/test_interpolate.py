@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.ops.dispatch import implementations, recorded_paths
-from maskrcnn.ops.interpolate import Axis, interpolate
+from maskrcnn.ops.grids import Axis
+from maskrcnn.ops.interpolate import interpolate
 
 IMPLS = implementations("interpolate")
 

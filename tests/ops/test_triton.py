@@ -74,8 +74,8 @@ def compiled(monkeypatch) -> Iterator[list[str]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("sampling", "aligned", "canvas", "channels"), [(2, True, 96, 256), (0, False, 32, 1)])
 def test_roi_align_compiles(compiled, dtype, sampling, aligned, canvas, channels) -> None:
-    from maskrcnn.ops.roi_align import Grid
-    from maskrcnn.ops.roi_align_triton import roi_align_triton
+    from maskrcnn.ops.grids import Grid
+    from maskrcnn.ops.kernels.roi_align_triton import roi_align_triton
 
     maps = pyramid_of(canvas, canvas, channels, dtype, "cpu", batch=1)
     boxes, levels, valid = boxes_of(canvas, canvas, 3 if channels > 1 else 1, "cpu", batch=1)
@@ -89,9 +89,9 @@ def test_roi_align_compiles(compiled, dtype, sampling, aligned, canvas, channels
 
 @pytest.mark.parametrize("count", [50, 1])
 def test_match_nms_and_paste_compile(compiled, count) -> None:
-    from maskrcnn.ops.match_triton import match_triton
-    from maskrcnn.ops.nms_triton import nms_triton
-    from maskrcnn.ops.paste_triton import paste_triton
+    from maskrcnn.ops.kernels.match_triton import match_triton
+    from maskrcnn.ops.kernels.nms_triton import nms_triton
+    from maskrcnn.ops.kernels.paste_triton import paste_triton
 
     boxes, scores, groups = torch.rand(2, count, 4), torch.rand(2, count), torch.zeros(2, count, dtype=torch.int64)
     yes = torch.ones(2, count, dtype=torch.bool)

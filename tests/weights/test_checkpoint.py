@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from maskrcnn.categories import Category
 from maskrcnn.config import preset
-from maskrcnn.data.records import Category
 from maskrcnn.errors import CheckpointError
-from maskrcnn.weights.checkpoint import adopt, load_checkpoint, replacing, restore, save_checkpoint
+from maskrcnn.files import replacing
+from maskrcnn.weights.checkpoint import adopt, load_checkpoint, restore, save_checkpoint
 
 CATEGORIES = (
     Category(3, "Möwe", shared=True),

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from maskrcnn.categories import Category
 from maskrcnn.config import KeypointHeadConfig, preset
-from maskrcnn.data.records import Category
 from maskrcnn.errors import ConfigError
-from maskrcnn.weights.classes import carry_rows, is_unused, name_classes
+from maskrcnn.weights.interop.classes import carry_rows, is_unused, name_classes
 
 CONFIG = preset("R-50-FPN")
 NEVER_USED = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83]

@@ -16,7 +16,7 @@ from maskrcnn.config import (
 )
 from maskrcnn.errors import CheckpointError
 from maskrcnn.model.build import build
-from maskrcnn.weights.infer import infer, shapes_of
+from maskrcnn.weights.interop.infer import infer, shapes_of
 
 READ = {  # what shapes say
     "backbone": ("block", "blocks", "width", "groups", "width_per_group", "norm", "features"),

@@ -3,9 +3,9 @@
 import pytest
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.weights.from_detectron2 import DETECTRON2
-from maskrcnn.weights.from_torchvision import TORCHVISION
-from maskrcnn.weights.names import rename_all, renamed
+from maskrcnn.weights.interop.detectron2 import DETECTRON2
+from maskrcnn.weights.interop.names import rename_all, renamed
+from maskrcnn.weights.interop.torchvision import TORCHVISION
 
 TABLE = (
     ("stage{s}.{n}.{c}.{x}", "layer{s-1}.{n}.{c}.{x}"),

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.weights.pickles import as_tensors, read_pickle, read_torch
+from maskrcnn.weights.interop.pickles import as_tensors, read_pickle, read_torch
 
 ARRAYS = {
     "weight": np.arange(12, dtype=np.float32).reshape(3, 4),

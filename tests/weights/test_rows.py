@@ -2,7 +2,7 @@
 
 import torch
 
-from maskrcnn.weights.rows import anchors_to_size_major, background_to_first, background_to_last
+from maskrcnn.weights.interop.rows import anchors_to_size_major, background_to_first, background_to_last
 
 THEIRS = {  # background, cat, dog
     "box_head.class_logits.bias": torch.tensor([9.0, 1.0, 2.0]),

@@ -13,12 +13,12 @@ from torch import Tensor
 from maskrcnn.config import FPNConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, preset
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
-from maskrcnn.profiles import with_profile
 from maskrcnn.weights.checkpoint import Checkpoint
-from maskrcnn.weights.classes import name_classes
-from maskrcnn.weights.pickles import read_pickle
+from maskrcnn.weights.interop.classes import name_classes
+from maskrcnn.weights.interop.pickles import read_pickle
+from maskrcnn.weights.interop.profiles import with_profile
+from maskrcnn.weights.interop.write import TARGETS, inexpressible, to_foreign, write_foreign
 from maskrcnn.weights.read import open_foreign, read_checkpoint
-from maskrcnn.weights.write import TARGETS, inexpressible, to_foreign, write_foreign
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FULL = preset("R-50-FPN")

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ...categories import Category, category_table
 from ...errors import DataError
-from ..records import Category, category_table
 from .coco_flat import integer
 
 # The evaluation constants of COCO's person joints (cocoeval.py); any other joint gets 0.05, their rough middle.

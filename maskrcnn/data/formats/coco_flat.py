@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...categories import Category, joint_slices
 from ..problems import Report
-from ..records import NO_MASK, POLYGONS, RLE, Category, joint_slices
+from ..records import NO_MASK, POLYGONS, RLE
 from .coco_objects import FAR, Columns
 
 

@@ -1,0 +1,51 @@
+"""Where a model runs and in which precision: the choices behind `device=None` and `precision="auto"`."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from .errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a prepared model runs."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one. Raises `ConfigError` for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+
+
+def choose_precision(wanted: str, device: torch.device, profile: str = "ours") -> Precision:
+    """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere.
+
+    Weights of another framework's `profile` run in fp32 unless asked for otherwise: their answers equal the origin's.
+    Raises `ConfigError` for another word.
+    """
+    if wanted in DTYPES:
+        return wanted  # type: ignore[return-value]
+    if wanted != "auto":
+        raise ConfigError(f"precision is one of auto, fp32, bf16, fp16; it got {wanted!r}")
+    return "bf16" if profile in ("ours", "paper") and _has_fast_bf16(device) else "fp32"
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Without AVX512-BF16 or AMX a processor emulates bfloat16, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

@@ -1,0 +1,83 @@
+"""`paste` on a CPU: only the pixels that a box can reach are computed, one object a thread."""
+
+from typing import no_type_check
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dispatch import torch_threads
+
+
+@torch_threads()
+def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
+    """The meaning of `ops.paste.paste_reference`, in the same order of operations, so equal to the last bit."""
+    (N, H), W = rows.shape, columns.shape[1]
+    masks, rows_, columns_ = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
+    if threshold is None:
+        out = torch.zeros(N, H, W)
+        _paste_soft(masks, rows_, columns_, out.numpy())
+        return out
+    out = torch.zeros(N, H, W, dtype=torch.bool)
+    _paste_hard(masks, rows_, columns_, np.float32(threshold), strict, out.numpy())
+    return out
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+@no_type_check  # a wrapped function could not be compiled
+def _paste_hard(masks, rows, columns, threshold, strict, out):  # noqa: ANN001, ANN202
+    for n in numba.prange(len(masks)):
+        top, bottom = _reached(rows[n], masks.shape[1] - 1)
+        left, right = _reached(columns[n], masks.shape[1] - 1)
+        across = _across(masks[n], columns[n, left:right])
+        for y in range(top, bottom):
+            low = min(int(rows[n, y]), masks.shape[1] - 2)
+            share = rows[n, y] - np.float32(low)
+            a, b, line = across[low], across[low + 1], out[n, y, left:right]
+            if strict:
+                for x in range(len(line)):
+                    line[x] = a[x] + share * (b[x] - a[x]) > threshold
+            else:
+                for x in range(len(line)):
+                    line[x] = a[x] + share * (b[x] - a[x]) >= threshold
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+@no_type_check
+def _paste_soft(masks, rows, columns, out):  # noqa: ANN001, ANN202
+    for n in numba.prange(len(masks)):
+        top, bottom = _reached(rows[n], masks.shape[1] - 1)
+        left, right = _reached(columns[n], masks.shape[1] - 1)
+        across = _across(masks[n], columns[n, left:right])
+        for y in range(top, bottom):
+            low = min(int(rows[n, y]), masks.shape[1] - 2)
+            share = rows[n, y] - np.float32(low)
+            a, b, line = across[low], across[low + 1], out[n, y, left:right]
+            for x in range(len(line)):
+                line[x] = a[x] + share * (b[x] - a[x])
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _across(mask, positions):  # noqa: ANN001, ANN202
+    """Every row of the padded mask, read at each column's position."""
+    out = np.empty((len(mask), len(positions)), np.float32)
+    for x in range(len(positions)):
+        low = min(int(positions[x]), len(mask) - 2)
+        share = positions[x] - np.float32(low)
+        for k in range(len(mask)):
+            out[k, x] = mask[k, low] + share * (mask[k, low + 1] - mask[k, low])
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def _reached(positions, last):  # noqa: ANN001, ANN202
+    """The pixels first..end - 1 whose position lies inside the border; positions never fall along the axis."""
+    first, end = 0, len(positions)
+    while first < end and positions[first] <= 0:
+        first += 1
+    while end > first and positions[end - 1] >= last:
+        end -= 1
+    return first, end

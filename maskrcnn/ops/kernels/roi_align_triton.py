@@ -1,0 +1,382 @@
+"""`roi_align` on a GPU, all levels in one launch, over maps whose channels lie together in memory.
+
+A program takes some bins of one box and a run of channels: it reads the four pixels of a point once for all of them.
+Backward, the default adds to the maps atomically, in whatever order the programs come. Where
+`torch.use_deterministic_algorithms` asks for it, each program owns pixels of a map instead and adds what the boxes give
+them in the order of the boxes.
+"""
+
+# ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+from ..grids import LARGEST_GRID, Grid
+
+_TILE = 2048  # numbers that a program sums at once
+_MOST_MAPS = 8  # that a kernel is given one by one
+
+
+def roi_align_triton(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid) -> Tensor:
+    """The meaning of `ops.roi_align.roi_align_reference` with averages, for float32, bfloat16 and float16."""
+    maps, scales, B = list(pyramid), grid.scales, len(boxes)
+    levels = torch.where(valid, levels, -1).to(torch.int32)
+    images = torch.arange(B, dtype=torch.int32, device=levels.device)[:, None].expand_as(levels)
+    if len(maps) > _MOST_MAPS and len(set(scales)) == len({m.shape for m in maps}) == 1:
+        # Stored masks, a map for each object: more than a kernel has arguments for, but all alike.
+        maps, scales, images, levels = [torch.cat(maps)], scales[:1], levels * B + images, levels.clamp(max=0)
+    most = min(grid.max_sampling or LARGEST_GRID, LARGEST_GRID)
+    numbers = [number for pair in scales for number in pair]
+    out = _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned, most)
+    return out[..., :: grid.every, :: grid.every]  # the others are computed, too
+
+
+@torch.library.custom_op("maskrcnn::roi_align", mutates_args=())
+def _roi_align(
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    images: Tensor,
+    scales: Sequence[float],
+    size: int,
+    sampling: int,
+    aligned: bool,
+    most: int,
+) -> Tensor:
+    (B, R), C = levels.shape, pyramid[0].shape[1]
+    out = pyramid[0].new_empty(B, R, size, size, C)
+    maps = tuple(features.permute(0, 2, 3, 1).contiguous() for features in pyramid)
+    if out.numel():
+        launch, blocks = _launch(B * R, size, C)
+        with torch.cuda.device_of(out):
+            _forward_kernel[launch](
+                maps, _sides(pyramid), tuple(scales), boxes.contiguous(), levels.contiguous(), images.contiguous(), out,
+                C, most, len(maps), size, sampling, aligned, *blocks, enable_fp_fusion=True,
+            )  # fmt: skip
+    return out.permute(0, 1, 4, 2, 3)
+
+
+@_roi_align.register_fake
+def _(pyramid, boxes, levels, images, scales, size, sampling, aligned, most):
+    out = pyramid[0].new_empty(*levels.shape, size, size, pyramid[0].shape[1])
+    return out.permute(0, 1, 4, 2, 3)
+
+
+@torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=())
+def _roi_align_backward(
+    grad: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    images: Tensor,
+    count: int,
+    sides: Sequence[int],
+    scales: Sequence[float],
+    sampling: int,
+    aligned: bool,
+    most: int,
+) -> list[Tensor]:
+    """Gradients of maps of `count` images."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    bins = grad.permute(0, 1, 3, 4, 2).contiguous()
+    dtype = grad.dtype if deterministic else torch.float32
+    shapes = [(count, H, W, grad.shape[2]) for H, W in zip(sides[::2], sides[1::2], strict=True)]
+    maps = [grad.new_zeros(shape, dtype=dtype) for shape in shapes]
+    if bins.numel():
+        add = _add_in_order if deterministic else _add
+        given = boxes.contiguous(), levels.contiguous(), images.contiguous()
+        with torch.cuda.device_of(grad):
+            add(maps, bins, *given, tuple(scales), most, (bins.shape[2], sampling, aligned))
+    return [pixels.to(grad.dtype).permute(0, 3, 1, 2) for pixels in maps]
+
+
+@_roi_align_backward.register_fake
+def _(grad, boxes, levels, images, count, sides, scales, sampling, aligned, most):
+    shapes = zip(sides[::2], sides[1::2], strict=True)
+    return [grad.new_empty(count, H, W, grad.shape[2]).permute(0, 3, 1, 2) for H, W in shapes]
+
+
+def _add(
+    maps: list[Tensor],
+    bins: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    images: Tensor,
+    scales: tuple[float, ...],
+    most: int,
+    numbers: tuple[int, int, bool],
+) -> None:
+    """What the bins give to the maps, in whatever order the programs come."""
+    B, R, S, _, C = bins.shape
+    launch, blocks = _launch(B * R, S, C)
+    sides = tuple(side for pixels in maps for side in pixels.shape[1:3])
+    _atomic_backward_kernel[launch](
+        tuple(maps), sides, scales, boxes, levels, images, bins, C, most, len(maps), *numbers, *blocks,
+        enable_fp_fusion=True,
+    )  # fmt: skip
+
+
+def _add_in_order(
+    maps: list[Tensor],
+    bins: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    images: Tensor,
+    scales: tuple[float, ...],
+    most: int,
+    numbers: tuple[int, int, bool],
+) -> None:
+    """The same, the boxes one after the other at every pixel."""
+    B, R = levels.shape
+    for level, pixels in enumerate(maps):
+        count, H, W, C = pixels.shape
+        if pixels.numel():
+            columns, channels = min(16, triton.next_power_of_2(W)), min(256, triton.next_power_of_2(C))
+            launch = (count * H, triton.cdiv(W, columns), triton.cdiv(C, channels))
+            _owning_backward_kernel[launch](
+                pixels, bins, boxes, levels, images, level, H, W, *scales[2 * level : 2 * level + 2], B, R, C, most,
+                *numbers, columns, channels, enable_fp_fusion=True,
+            )  # fmt: skip
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pyramid, boxes, levels, images, scales, _, sampling, aligned, most = inputs
+    ctx.save_for_backward(boxes, levels, images)
+    ctx.numbers = (len(pyramid[0]), list(_sides(pyramid)), list(scales), sampling, aligned, most)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads: list[Tensor | None] = list(_roi_align_backward(grad, *ctx.saved_tensors, *ctx.numbers))
+    needed = ctx.needs_input_grad[0]
+    return [g if need else None for g, need in zip(grads, needed, strict=True)], *[None] * 8
+
+
+_roi_align.register_autograd(_differentiate, setup_context=_save)
+
+
+def _sides(pyramid: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(side for features in pyramid for side in features.shape[2:])
+
+
+def _launch(boxes: int, size: int, channels: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """How many programs, and how many bins and channels each of them takes."""
+    block = max(16, min(256, triton.next_power_of_2(channels)))
+    bins = min(_TILE // block, triton.next_power_of_2(size * size))
+    return (boxes, triton.cdiv(size * size, bins), triton.cdiv(channels, block)), (bins, block)
+
+
+@triton.jit
+def _axis(low, high, scale, most, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr):
+    """Along one axis of a box, in feature pixels: where its bins start, how long each is, and its points per bin."""
+    start, end = low * scale, high * scale
+    if ALIGNED:
+        start, end = start - 0.5, end - 0.5
+    length = end - start
+    if not ALIGNED:
+        length = tl.maximum(length, 1.0)
+    step = tl.math.div_rn(length, tl.full([], SIZE, tl.float32))
+    if SAMPLING > 0:
+        count = SAMPLING
+    else:
+        count = tl.where(step > 0, tl.ceil(tl.minimum(step, most)), 0.0).to(tl.int32)
+    return start, step, count
+
+
+@triton.jit
+def _neighbours(start, step, bins, i, count, side):
+    """The two pixels of the i-th point of each bin, and their weights: nothing for a point outside the map."""
+    at = start + bins * step + (i + 0.5) * step / count
+    real = (at >= -1) & (at <= side)
+    at = tl.maximum(tl.where(real, at, 0.0), 0.0)
+    low = tl.minimum(at.to(tl.int32), side - 1)
+    share = tl.where(low < side - 1, at - low, 0.0)
+    weight = tl.where(real, 1.0, 0.0)
+    return low, tl.minimum(low + 1, side - 1), (1 - share) * weight, share * weight
+
+
+@triton.jit
+def _lines(map_ptr, y, length, c):
+    """Where channels c of line y of a map are; a large map has more numbers than 32 bits count."""
+    return map_ptr + (y.to(tl.int64) * length)[:, None] + c[None, :]
+
+
+@triton.jit
+def _of_level(level, maps, sides, scales, LEVELS: tl.constexpr):
+    """What belongs to a level: the pointer to its map, height, width, and feature pixels per canvas pixel."""
+    map_ptr, H, W, scale_y, scale_x = maps[0], sides[0], sides[1], scales[0], scales[1]
+    for k in tl.static_range(1, LEVELS):
+        here = level == k
+        map_ptr = tl.where(here, maps[k], map_ptr)
+        H, W = tl.where(here, sides[2 * k], H), tl.where(here, sides[2 * k + 1], W)
+        scale_y, scale_x = tl.where(here, scales[2 * k], scale_y), tl.where(here, scales[2 * k + 1], scale_x)
+    return map_ptr, H, W, scale_y, scale_x
+
+
+@triton.jit
+def _forward_kernel(
+    maps,  # pointers to the levels, [B, H, W, C] each
+    sides,  # H and W of each
+    scales,  # feature pixels per canvas pixel of each, y and x
+    boxes_ptr,  # [B * R, 4]
+    levels_ptr,  # [B * R], -1 where the slot is empty
+    images_ptr,  # [B * R], whose maps they are
+    out_ptr,  # [B * R, SIZE * SIZE, C]
+    C,
+    most,  # points per bin and axis
+    LEVELS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SAMPLING: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BINS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)
+    bins = tl.program_id(1) * BINS + tl.arange(0, BINS)
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    wanted = (bins < SIZE * SIZE)[:, None] & (c < C)[None, :]
+    level = tl.load(levels_ptr + n)
+    sums = tl.zeros((BINS, CHANNELS), tl.float32)
+    if level >= 0:
+        map_ptr, H, W, scale_y, scale_x = _of_level(level, maps, sides, scales, LEVELS)
+        map_ptr += tl.load(images_ptr + n).to(tl.int64) * H * W * C
+        box_ptr = boxes_ptr + n * 4
+        start_y, step_y, count_y = _axis(
+            tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
+        )
+        start_x, step_x, count_x = _axis(tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED)
+        for i in range(count_y):
+            top, down, at_top, at_down = _neighbours(start_y, step_y, bins // SIZE, i, count_y, H)
+            for j in range(count_x):
+                left, right, at_left, at_right = _neighbours(start_x, step_x, bins % SIZE, j, count_x, W)
+                first, second = _lines(map_ptr, top, W * C, c), _lines(map_ptr, down, W * C, c)
+                a = tl.load(first + (left * C)[:, None], mask=wanted, other=0.0).to(tl.float32)
+                b = tl.load(first + (right * C)[:, None], mask=wanted, other=0.0).to(tl.float32)
+                point = (at_top * at_left)[:, None] * a + (at_top * at_right)[:, None] * b
+                a = tl.load(second + (left * C)[:, None], mask=wanted, other=0.0).to(tl.float32)
+                b = tl.load(second + (right * C)[:, None], mask=wanted, other=0.0).to(tl.float32)
+                point += (at_down * at_left)[:, None] * a
+                sums += point + (at_down * at_right)[:, None] * b
+        sums = sums / tl.maximum(count_y * count_x, 1)
+    out = out_ptr + n * SIZE * SIZE * C + bins[:, None] * C + c[None, :]
+    tl.store(out, sums.to(out_ptr.dtype.element_ty), mask=wanted)
+
+
+@triton.jit
+def _atomic_backward_kernel(
+    maps,  # pointers to the gradients of the levels, float32 [B, H, W, C] each, zeros at first
+    sides,  # H and W of each
+    scales,  # feature pixels per canvas pixel of each, y and x
+    boxes_ptr,  # [B * R, 4]
+    levels_ptr,  # [B * R], -1 where the slot is empty
+    images_ptr,  # [B * R], whose maps they are
+    grad_ptr,  # [B * R, SIZE * SIZE, C]
+    C,
+    most,
+    LEVELS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SAMPLING: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    BINS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)
+    bins = tl.program_id(1) * BINS + tl.arange(0, BINS)
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    wanted = (bins < SIZE * SIZE)[:, None] & (c < C)[None, :]
+    level = tl.load(levels_ptr + n)
+    if level >= 0:
+        map_ptr, H, W, scale_y, scale_x = _of_level(level, maps, sides, scales, LEVELS)
+        map_ptr += tl.load(images_ptr + n).to(tl.int64) * H * W * C
+        box_ptr = boxes_ptr + n * 4
+        start_y, step_y, count_y = _axis(
+            tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
+        )
+        start_x, step_x, count_x = _axis(tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED)
+        grad = tl.load(grad_ptr + n * SIZE * SIZE * C + bins[:, None] * C + c[None, :], mask=wanted, other=0.0)
+        share = grad.to(tl.float32) / tl.maximum(count_y * count_x, 1)
+        for i in range(count_y):
+            top, down, at_top, at_down = _neighbours(start_y, step_y, bins // SIZE, i, count_y, H)
+            for j in range(count_x):
+                left, right, at_left, at_right = _neighbours(start_x, step_x, bins % SIZE, j, count_x, W)
+                first, second = _lines(map_ptr, top, W * C, c), _lines(map_ptr, down, W * C, c)
+                weight = (at_top * at_left)[:, None]
+                tl.atomic_add(first + (left * C)[:, None], share * weight, mask=wanted & (weight > 0), sem="relaxed")
+                weight = (at_top * at_right)[:, None]
+                tl.atomic_add(first + (right * C)[:, None], share * weight, mask=wanted & (weight > 0), sem="relaxed")
+                weight = (at_down * at_left)[:, None]
+                tl.atomic_add(second + (left * C)[:, None], share * weight, mask=wanted & (weight > 0), sem="relaxed")
+                weight = (at_down * at_right)[:, None]
+                tl.atomic_add(second + (right * C)[:, None], share * weight, mask=wanted & (weight > 0), sem="relaxed")
+
+
+@triton.jit
+def _reaches(start, step, first, last, SIZE: tl.constexpr):
+    """Whether points of the box may give to pixels first .. last; a point outside the map gives to its rim."""
+    end = start + SIZE * step
+    return (tl.minimum(start, end) - 1 <= last) & (tl.maximum(start, end) + 1 >= first)
+
+
+@triton.jit
+def _weight(start, step, bin, count, side, pixels):
+    """What one bin of a box gives to each of `pixels` along an axis."""
+    weight = pixels * 0.0
+    for i in range(count):
+        low, high, at_low, at_high = _neighbours(start, step, bin, i, count, side)
+        weight += tl.where(pixels == low, at_low, 0.0) + tl.where(pixels == high, at_high, 0.0)
+    return weight
+
+
+@triton.jit
+def _owning_backward_kernel(
+    out_ptr,  # [count, H, W, C], the gradient of one level
+    grad_ptr,  # [B * R, SIZE, SIZE, C]
+    boxes_ptr,  # [B * R, 4]
+    levels_ptr,  # [B * R], -1 where the slot is empty
+    images_ptr,  # [B * R], whose maps they are; of picture b those of b, B + b, 2 B + b, ...
+    level,
+    H,
+    W,
+    scale_y,
+    scale_x,
+    B,
+    R,
+    C,
+    most,
+    SIZE: tl.constexpr,
+    SAMPLING: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    image, y = row // H, (row % H).to(tl.int32)
+    x = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    sums = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    for r in range(R):
+        n = (image % B) * R + r
+        if (tl.load(levels_ptr + n) == level) & (tl.load(images_ptr + n) == image):
+            box_ptr = boxes_ptr + n * 4
+            start_y, step_y, count_y = _axis(
+                tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
+            )
+            start_x, step_x, count_x = _axis(
+                tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED
+            )
+            left = tl.program_id(1) * COLUMNS
+            if _reaches(start_y, step_y, y, y, SIZE) & _reaches(start_x, step_x, left, left + COLUMNS - 1, SIZE):
+                for p in range(SIZE):
+                    weight_y = _weight(start_y, step_y, p, count_y, H, y) / tl.maximum(count_y * count_x, 1)
+                    if weight_y > 0:
+                        for q in range(SIZE):
+                            weight = weight_y * _weight(start_x, step_x, q, count_x, W, x)
+                            bin_ptr = grad_ptr + ((n * SIZE + p) * SIZE + q) * C
+                            grad = tl.load(bin_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+                            sums += weight[:, None] * grad[None, :]
+    out = out_ptr + (row * W + x[:, None]) * C + c[None, :]
+    tl.store(out, sums.to(out_ptr.dtype.element_ty), mask=(x < W)[:, None] & (c < C)[None, :])

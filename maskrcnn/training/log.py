@@ -1,0 +1,205 @@
+"""What a run says: records of plain numbers, to a JSON-lines file, to the console, to any other listener.
+
+A listener is a function of a kind ("start", "step", "evaluation", "end") and a record. Losses stay tensors on their
+device until a record is due (`Meter`), so that logging never makes the device wait.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..files import replacing
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+
+
+class Meter:
+    """Means of scalar tensors between two readings."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._read_at = seconds
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def read(self, seconds: float) -> tuple[dict[str, float], float]:
+        """The means since the last reading and the seconds between two additions; waits for the device once.
+
+        `seconds` is the time now.
+        """
+        if not self._count:
+            return {}, 0.0
+        means = (torch.stack(list(self._sums.values())) / self._count).tolist()
+        result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / self._count
+        self._sums, self._count, self._read_at = {}, 0, seconds
+        return result
+
+
+class JsonLines:
+    """One line a record. A "start" drops what an earlier start wrote after the step that is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
+        if kind == "start" and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            with replacing(self._path) as temporary:
+                kept = "".join(f"{line}\n" for line in lines if _written_by(line, record["step"]))
+                temporary.write_text(kept, encoding="utf-8")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **record}) + "\n")
+
+
+def _written_by(line: str, step: int) -> bool:
+    try:
+        return json.loads(line).get("step", 0) <= step
+    except (ValueError, AttributeError):  # the last line of a process that was killed
+        return False
+
+
+class Console:
+    """One line an interval in a pipe; on a terminal a bar with what fits beside it."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+        self._task: Any = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"))
+            self._task = self._bar.add_task("", total=total)
+
+    def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
+        if kind == "step":
+            self._step(record)
+        elif kind == "evaluation":
+            self._say(_evaluation_line(record))
+        elif kind == "end" and self._bar is not None:
+            self._bar.stop()
+
+    def _step(self, record: Mapping[str, Any]) -> None:
+        if self._bar is None:
+            print(_step_line(record, self._total), flush=True)
+            return
+        self._bar.start()
+        self._bar.update(self._task, completed=record["step"], description=_bar_line(record, self._total))
+
+    def _say(self, text: str) -> None:
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+
+
+def _step_line(record: Mapping[str, Any], total: int) -> str:
+    losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+    return (
+        f"step {record['step']}/{total} epoch {record['epoch']:.2f} loss {record['loss']:.3f} ({losses}) "
+        f"lr {record['lr']:.2g} {record['seconds_per_step']:.2f} s/step {record['memory_gib']:.1f} GiB "
+        f"eta {duration(record['eta_seconds'])}"
+    )
+
+
+def _bar_line(record: Mapping[str, Any], total: int) -> str:
+    """What fits beside a bar on a terminal of 80 columns."""
+    return (
+        f"{record['step']}/{total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
+        f"{record['seconds_per_step']:.2f} s/step eta {duration(record['eta_seconds'])}"
+    )
+
+
+def _evaluation_line(record: Mapping[str, Any]) -> str:
+    scores = " ".join(
+        f"{kind} {name} {_figure(values[name])} {name}50 {_figure(values[name + '50'])}"
+        for kind, values in record["metrics"].items()
+        for name in ("AP", "AR")
+        if isinstance(values, Mapping) and name in values
+    )
+    loss = f" validation loss {record['loss']:.3f}" if record.get("loss") is not None else ""
+    mark = " (best so far)" if record.get("best") else ""
+    return f"step {record['step']}: {scores}{loss}, {record['seconds']:.0f} s{mark}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or value < 0 else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss"""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def tensorboard_listener(folder: Path) -> Listener:
+    """A listener that writes TensorBoard events. Raises `ConfigError` where the extra is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("TensorBoard is not installed: pip install 'maskrcnn[tensorboard]'") from error
+    writer = SummaryWriter(str(folder))
+
+    def listen(kind: str, record: Mapping[str, Any]) -> None:
+        for name, value in _scalars(record):
+            writer.add_scalar(f"{kind}/{name}", value, record.get("step", 0))
+        if kind == "end":
+            writer.close()
+
+    return listen
+
+
+def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    rows: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            rows += _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and name != "step":
+            rows.append((f"{prefix}{name}", float(value)))
+    return rows
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory so far: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Clock:
+    """Seconds of training: stands still while something else is done."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._since = time.perf_counter()
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        return self.seconds
+
+    def skip(self) -> float:
+        """Leaves out the time since the last reading, and returns it."""
+        now = time.perf_counter()
+        passed = now - self._since
+        self._since = now
+        return passed

@@ -1,0 +1,91 @@
+"""What a run says, by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrcnn.errors import ConfigError
+from maskrcnn.training.log import Clock, Console, Meter, duration, tensorboard_listener
+
+RECORD = {
+    "step": 20,
+    "epoch": 0.5,
+    "loss": 1.25,
+    "losses": {"rpn_class": 0.75, "mask": 0.5},
+    "lr": 0.005,
+    "seconds_per_step": 0.5,
+    "memory_gib": 1.5,
+    "eta_seconds": 3725.4,
+}
+
+
+def test_a_meter_gives_means_since_the_last_reading() -> None:
+    meter = Meter(seconds=10.0)
+    meter.add({"loss": torch.tensor(1.0)})
+    meter.add({"loss": torch.tensor(4.0)})
+    assert meter.read(13.0) == ({"loss": 2.5}, 1.5)
+    meter.add({"loss": torch.tensor(7.0)})
+    assert meter.read(14.0) == ({"loss": 7.0}, 1.0)
+    assert meter.read(15.0) == ({}, 0.0)
+
+
+def test_a_meter_keeps_no_graph() -> None:
+    meter = Meter()
+    leaf = torch.ones((), requires_grad=True)
+    meter.add({"loss": leaf * 2})
+    assert not meter._sums["loss"].requires_grad
+
+
+def test_one_line_an_interval_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(40)
+    console("start", {"step": 0})
+    console("step", RECORD)
+    console("evaluation", {"step": 20, "metrics": {"box": {"AP": 0.25, "AP50": None}}, "seconds": 3.0, "best": True})
+    console("end", {"step": 20})
+    assert capsys.readouterr().out.splitlines() == [
+        "step 20/40 epoch 0.50 loss 1.250 (rpn_class 0.750 mask 0.500) lr 0.005 0.50 s/step 1.5 GiB eta 1:02:05",
+        "step 20: box AP 0.250 AP50 -, 3 s (best so far)",
+    ]
+
+
+def test_a_bar_on_a_terminal_fits_and_gives_the_cursor_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", "TTY_COMPATIBLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    console = Console(40)
+    console("step", RECORD)
+    console("end", {"step": 20})
+    out = capsys.readouterr().out
+    assert "20/40 loss 1.250 lr 0.005 0.50 s/step eta 1:02:05" in out
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # shown again, after it was hidden
+
+
+def test_proposals_are_judged_by_their_recall(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"AR": 0.5, "AR50": 0.75, "AR75": 0.25, "objects": 8}
+    Console(40)("evaluation", {"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
+    assert capsys.readouterr().out == "step 20: proposals AR 0.500 AR50 0.750, 3 s\n"
+
+
+def test_a_clock_leaves_out_what_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 7.0, 8.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock(100.0)
+    assert clock.read() == 102.0
+    assert clock.skip() == 5.0
+    assert clock.read() == 103.0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        tensorboard_listener(tmp_path)
