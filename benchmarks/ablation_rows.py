@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 160, 2
 STEPS, BATCH = 700, 8
-JOINT_STEPS = 1000  # one object in six has joints
+KEYPOINT_STEPS = 1000  # one object in six has keypoints
 LONGER = 3  # times the steps: from random weights a deeper network needs more
 SEEDS = 3
 
@@ -22,7 +22,7 @@ COMMON = (
     "train.validation_loss=false",
     "train.checkpoint_every=100",
     "train.log_every=100",
-    "model.input.min_size=0",  # pictures keep their 160 x 160 pixels
+    "model.input.min_size=0",  # images keep their 160 x 160 pixels
     "model.backbone.width=32",
     "model.rpn.pre_nms_train=500",
     "model.rpn.post_nms_train=200",
@@ -49,7 +49,7 @@ FPN = (
 # as wide, as ResNet-50's is beside ResNeXt-50's.
 BOTTLENECK = "model.backbone.block=bottleneck"
 GROUPS = (BOTTLENECK, "model.backbone.groups=8", "model.backbone.width_per_group=16")
-JOINTS = (
+KEYPOINTS = (
     "model.mask_head.enabled=false",
     "model.keypoint_head.enabled=true",
     "model.keypoint_head.convs=4",
@@ -79,8 +79,8 @@ ROWS = {
     "R-18-FPN": Row("R-18-FPN", FPN),
     "R-18-C4 RoIPool max": Row("R-18-C4", (*C4, *pool("roi_pool", "max"))),
     "R-18-C5 RoIPool max": Row("R-18-C5", (*C5, *pool("roi_pool", "max"))),
-    "R-18-FPN joints": Row("R-18-FPN", (*FPN, *JOINTS), JOINT_STEPS),
-    "R-18-FPN joints RoIPool max": Row("R-18-FPN", (*FPN, *JOINTS, *pool("roi_pool", "max")), JOINT_STEPS),
+    "R-18-FPN keypoints": Row("R-18-FPN", (*FPN, *KEYPOINTS), KEYPOINT_STEPS),
+    "R-18-FPN keypoints RoIPool max": Row("R-18-FPN", (*FPN, *KEYPOINTS, *pool("roi_pool", "max")), KEYPOINT_STEPS),
     "R-18-C4 softmax": Row("R-18-C4", (*C4, "model.mask_head.loss=softmax")),
     "R-18-C4 RoIWarp max": Row("R-18-C4", (*C4, *pool("roi_warp", "max"))),
     "R-18-C4 RoIWarp ave": Row("R-18-C4", (*C4, *pool("roi_warp", "average"))),
@@ -199,10 +199,10 @@ TABLES = {
         ),
     ),
     "6": Table(
-        "RoI operator for joints, R-50-FPN, keypoint AP",
+        "RoI operator for keypoints, R-50-FPN, keypoint AP",
         {
-            "RoIPool": Line((59.8, 86.2, 66.7), "R-18-FPN joints RoIPool max", "keypoint"),
-            "RoIAlign": Line((64.2, 86.6, 69.7), "R-18-FPN joints", "keypoint"),
+            "RoIPool": Line((59.8, 86.2, 66.7), "R-18-FPN keypoints RoIPool max", "keypoint"),
+            "RoIAlign": Line((64.2, 86.6, 69.7), "R-18-FPN keypoints", "keypoint"),
         },
         (Difference("RoIAlign", "RoIPool"),),
     ),

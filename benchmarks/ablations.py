@@ -1,6 +1,6 @@
 """python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
 
-Tables 2a to 2e and 6 of the paper in miniature: the drawn pictures, R-18 for R-50, R-34 for R-101, 700 steps (joints:
+Tables 2a to 2e and 6 of the paper in miniature: the drawn images, R-18 for R-50, R-34 for R-101, 700 steps (keypoints:
 1000) from random weights, three seeds of every row; the backbones once more for three times as long, one seed. A row
 that stands in several tables is trained once; each finished run is a file in benchmarks/results/ablations/, so that
 the same command goes on where the last sitting ended, within a run, too. `--minutes` ends a sitting; `--minutes 0`
@@ -35,7 +35,7 @@ from .ablation_rows import (
     BATCH,
     COMMON,
     DATA_SEED,
-    JOINT_STEPS,
+    KEYPOINT_STEPS,
     LONGER,
     ROWS,
     STEPS,
@@ -136,7 +136,7 @@ def train_drawn(out: Path) -> Trainer:
 
         with open(out / "data.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of two sittings one draws
-            drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
+            drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=True)
         run = out / name
         settings = (*COMMON, *row.settings)
         epochs = row.steps * BATCH / TRAIN_IMAGES
@@ -237,10 +237,11 @@ def report(results: Results) -> list[str]:
     lines = [
         "# The paper's ablations in miniature",
         "",
-        f"{TRAIN_IMAGES} drawn pictures of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} (joints: "
-        f"{JOINT_STEPS}; 2a-longer: {LONGER * STEPS}) from random weights, measured on {VAL_IMAGES} others. Networks "
+        f"{TRAIN_IMAGES} drawn images of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} (keypoints: "
+        f"{KEYPOINT_STEPS}; 2a-longer: {LONGER * STEPS}) from random weights, measured on {VAL_IMAGES} others. "
+        "Networks "
         "are narrower than the paper's "
-        "(32 channels in the stem, 64 in the FPN), C4 learns from 16 RoIs of a picture, the others from 32; neck and "
+        "(32 channels in the stem, 64 in the FPN), C4 learns from 16 RoIs of an image, the others from 32; neck and "
         "convolutional mask branch have norms. Ours are means over seeds, ± is one standard error of the difference, "
         "`noise` is under two.",
         "",
@@ -269,7 +270,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=math.inf, help="of this sitting")
     parser.add_argument("--tables", default="", help="such as 2c,2d; all unless given")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="of pictures and unfinished runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="of images and unfinished runs")
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     if 0 < args.minutes < math.inf:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.agreement [--quick]
 
-Same weights, same pictures; a detection is kept where bf16 has one of the same label at IoU 0.9. X-101 is left out:
+Same weights, same images; a detection is kept where bf16 has one of the same label at IoU 0.9. X-101 is left out:
 with drawn weights its scores nearly tie. Where MASKRCNN_BENCH_NUCLEI names a trained nuclei model and
 MASKRCNN_TEST_DATA the folder of its data, its mask AP in both precisions too (some minutes).
 """
@@ -19,7 +19,7 @@ from torch import nn
 from maskrcnn.evaluation.run import evaluate
 
 from .harness import Left, Middle, Options, Row, middle, run
-from .rivals import GOLDENS, Answer, draw, kept, ours_of_golden, ours_predicts, picture, torchvision_predicts
+from .rivals import GOLDENS, Answer, draw, image, kept, ours_of_golden, ours_predicts, torchvision_predicts
 
 SLACK = 0.02
 QUICK = ("torchvision-maskrcnn_resnet50_fpn", "detectron2-keypoint_rcnn_R_50_FPN")
@@ -34,12 +34,12 @@ def compare(options: Options) -> list[Row | Left]:
     theirs: list[float] = []
     rows: list[Row | Left] = []
     for name in models:
-        pictures = sorted(path.stem.removeprefix(f"{name}-") for path in GOLDENS.glob(f"{name}-shapes-*.npz"))
-        mine = shares(our_predictor(name), pictures[: 1 if options.quick else None])
+        images = sorted(path.stem.removeprefix(f"{name}-") for path in GOLDENS.glob(f"{name}-shapes-*.npz"))
+        mine = shares(our_predictor(name), images[: 1 if options.quick else None])
         other: list[float] = []
         if name.startswith("torchvision"):
             other = shares(
-                torchvision_predictor(name.removeprefix("torchvision-")), pictures[: 1 if options.quick else None]
+                torchvision_predictor(name.removeprefix("torchvision-")), images[: 1 if options.quick else None]
             )
         ours, theirs = ours + mine, theirs + other
         its = middle([100 * share for share in other]) if other else None
@@ -58,9 +58,9 @@ def mean_of(values: list[float]) -> Middle:
     return Middle(100 * float(np.mean(values)), 100 * min(values), 100 * max(values))
 
 
-def shares(predict: Callable[[np.ndarray, bool], Answer], pictures: list[str]) -> list[float]:
-    """What bf16 keeps of float32, picture by picture."""
-    return [kept(predict(picture(name), False), predict(picture(name), True)) for name in pictures]
+def shares(predict: Callable[[np.ndarray, bool], Answer], images: list[str]) -> list[float]:
+    """What bf16 keeps of float32, image by image."""
+    return [kept(predict(image(name), False), predict(image(name), True)) for name in images]
 
 
 def our_predictor(name: str) -> Callable[[np.ndarray, bool], Answer]:

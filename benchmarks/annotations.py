@@ -1,4 +1,4 @@
-"""Reading annotations of COCO's size: 118,000 pictures, 860,000 objects, drawn once. Ours beside pycocotools.
+"""Reading annotations of COCO's size: 118,000 images, 860,000 objects, drawn once. Ours beside pycocotools.
 
     python -m benchmarks.annotations [--quick]
 
@@ -20,13 +20,13 @@ from .harness import Left, Middle, Options, Row, middle, paired, require, run
 from .processes import in_a_process, memory_mb
 
 CACHE = Path(__file__).parents[1] / ".bench" / "cache"
-PICTURES, PER_PICTURE, CLASSES = 118_000, 7.29, 80
+IMAGES, PER_IMAGE, CLASSES = 118_000, 7.29, 80
 ADDED_MB = 10.0  # "nothing": names, settings, what allocators round up
 
 
 def compare(options: Options) -> list[Row | Left]:
-    pictures, rounds = (12_000, 1) if options.quick else (PICTURES, 3)
-    path = drawn(pictures)
+    images, rounds = (12_000, 1) if options.quick else (IMAGES, 3)
+    path = drawn(images)
     in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])
     found = {who: [] for who in ("ours", "pycocotools")}
     for _ in range(rounds):
@@ -34,7 +34,7 @@ def compare(options: Options) -> list[Row | Left]:
             figures.append(in_a_process(["-m", "benchmarks.annotations", who, str(path)]))
     ours, theirs = found.values()
     answers = require(float(ours[0]["objects"] == theirs[0]["objects"]), 1.0, f"of {theirs[0]['objects']} objects")
-    what = f"annotations of {pictures} pictures, {theirs[0]['objects']} objects"
+    what = f"annotations of {images} images, {theirs[0]['objects']} objects"
     rows: list[Row | Left] = [
         Row(
             f"{what}: {name}", middle(column(ours, key)), unit, "pycocotools", middle(column(theirs, key)),
@@ -54,9 +54,9 @@ def column(figures: list[dict[str, float]], key: str) -> list[float]:
     return [figure[key] for figure in figures]
 
 
-def drawn(pictures: int) -> Path:
-    """The json, in a folder with as many empty files: its pictures are looked for, not opened."""
-    folder = CACHE / f"annotations-2-{pictures}"  # counts up with what is drawn
+def drawn(images: int) -> Path:
+    """The json, in a folder with as many empty files: its images are looked for, not opened."""
+    folder = CACHE / f"annotations-2-{images}"  # counts up with what is drawn
     path = folder / "instances.json"
     if path.exists():
         return path
@@ -65,7 +65,7 @@ def drawn(pictures: int) -> Path:
     part = path.with_suffix(".part")
     with part.open("w") as file:
         file.write('{"info": {}, "licenses": [], "images": [')
-        for n in range(1, pictures + 1):
+        for n in range(1, images + 1):
             name = f"{n:012}.jpg"
             (folder / "images" / name).touch()
             entry = {
@@ -80,8 +80,8 @@ def drawn(pictures: int) -> Path:
             file.write(("," if n > 1 else "") + json.dumps(entry))
         file.write('], "annotations": [')
         total = 0
-        for n in range(1, pictures + 1):
-            for _ in range(rng.poisson(PER_PICTURE)):
+        for n in range(1, images + 1):
+            for _ in range(rng.poisson(PER_IMAGE)):
                 total += 1
                 file.write(("," if total > 1 else "") + json.dumps(annotation(rng, n, total)))
         categories = [{"supercategory": "thing", "id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)]

@@ -1,10 +1,10 @@
-"""The data loader: an epoch of pictures and objects, resized to 800, ready for a training step; ours and torchvision's.
+"""The data loader: an epoch of images and objects, resized to 800, ready for a training step; ours and torchvision's.
 
     python -m benchmarks.data_loader [--quick]
 
 Drawn PNGs of 640 x 480 with 7 objects each, mirrored by chance, two workers, batches of two. torchvision as its
 training reference does it: CocoDetection, a bitmap for each object by pycocotools, and the model's own transform, which
-resizes pictures and bitmaps in the main process.
+resizes images and bitmaps in the main process.
 """
 
 import tempfile
@@ -30,9 +30,9 @@ SIZE, OBJECTS, CLASSES, BATCH, WORKERS = (480, 640), 7, 80, 2, 2
 
 def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
-    pictures = options.rounds(64, 8)
+    images = options.rounds(64, 8)
     rng = np.random.default_rng(0)
-    scenes = [ellipses(rng, SIZE, OBJECTS, (8.0, 100.0)) for _ in range(pictures)]
+    scenes = [ellipses(rng, SIZE, OBJECTS, (8.0, 100.0)) for _ in range(images)]
     labels = [rng.integers(0, CLASSES, len(bitmaps)) for _, bitmaps in scenes]
     with tempfile.TemporaryDirectory() as folder:
         path = write_coco(Path(folder), scenes, labels, CLASSES)
@@ -41,8 +41,8 @@ def compare(options: Options) -> list[Row | Left]:
         answers = require(float(objects["ours"] == objects["torchvision"]), 1.0, f"of {objects['ours']} objects")
         works: dict[str, Work] = dict(contestants)
         seconds = interleaved(works, rounds=options.rounds(5, 1), warmup=1)
-    each = {name: [time / pictures for time in times] for name, times in seconds.items()}
-    return [against("a picture and its objects for a training step", each, "ours", "torchvision", answers=answers)]
+    each = {name: [time / images for time in times] for name, times in seconds.items()}
+    return [against("an image and its objects for a training step", each, "ours", "torchvision", answers=answers)]
 
 
 def ours(path: Path) -> Callable[[], int]:

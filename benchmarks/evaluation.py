@@ -1,8 +1,8 @@
-"""Evaluation of 5,000 pictures with 50 detections each, boxes and masks: ours beside pycocotools and faster-coco-eval.
+"""Evaluation of 5,000 images with 50 detections each, boxes and masks: ours beside pycocotools and faster-coco-eval.
 
     python -m benchmarks.evaluation [--quick]
 
-Drawn: 7 objects a picture, 80 classes, ellipses as RLE; detections are the objects, moved and rescaled, and others. The
+Drawn: 7 objects an image, 80 classes, ellipses as RLE; detections are the objects, moved and rescaled, and others. The
 ground truth has been read and the rows are in memory on all sides; from there to AP and AR of boxes and masks.
 """
 
@@ -33,9 +33,9 @@ Figures = list[float]
 
 def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
-    pictures, rounds = (300, 1) if options.quick else (5000, 3)
+    count, rounds = (300, 1) if options.quick else (5000, 3)
     with tempfile.TemporaryDirectory() as folder:
-        path, rows = draw(Path(folder), pictures)
+        path, rows = draw(Path(folder), count)
         dataset = read_coco(path)
         contestants = {
             "ours": lambda: ours(dataset, rows),
@@ -46,7 +46,7 @@ def compare(options: Options) -> list[Row | Left]:
         words = [same(answers["ours"], answers[name], name) for name in ("pycocotools", "faster-coco-eval")]
         works: dict[str, Work] = dict(contestants)
         seconds = interleaved(works, rounds=rounds, warmup=0)
-    what = f"evaluation of {pictures} pictures x {DETECTIONS} detections, boxes and masks"
+    what = f"evaluation of {count} images x {DETECTIONS} detections, boxes and masks"
     return [
         against(what, seconds, "ours", "pycocotools", bar=0.35, answers=words[0]),
         against(what, seconds, "ours", "faster-coco-eval", bar=1.2, answers=words[1]),
@@ -100,13 +100,13 @@ def theirs(path: Path, rows: list[dict[str, Any]], who: str, copies: int) -> Cal
 # --- what is evaluated -----------------------------------------------------------------------------------------------
 
 
-def draw(folder: Path, pictures: int) -> tuple[Path, list[dict[str, Any]]]:
+def draw(folder: Path, count: int) -> tuple[Path, list[dict[str, Any]]]:
     """The json of the ground truth and the rows of the detections."""
     rng = np.random.default_rng(0)
     masks = ellipse()
     annotations: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for number in range(1, pictures + 1):
+    for number in range(1, count + 1):
         boxes, labels = random_boxes(rng, OBJECTS), rng.integers(1, CLASSES + 1, OBJECTS)
         for box, label, rle in zip(boxes, labels.tolist(), encoded(masks, boxes), strict=True):
             area = float(np.pi / 4 * (box[2] - box[0]) * (box[3] - box[1]))
@@ -118,7 +118,7 @@ def draw(folder: Path, pictures: int) -> tuple[Path, list[dict[str, Any]]]:
         for box, label, rle, score in zip(found, classes.tolist(), encoded(masks, found), scores, strict=True):
             rows.append(row_of(number, label, box, rle) | {"score": score})
         (folder / f"{number}.png").touch()
-    images = [{"id": n, "file_name": f"{n}.png", "height": SIZE[0], "width": SIZE[1]} for n in range(1, pictures + 1)]
+    images = [{"id": n, "file_name": f"{n}.png", "height": SIZE[0], "width": SIZE[1]} for n in range(1, count + 1)]
     categories = [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)]
     path = folder / "data.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -137,7 +137,7 @@ def detections(rng: np.random.Generator, boxes: np.ndarray, labels: np.ndarray) 
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """float64 [n 4], xyxy, with sides from 10 to 300 pixels, inside the picture."""
+    """float64 [n 4], xyxy, with sides from 10 to 300 pixels, inside the image."""
     sides = 10 * 30 ** rng.uniform(0, 1, (count, 2))
     corner = rng.uniform(0, 1, (count, 2)) * (np.array([SIZE[1], SIZE[0]]) - sides)
     return np.concatenate([corner, corner + sides], axis=1).round(2)

@@ -1,4 +1,4 @@
-"""torchvision's model as ONNX, run by OpenVINO and ONNX Runtime: resized picture in, boxes and M x M masks out.
+"""torchvision's model as ONNX, run by OpenVINO and ONNX Runtime: resized image in, boxes and M x M masks out.
 
 Resize and paste are left out: OpenVINO cannot convert the paste, and deployments do both themselves. The file is kept
 in the benchmarks' environment, where it belongs to the versions that wrote it.
@@ -24,7 +24,7 @@ Engine = Callable[[np.ndarray], Answer]
 
 
 class WithoutPaste(nn.Module):
-    """torchvision's model from the resized picture, [1 3 h w] of 0..1, to boxes [D 4] on the canvas, labels and scores
+    """torchvision's model from the resized image, [1 3 h w] of 0..1, to boxes [D 4] on the canvas, labels and scores
     [D], masks [D 1 M M].
     """
 
@@ -48,7 +48,7 @@ class WithoutPaste(nn.Module):
 
 
 def export(model: nn.Module, size: tuple[int, int], canvas: tuple[int, int]) -> Path:
-    """The ONNX file of `model` for pictures of `size`, written once."""
+    """The ONNX file of `model` for images of `size`, written once."""
     path = CACHE / f"torchvision-{torchvision.__version__}-torch-{torch.__version__}-{size[0]}x{size[1]}.onnx"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

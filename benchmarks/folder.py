@@ -2,7 +2,7 @@
 
     python -m benchmarks.folder [--quick]
 
-R-50-FPN, pictures of 640 x 480, 100 detections each; per picture, decoding included on both sides.
+R-50-FPN, images of 640 x 480, 100 detections each; per image, decoding included on both sides.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from torch import nn
 from maskrcnn.predict import Predictor
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
-from .rivals import Answer, kept, ours_from, picture, torchvision_predicts, torchvision_r50
+from .rivals import Answer, image, kept, ours_from, torchvision_predicts, torchvision_r50
 
 TORCHVISION = "torchvision float32, one by one"
 
@@ -28,7 +28,7 @@ def compare(options: Options) -> list[Row | Left]:
     rival = torchvision_r50()
     predictor = ours_from(rival.state_dict())
     with tempfile.TemporaryDirectory() as folder:
-        array = picture()
+        array = image()
         for number in range(count):  # each another one
             Image.fromarray(np.roll(array, 40 * number, axis=1)).save(Path(folder) / f"{number}.jpg", quality=95)
         theirs, exact = one_by_one(rival, Path(folder)), ours(predictor, Path(folder), "fp32")

@@ -3,7 +3,7 @@
     python -m benchmarks.footprint [--quick]
 
 Each in a process of its own; weights are random, but every branch has all its slots to work on. Growth is the resident
-memory after 1,000 pictures over that after 50. The peak is the process's, imports included, over two steps: the second
+memory after 1,000 images over that after 50. The peak is the process's, imports included, over two steps: the second
 has the momentum of the first beside its gradients.
 """
 
@@ -25,7 +25,7 @@ from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.predict import Predictor, read_picture
+from maskrcnn.predict import Predictor, load_image
 from maskrcnn.results import from_detections
 from maskrcnn.structures import GroundTruth, Images
 from maskrcnn.training.optim import build_optimizer, clip
@@ -34,15 +34,15 @@ from .harness import Left, Middle, Options, Row, run
 from .memory import draw
 from .processes import in_a_process, memory_mb
 
-PICTURES, WARM, KEPT = 1000, 50, 5000
-OBJECTS = 8  # of a picture to train on
+IMAGES, WARM, KEPT = 1000, 50, 5000
+OBJECTS = 8  # of an image to train on
 STEPS = 2
 
 
 def compare(options: Options) -> list[Row | Left]:
     def part(name: str) -> dict[str, Any]:
-        pictures = str(options.rounds(PICTURES, 60))
-        return in_a_process(["-m", "benchmarks.footprint", name, str(options.threads), pictures])
+        images = str(options.rounds(IMAGES, 60))
+        return in_a_process(["-m", "benchmarks.footprint", name, str(options.threads), images])
 
     found, kept, trained = part("predict"), part("keep"), part("train")
     growth, peak = found["end"] / found["warm"], trained["peak"] * 1e6 / 2**30
@@ -50,7 +50,7 @@ def compare(options: Options) -> list[Row | Left]:
     work = f"{trained['rois']} RoIs, {trained['foreground']} foreground, loss {trained['loss']:.2f}"
     return [
         Row(
-            f"predict {found['pictures']} pictures of 256 x 256, R-18-FPN: resident memory, end / after {WARM}",
+            f"predict {found['images']} images of 256 x 256, R-18-FPN: resident memory, end / after {WARM}",
             Middle(growth, growth, growth), "", bar=1.05, answers=told,
         ),
         Row(
@@ -58,7 +58,7 @@ def compare(options: Options) -> list[Row | Left]:
             Middle(*[kept["held"] / 1e3] * 3), "GB", answers=f"{kept['held'] / kept['results']:.2f} MB each",
         ),
         Row(
-            f"training step, R-50-FPN, float32, 2 pictures of 800 x 1088, {OBJECTS} objects each, batch norm, stem and "
+            f"training step, R-50-FPN, float32, 2 images of 800 x 1088, {OBJECTS} objects each, batch norm, stem and "
             "res2 frozen: peak of the process",
             Middle(peak, peak, peak), "GiB", bar=8.0, answers=work,
         ),
@@ -73,11 +73,11 @@ def untrained() -> Predictor:
 
 
 def keep() -> dict[str, float]:
-    """Resident memory in MB that results of one picture's detections take, made again and again."""
+    """Resident memory in MB that results of one image's detections take, made again and again."""
     predictor = untrained()
     model = prepare(predictor.model)
     limit(model, score_threshold=0.01)
-    (images,) = read_picture(np.zeros((480, 640, 3), np.uint8), predictor.config).views
+    (images,) = load_image(np.zeros((480, 640, 3), np.uint8), predictor.config).views
     with torch.inference_mode():
         detections = model.detect(images)
     before, results = memory_mb()[0], []
@@ -87,19 +87,19 @@ def keep() -> dict[str, float]:
     return {"results": len(results), "held": memory_mb()[0] - before}
 
 
-def predict(pictures: int) -> dict[str, float]:
+def predict(images: int) -> dict[str, float]:
     """Resident memory in MB on the way through as many files."""
     predictor = untrained()
     held: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{i}.jpg" for i in range(pictures)]
+        files = [Path(folder) / f"{i}.jpg" for i in range(images)]
         for file in files:
             draw(file, (256, 256))
         for result in predictor.predict(files, score_threshold=0.01):
             assert len(result)
             assert result.rle
             held.append(memory_mb()[0])
-    return {"pictures": pictures, "warm": held[WARM - 1], "end": held[-1]}
+    return {"images": images, "warm": held[WARM - 1], "end": held[-1]}
 
 
 def train() -> dict[str, float]:
@@ -123,7 +123,7 @@ def train() -> dict[str, float]:
 
 
 def batch(classes: int) -> tuple[Images, GroundTruth]:
-    """Two pictures of noise and their objects."""
+    """Two images of noise and their objects."""
     B, G, height, width = 2, 16, 800, 1088
     rng = torch.Generator().manual_seed(0)
     sizes = torch.tensor([[height, width]] * B)

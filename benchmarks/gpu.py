@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 LEAST = 20  # seconds left without which no section is started
-LEGEND = """The same weights, pictures and objects; from pixels on the GPU to boxes and 28 x 28 masks there. cuDNN tries
+LEGEND = """The same weights, images and objects; from pixels on the GPU to boxes and 28 x 28 masks there. cuDNN tries
 out algorithms for everybody; in training torchvision is measured without that, too, and the faster is the rival.
 ms: of calls one after the other, p20, median and p80 of seven rounds in turns; alone: of one call on a quiet device.
 GiB: what a call takes on top of what is allocated; of a graph, what it reserves, gradients included.

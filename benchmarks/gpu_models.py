@@ -1,4 +1,4 @@
-"""R-50-FPN on 800 x 1344, ours and the rivals', with the same weights, the same pictures and the same objects.
+"""R-50-FPN on 800 x 1344, ours and the rivals', with the same weights, the same images and the same objects.
 
 The weights are the goldens' drawn ones, so that nothing is downloaded. A call begins with uint8 pixels on the GPU, on
 their canvas, and ends with boxes, scores, labels and 28 x 28 masks there: nobody resizes, pastes or copies to the host.
@@ -24,19 +24,19 @@ from maskrcnn.weights.read import Contents, to_checkpoint
 from tests.golden.drawn_weights import checkpoint as draw
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "golden"
-PICTURE = (800, 1333)
+IMAGE = (800, 1333)
 CANVAS = (800, 1344)
-OBJECTS, SLOTS = 12, 16  # of a training picture
+OBJECTS, SLOTS = 12, 16  # of a training image
 LEARNING_RATE = 1e-5  # drawn weights should not explode while they are timed
 BF16 = {"device_type": "cuda", "dtype": torch.bfloat16}
 
 
 class Batch(NamedTuple):
-    """The same pictures and objects for everybody."""
+    """The same images and objects for everybody."""
 
     images: Images
     gt: GroundTruth
-    targets: list[dict[str, Tensor]]  # torchvision's: masks as bitmaps of the picture
+    targets: list[dict[str, Tensor]]  # torchvision's: masks as bitmaps of the image
 
 
 def weights(origin: str) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def torchvision_model(device: str) -> nn.Module:
 
 
 class _Prepared(nn.Module):
-    """torchvision's transform for pictures that lie on their canvas already: it normalises them together."""
+    """torchvision's transform for images that lie on their canvas already: it normalises them together."""
 
     mean: Tensor
     std: Tensor
@@ -86,8 +86,8 @@ class _Prepared(nn.Module):
         from torchvision.models.detection.image_list import ImageList
 
         x = (torch.stack(images).float() / 255 - self.mean) / self.std
-        x[..., PICTURE[1] :] = 0
-        return ImageList(x.contiguous(memory_format=torch.channels_last), [PICTURE] * len(images)), targets
+        x[..., IMAGE[1] :] = 0
+        return ImageList(x.contiguous(memory_format=torch.channels_last), [IMAGE] * len(images)), targets
 
     def postprocess(self, result: Any, image_shapes: Any, original_sizes: Any) -> Any:
         return result
@@ -106,24 +106,24 @@ def detectron2_model(device: str) -> nn.Module:
 
 
 def make_batch(size: int, device: str) -> Batch:
-    """`size` pictures of drawn shapes, each shifted and mirrored in its own way, and objects in each."""
+    """`size` images of drawn shapes, each shifted and mirrored in its own way, and objects in each."""
     with Image.open(GOLDENS / "images" / "shapes-375x500.png") as file:
-        picture = np.asarray(file.convert("RGB").resize(PICTURE[::-1], Image.Resampling.BILINEAR))
+        image = np.asarray(file.convert("RGB").resize(IMAGE[::-1], Image.Resampling.BILINEAR))
     pixels = torch.zeros(size, 3, *CANVAS, dtype=torch.uint8)
     for b in range(size):
-        shifted = np.roll(picture, (97 * b, 211 * b), (0, 1))[:, :: -1 if b % 2 else 1]
-        pixels[b, :, :, : PICTURE[1]] = torch.from_numpy(np.ascontiguousarray(shifted)).permute(2, 0, 1)
-    sizes = torch.tensor([PICTURE] * size)
+        shifted = np.roll(image, (97 * b, 211 * b), (0, 1))[:, :: -1 if b % 2 else 1]
+        pixels[b, :, :, : IMAGE[1]] = torch.from_numpy(np.ascontiguousarray(shifted)).permute(2, 0, 1)
+    sizes = torch.tensor([IMAGE] * size)
     images = Images(pixels, sizes, sizes, torch.ones(size, 2), torch.arange(size))
     rng = torch.Generator().manual_seed(0)
     boxes = torch.zeros(size, SLOTS, 4)
     extent = 32 * 12 ** torch.rand(size, OBJECTS, 2, generator=rng)
-    corner = torch.rand(size, OBJECTS, 2, generator=rng) * (torch.tensor(PICTURE[::-1]) - extent)
+    corner = torch.rand(size, OBJECTS, 2, generator=rng) * (torch.tensor(IMAGE[::-1]) - extent)
     boxes[:, :OBJECTS] = torch.cat((corner, corner + extent), dim=2)
     labels = torch.randint(0, 90, (size, SLOTS), generator=rng)
     valid = (torch.arange(SLOTS) < OBJECTS).expand(size, -1).clone()
     drawn = [_ellipse(box) for box in boxes[:, :OBJECTS].flatten(0, 1).tolist()]
-    bits, frames = windows(drawn, np.arange(PICTURE[0]), np.arange(PICTURE[1]))  # a bit a pixel: torchvision's rule
+    bits, frames = windows(drawn, np.arange(IMAGE[0]), np.arange(IMAGE[1]))  # a bit a pixel: torchvision's rule
     masks, places = torch.zeros(size, SLOTS, *bits.shape[1:], dtype=torch.bool), boxes.clone()
     masks[:, :OBJECTS] = torch.from_numpy(bits).unflatten(0, (size, OBJECTS))
     places[:, :OBJECTS] = torch.from_numpy(frames).unflatten(0, (size, OBJECTS))
@@ -135,10 +135,10 @@ def make_batch(size: int, device: str) -> Batch:
 
 
 def _ellipse(box: list[float]) -> np.ndarray:
-    """The picture's pixels within the ellipse of a box, bool."""
+    """The image's pixels within the ellipse of a box, bool."""
     x1, y1, x2, y2 = box
-    y = (np.arange(PICTURE[0])[:, None] + 0.5 - (y1 + y2) / 2) / (y2 - y1)
-    x = (np.arange(PICTURE[1]) + 0.5 - (x1 + x2) / 2) / (x2 - x1)
+    y = (np.arange(IMAGE[0])[:, None] + 0.5 - (y1 + y2) / 2) / (y2 - y1)
+    x = (np.arange(IMAGE[1]) + 0.5 - (x1 + x2) / 2) / (x2 - x1)
     return y * y + x * x < 0.25
 
 
@@ -176,4 +176,4 @@ def our_loss(model: MaskRCNN) -> Callable[[Images, GroundTruth], Tensor]:
 
 
 def their_loss(model: nn.Module) -> Callable[..., Tensor]:
-    return lambda pictures, targets: torch.stack(list(model(pictures, targets).values())).sum()
+    return lambda images, targets: torch.stack(list(model(images, targets).values())).sum()

@@ -85,7 +85,7 @@ def _nms(device: str) -> dict[str, dict[str, Run]]:
 
 
 def _torchvision_nms(given: list[tuple[Tensor, Tensor, Tensor]], top: int) -> list[Tensor]:
-    """Picture by picture: boxes, scores and groups of the real ones."""
+    """Image by image: boxes, scores and groups of the real ones."""
     from torchvision.ops import batched_nms
 
     return [batched_nms(*own, 0.7)[:top] for own in given]

@@ -194,7 +194,7 @@ def detectron2(report: Report) -> None:
         return
     torch.backends.cudnn.benchmark = True
     data, model = make_batch(8, DEVICE), detectron2_model(DEVICE)
-    inputs = [{"image": picture[:, :, :1333], "height": 800, "width": 1333} for picture in data.images.pixels]
+    inputs = [{"image": image[:, :, :1333], "height": 800, "width": 1333} for image in data.images.pixels]
 
     def detect() -> object:
         with torch.no_grad(), torch.autocast(**BF16):

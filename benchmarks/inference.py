@@ -1,9 +1,9 @@
-"""Mask R-CNN R-50-FPN on one picture, ours beside torchvision, OpenVINO and ONNX Runtime.
+"""Mask R-CNN R-50-FPN on one image, ours beside torchvision, OpenVINO and ONNX Runtime.
 
     python -m benchmarks.inference [--quick]
 
-First a picture of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a canvas of 800 x 1088, network,
-100 masks as RLE. Then, beside the engines that run torchvision's export, the resized picture to boxes and M x M masks.
+First an image of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a canvas of 800 x 1088, network,
+100 masks as RLE. Then, beside the engines that run torchvision's export, the resized image to boxes and M x M masks.
 """
 
 import numpy as np
@@ -11,24 +11,24 @@ import torch
 
 from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.device import arithmetic
-from maskrcnn.predict import Predictor, read_picture
+from maskrcnn.predict import Predictor, load_image
 from maskrcnn.structures import Images
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
 from .rivals import (
     Answer,
+    image,
     kept,
     ours_from,
     ours_predicts,
-    picture,
     probability_iou,
     rle_iou,
     torchvision_predicts,
     torchvision_r50,
 )
 
-WHOLE = "R-50-FPN, picture in memory to RLE"
-PART = "R-50-FPN, resized picture to boxes and M x M masks"
+WHOLE = "R-50-FPN, image in memory to RLE"
+PART = "R-50-FPN, resized image to boxes and M x M masks"
 CPU = torch.device("cpu")
 
 
@@ -41,7 +41,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
     """Beside torchvision as users run it, and as fast as it can be made to run."""
-    array = picture()
+    array = image()
     last = torchvision_r50().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     contestants: dict[str, Work] = {
         "ours bf16": lambda: ours_predicts(predictor, array, "bf16"),
@@ -64,7 +64,7 @@ def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> lis
 def engines(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
     from .exported import export, onnxruntime_engine, openvino_engine
 
-    (images,) = read_picture(picture(), predictor.config).views
+    (images,) = load_image(image(), predictor.config).views
     (height, width), canvas = images.sizes[0].tolist(), (images.pixels.shape[2], images.pixels.shape[3])
     pixels = np.ascontiguousarray(images.pixels[:, :, :height, :width].float().numpy() / 255)
     path = export(rival, (height, width), canvas)

@@ -1,13 +1,13 @@
 """python -m benchmarks.keypoints drawn
 python -m benchmarks.keypoints people FOLDER
 
-Joints, end to end, against two bars. `drawn`: the drawn data set with joints, unseen pictures, keypoint AP of 0.5 or
-more at sigma 0.05 for every joint, after at most 10 minutes of training on two cores. `people`: eight photographs with
-people of FOLDER (COCO's `person_keypoints_train.json` and `images/`) by heart, keypoint AP of 0.8 or more; then once
-more together with eight photographs that show nobody.
+Keypoints, end to end, against two bars. `drawn`: the drawn data set with keypoints, unseen images, keypoint AP of 0.5
+or more at sigma 0.05 for every keypoint, after at most 10 minutes of training on two cores. `people`: eight photographs
+with people of FOLDER (COCO's `person_keypoints_train.json` and `images/`) by heart, keypoint AP of 0.8 or more; then
+once more together with eight photographs that show nobody.
 
 Each is one training, which goes on where it was stopped; afterwards benchmarks/results/keypoints.json and .md are
-written and a few pictures are drawn in the run's folder. Exit code 1 where a bar is missed.
+written and a few images are drawn in the run's folder. Exit code 1 where a bar is missed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DRAWN_EPOCHS = 6.0
 DRAWN_SETTINGS = (
     *SETTINGS,
     "model.box_head.positive_fraction=0.4",
-    "model.box_head.samples=32",  # 13 foreground RoIs of a picture, of which a sixth has joints
+    "model.box_head.samples=32",  # 13 foreground RoIs of an image, of which a sixth has keypoints
     "model.keypoint_head.convs=4",
     "model.keypoint_head.channels=64",
     "model.keypoint_head.norm=bn",
@@ -43,7 +43,7 @@ PEOPLE_SETTINGS = (
     "model.input.min_size=320",
     "model.box_head.smooth_l1_beta=0.1",
     "model.fpn.norm=bn",
-    "model.mask_head.norm=gn",  # of each RoI alone: pictures of nobody bring batches without any
+    "model.mask_head.norm=gn",  # of each RoI alone: images of nobody bring batches without any
     "model.keypoint_head.convs=4",
     "model.keypoint_head.channels=128",
     "model.keypoint_head.norm=gn",
@@ -58,21 +58,21 @@ PEOPLE_SETTINGS = (
     "train.validation_loss=false",
     "train.checkpoint_every=100",
     "train.augment.horizontal_flip=0.0",
-    "model.crowds=drop",  # else the crowd is found, too, and fills the 20 detections of a picture that count
+    "model.crowds=drop",  # else the crowd is found, too, and fills the 20 detections of an image that count
 )
 MINUTES = 10.0
 BARS = {"drawn": 0.5, "people": 0.8, "people and nobody": 0.8}
 
 
 def train_drawn(out: Path) -> dict[str, Any]:
-    """The drawn data set, boxes, masks and joints in one model."""
+    """The drawn data set, boxes, masks and keypoints in one model."""
     assert SIGMA == 0.05
-    draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=True)
+    draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=True)
     return _train(out, out / "data", None, None, DRAWN_EPOCHS, DRAWN_SETTINGS)
 
 
 def train_people(out: Path, folder: Path, *, nobody: bool) -> dict[str, Any]:
-    """The first photographs with labelled joints, by id, and the first without anybody, learned and measured."""
+    """The first photographs with labelled keypoints, by id, and the first without anybody, learned and measured."""
     content = json.loads((folder / "person_keypoints_train.json").read_text(encoding="utf-8"))
     chosen = photographs(content, nobody=nobody)
     content["images"] = [image for image in content["images"] if image["id"] in chosen]
@@ -83,7 +83,7 @@ def train_people(out: Path, folder: Path, *, nobody: bool) -> dict[str, Any]:
 
 
 def photographs(content: dict[str, Any], *, nobody: bool) -> set[int]:
-    """Ids of the first images with a labelled joint, and where `nobody` of the first without an annotation."""
+    """Ids of the first images with a labelled keypoint, and where `nobody` of the first without an annotation."""
     labelled = {a["image_id"] for a in content["annotations"] if a["num_keypoints"] > 0}
     anybody = {a["image_id"] for a in content["annotations"]}
     ids = sorted(image["id"] for image in content["images"])
@@ -102,8 +102,8 @@ def _train(
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     history = read_history(run / "log.jsonl")
     steps = [record for record in history if record["kind"] == "step"]
-    for result in maskrcnn.load(final).predict(_pictures(val or data / "val.json", images or data / "images")):
-        result.select(result.scores >= 0.5).save(out / "pictures", ["overlay"])
+    for result in maskrcnn.load(final).predict(_images(val or data / "val.json", images or data / "images")):
+        result.select(result.scores >= 0.5).save(out / "images", ["overlay"])
     return {
         **{task: metrics[task] for task in ("keypoint", "box", "mask")},
         "images": metrics["images"],
@@ -115,7 +115,7 @@ def _train(
     }
 
 
-def _pictures(json_path: Path, images: Path) -> list[Path]:
+def _images(json_path: Path, images: Path) -> list[Path]:
     """Eight of those that were measured."""
     listed = json.loads(json_path.read_text(encoding="utf-8"))["images"]
     return [images / image["file_name"] for image in listed[:8]]
@@ -145,10 +145,11 @@ def report(results: dict[str, dict[str, Any]]) -> list[str]:
         time = f"{found['seconds'] / 60:.1f} min"
         rows.append([name, *words, str(found["steps"]), time, "no" if missed(name, found) else "yes"])
     return [
-        "# Joints",
+        "# Keypoints",
         "",
-        f"Model {MODEL} with boxes, masks and joints, from scratch. `drawn`: {TRAIN_IMAGES} drawn pictures, measured "
-        f"on {VAL_IMAGES} others, sigma {SIGMA} for every joint, at most {MINUTES:g} minutes of training on two cores. "
+        f"Model {MODEL} with boxes, masks and keypoints, from scratch. `drawn`: {TRAIN_IMAGES} drawn images, measured "
+        f"on {VAL_IMAGES} others, sigma {SIGMA} for every keypoint, at most {MINUTES:g} minutes of "
+        "training on two cores. "
         f"`people`: {IMAGES} photographs of COCO with people, measured on themselves; `people and nobody`: these and "
         f"{IMAGES} that show nobody. Made by `python -m benchmarks.keypoints`; the settings stand in keypoints.json.",
         "",
@@ -179,7 +180,7 @@ def main() -> int:
         lines = report(results)
         write_lines(RESULTS / "keypoints.md", lines)
         print("\n".join(lines))
-        print(f"{name}: {missed(name, found) or 'the bar holds'}; pictures in {out / 'pictures'}", flush=True)
+        print(f"{name}: {missed(name, found) or 'the bar holds'}; images in {out / 'images'}", flush=True)
         failed += bool(missed(name, found))
     return min(failed, 1)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.loading [--quick]
 
 Every figure is of a process of its own. Loading counts from after `import torch` until the network is prepared for its
-first picture, with the file in the page cache; converting is `maskrcnn convert`, whose peak is that of the process.
+first image, with the file in the page cache; converting is `maskrcnn convert`, whose peak is that of the process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""100 masks of 28 x 28 as COCO's RLE of a picture of 2000 x 3000: ours beside torchvision's paste and pycocotools.
+"""100 masks of 28 x 28 as COCO's RLE of an image of 2000 x 3000: ours beside torchvision's paste and pycocotools.
 
 python -m benchmarks.masks [--quick]
 """
@@ -51,7 +51,7 @@ def ours(masks: Tensor, boxes: Tensor) -> list[dict]:
 
 
 def theirs(masks: Tensor, boxes: Tensor) -> list[dict]:
-    """One object at a time: 100 float32 pictures of this size at once would take 2.4 GB, twice."""
+    """One object at a time: 100 float32 images of this size at once would take 2.4 GB, twice."""
     found = []
     for mask, box in zip(masks, boxes, strict=True):
         pasted = paste_masks_in_image(mask[None, None], box[None], SIZE)[0, 0]

@@ -1,9 +1,9 @@
-"""A picture of 12 megapixels with 300 detections, from its file to RLE: peak memory above what the network alone takes.
+"""An image of 12 megapixels with 300 detections, from its file to RLE: peak memory above what the network alone takes.
 
     python -m benchmarks.memory [--quick]
 
 Each figure is the difference between two processes' peaks: one that does all of it, and one that runs the same network
-on a picture of the size that the other resizes to. torchvision pastes masks as float32 pictures, 48 MB each and all of
+on an image of the size that the other resizes to. torchvision pastes masks as float32 images, 48 MB each and all of
 them twice: 29 GB for 300. It is asked for 20 here.
 """
 
@@ -36,7 +36,7 @@ def compare(options: Options) -> list[Row | Left]:
             for file in (large, small)
         }
     ours, theirs = (peaks[who, "large"] - peaks[who, "small"] for who in ("ours", "torchvision"))
-    what = "a picture of 12 megapixels, from its file to RLE: peak memory above the network's"
+    what = "an image of 12 megapixels, from its file to RLE: peak memory above the network's"
     return [
         Row(f"{what}, {DETECTIONS} detections", Middle(ours, ours, ours), "MB", bar=200.0),
         Row(f"{what}, torchvision, {THEIR_DETECTIONS} detections", Middle(theirs, theirs, theirs), "MB"),
@@ -44,7 +44,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def draw(path: Path, size: tuple[int, int]) -> None:
-    """A smooth picture of noise."""
+    """A smooth image of noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (30, 40, 3)).astype(np.uint8)
     Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)

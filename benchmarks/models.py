@@ -2,7 +2,7 @@
 
     python -m benchmarks.models [--quick]
 
-Ours run on a picture of 640 x 427 at 800 x 1216, Detectron2's size, from memory to RLE and joints; torchvision on one
+Ours run on an image of 640 x 427 at 800 x 1216, Detectron2's size, from memory to RLE and keypoints; torchvision on one
 of 640 x 480, as in `inference.py`. That other models answer as Detectron2 does is what tests/golden sees to; here a
 model must find its 100 detections, the same whether asked in float32 or bf16 as far as `agreement.py` asks.
 """
@@ -16,7 +16,7 @@ import torch
 from maskrcnn.predict import Predictor
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
-from .rivals import Answer, kept, ours_of_golden, ours_predicts, picture, torchvision_predicts, torchvision_r50
+from .rivals import Answer, image, kept, ours_of_golden, ours_predicts, torchvision_predicts, torchvision_r50
 
 MODELS = {  # the golden whose weights are drawn, and the bar beside torchvision
     "R-101-FPN": ("mask_rcnn_R_101_FPN", 0.40),
@@ -45,11 +45,11 @@ def beside_torchvision(name: str, golden: str, bar: float, options: Options) -> 
     """One at a time, so that only two models are in memory."""
     predictor, rival = ours_of_golden(f"detectron2-{golden}"), torchvision_r50()
     answers = sanity(predictor)
-    ours = partial(ours_predicts, predictor, picture("shapes-640x427"), "bf16")
-    contestants: dict[str, Work] = {"ours": ours, TORCHVISION: partial(torchvision_predicts, rival, picture())}
+    ours = partial(ours_predicts, predictor, image("shapes-640x427"), "bf16")
+    contestants: dict[str, Work] = {"ours": ours, TORCHVISION: partial(torchvision_predicts, rival, image())}
     seconds = interleaved(contestants, rounds=options.rounds(5, 1))
     return [
-        against(f"{name}, bf16, picture in memory to results", seconds, "ours", TORCHVISION, bar=bar, answers=answers)
+        against(f"{name}, bf16, image in memory to results", seconds, "ours", TORCHVISION, bar=bar, answers=answers)
     ]
 
 
@@ -57,7 +57,7 @@ def beside_detectron2(name: str, golden: str, options: Options) -> list[Row | Le
     from .detectron2_rival import detectron2_model, detectron2_predicts
 
     predictor, rival = ours_of_golden(f"detectron2-{golden}"), detectron2_model(golden)
-    array = picture("shapes-640x427")
+    array = image("shapes-640x427")
     truth = detectron2_predicts(rival, array)
     answers = require(kept(truth, shifted(ours_predicts(predictor, array, "fp32"), predictor)), 0.99, "of boxes")
     contestants: dict[str, Work] = {
@@ -65,13 +65,13 @@ def beside_detectron2(name: str, golden: str, options: Options) -> list[Row | Le
         "Detectron2 float32": partial(detectron2_predicts, rival, array),
     }
     seconds = interleaved(contestants, rounds=options.rounds(5, 1))
-    what = f"{name}, bf16, picture in memory to results"
+    what = f"{name}, bf16, image in memory to results"
     return [against(what, seconds, "ours", "Detectron2 float32", bar=BAR_DETECTRON2, answers=answers)]
 
 
 def sanity(predictor: Predictor) -> str:
     """All slots are in use, so no work is spared, and float32 and bf16 are the same model."""
-    array = picture("shapes-640x427")
+    array = image("shapes-640x427")
     exact, near = (ours_predicts(predictor, array, precision) for precision in ("fp32", "bf16"))
     slots = predictor.config.box_head.max_detections
     require(len(near.boxes) / slots, 1.0, "of the slots")

@@ -28,7 +28,7 @@ FROM_SCRATCH = (  # docs/train.md says why
     "train.evaluate_every=0",
 )
 SETTINGS = {
-    "nuclei": (  # half of the pictures show nuclei of 11 pixels, hence the zoom
+    "nuclei": (  # half of the images show nuclei of 11 pixels, hence the zoom
         "train.epochs=16",
         "model.input.min_size=0",
         "model.input.zoom=2",

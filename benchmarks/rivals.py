@@ -1,7 +1,7 @@
 """The same weights in both hands, the work that users of torchvision do, and how far two answers agree.
 
 Weights are drawn from the names of the tensors (tests/golden/drawn_weights.py), torchvision's own names, and reach our
-model through our converter; so they are the same on every machine, and there are 100 detections in every picture.
+model through our converter; so they are the same on every machine, and there are 100 detections in every image.
 """
 
 import json
@@ -26,14 +26,14 @@ R101_BLOCKS = 23  # of res4, where R-50 has 6
 
 
 class Answer(NamedTuple):
-    """What a user gets of one picture, best first."""
+    """What a user gets of one image, best first."""
 
     boxes: np.ndarray  # [D 4]
     labels: np.ndarray  # [D]
     masks: Sequence[Any]  # COCO's RLE each, or M x M probabilities
 
 
-def picture(name: str = "shapes-640x480") -> np.ndarray:
+def image(name: str = "shapes-640x480") -> np.ndarray:
     """uint8 [H W 3] of a golden."""
     return np.array(Image.open(GOLDENS / "images" / f"{name}.png").convert("RGB"))
 
@@ -92,7 +92,7 @@ def drawn_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 
 
 def ours_predicts(predictor: Predictor, array: np.ndarray, precision: str) -> Answer:
-    """A picture in memory to RLE, by the public face."""
+    """An image in memory to RLE, by the public face."""
     (result,) = predictor.predict(array, precision=precision)
     return Answer(result.boxes, result.labels, result.rle or [])
 

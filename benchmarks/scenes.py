@@ -1,4 +1,4 @@
-"""Drawn pictures, objects and detections of any number, as the comparisons need them."""
+"""Drawn images, objects and detections of any number, as the comparisons need them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from maskrcnn.ops.rle import counts_from_bitmap
 def ellipses(
     rng: np.random.Generator, size: tuple[int, int], count: int, radii: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture uint8 [H W 3] and bitmaps bool [n H W] of ellipses with half axes within `radii`, all inside."""
+    """A noisy image uint8 [H W 3] and bitmaps bool [n H W] of ellipses with half axes within `radii`, all inside."""
     height, width = size
     image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -31,7 +31,7 @@ def ellipses(
 def write_coco(
     folder: Path, scenes: list[tuple[np.ndarray, np.ndarray]], labels: list[np.ndarray], num_classes: int
 ) -> Path:
-    """A COCO data set of pictures and bitmaps; `labels` count from 0, category ids from 1. Returns the json."""
+    """A COCO data set of images and bitmaps; `labels` count from 0, category ids from 1. Returns the json."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, ((image, bitmaps), classes) in enumerate(zip(scenes, labels, strict=True), 1):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.stages [--quick]
 
-R-50-FPN, a picture of 640 x 480 in memory to 100 RLEs, in bf16. torch's profiler tells convolutions and matrix products
+R-50-FPN, an image of 640 x 480 in memory to 100 RLEs, in bf16. torch's profiler tells convolutions and matrix products
 from the rest; the rest is the wall-clock time minus those. Stages are timed by a clock around each step of the page.
 """
 
@@ -18,11 +18,11 @@ from torch.profiler import ProfilerActivity, profile
 from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.device import arithmetic
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.predict import Predictor, read_picture
+from maskrcnn.predict import Predictor, load_image
 from maskrcnn.results import from_detections
 
 from .harness import Left, Options, Row, middle, run
-from .rivals import ours_from, picture, torchvision_r50
+from .rivals import image, ours_from, torchvision_r50
 
 # Where torch's own time of a convolution or a matrix product is booked, reorders of its weights and maps included, and
 # the transforms of Winograd's convolutions.
@@ -46,7 +46,7 @@ def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
     predictor = ours_from(torchvision_r50().state_dict())
     rounds = options.rounds(9, 3)
-    return [*rest_of_bf16(predictor, picture(), rounds), *stages(predictor, picture(), rounds)]
+    return [*rest_of_bf16(predictor, image(), rounds), *stages(predictor, image(), rounds)]
 
 
 def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row]:
@@ -61,7 +61,7 @@ def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> list[R
         if number:  # the first one warms up
             rest.append(100 * (1 - own(watched, PRODUCTS) / wall))
             transforms.append(100 * own(watched, (TRANSFORMS,)) / wall)
-    what = "of the whole, bf16, picture in memory to RLE"
+    what = "of the whole, bf16, image in memory to RLE"
     return [
         Row(f"neither convolution nor matrix product, {what}", middle(rest), "%", bar=12.0),
         Row(f"transforms of Winograd's convolutions, {what}", middle(transforms), "%"),
@@ -84,10 +84,10 @@ def stages(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row | L
         spent.clear()
         start = time.perf_counter()
         with torch.inference_mode(), arithmetic("bf16", CPU):
-            (images,) = timed("resize and canvas", spent, read_picture)(array, predictor.config).views
+            (images,) = timed("resize and canvas", spent, load_image)(array, predictor.config).views
             detections = timed("network", spent, model.detect)(images)
             rules = predictor.config.mask_head
-            read = timed("to the picture's pixels", spent, from_detections)
+            read = timed("to the image's pixels", spent, from_detections)
             (result,) = read(
                 detections, images, predictor.categories, paste_rule=rules.paste, threshold=rules.threshold
             )

@@ -16,7 +16,7 @@ import torch
 
 from .harness import Left, Middle, Options, Row, interleaved, middle, run
 from .processes import ROOT, in_a_process
-from .rivals import ours_from, ours_predicts, picture, torchvision_r50
+from .rivals import image, ours_from, ours_predicts, torchvision_r50
 
 
 def compare(options: Options) -> list[Row | Left]:
@@ -54,7 +54,7 @@ def predict(threads: int) -> None:
     torch.set_num_threads(threads)
     predictor = ours_from(torchvision_r50().state_dict())
     start = time.perf_counter()
-    assert len(ours_predicts(predictor, picture(), "bf16").masks)
+    assert len(ours_predicts(predictor, image(), "bf16").masks)
     print(json.dumps({"seconds": time.perf_counter() - start}))
 
 

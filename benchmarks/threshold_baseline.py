@@ -4,9 +4,9 @@ How far threshold, connected components and colour histograms come on the drawn 
 data set would be no reason to train anything. Measured on the very images of `make demo`, which are taken from FOLDER
 (such as runs/demo/data) where they lie there and drawn where not (default: a temporary folder). Some minutes.
 
-Foreground is what Otsu's threshold separates, in one of four pictures: bright, dark, far from the colour of the border,
+Foreground is what Otsu's threshold separates, in one of four images: bright, dark, far from the colour of the border,
 far from it in hue. Each connected part is an object, of the class that its colour histogram's nearest neighbours among
-the training objects have; its score is their share of the vote. The picture and the smallest part that do best on a
+the training objects have; its score is their share of the vote. The image and the smallest part that do best on a
 twelfth of the training images are used on val.
 """
 
@@ -52,7 +52,7 @@ def far_in_hue(pixels: np.ndarray) -> np.ndarray:
     return far_from_border(255 * pixels / np.maximum(pixels.sum(axis=2, keepdims=True), 1))
 
 
-PICTURES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (bright, dark, far_from_border, far_in_hue)
+IMAGES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (bright, dark, far_from_border, far_in_hue)
 
 
 def otsu(values: np.ndarray) -> float:
@@ -118,14 +118,14 @@ def training_histograms(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict(
-    dataset: Dataset, picture: Callable[[np.ndarray], np.ndarray], known: tuple[np.ndarray, np.ndarray]
+    dataset: Dataset, image: Callable[[np.ndarray], np.ndarray], known: tuple[np.ndarray, np.ndarray]
 ) -> list[dict]:
     """COCO rows, with the number of pixels, for the three likeliest classes of each part."""
     rows = []
     for i in range(len(dataset)):
         record = dataset.record(i)
         pixels = read_image(record.path)
-        values = smooth(picture(pixels.astype(np.float64)))
+        values = smooth(image(pixels.astype(np.float64)))
         parts = connected_parts(values > otsu(values))
         numbers, sizes = np.unique(parts[parts > 0], return_counts=True)
         for number in numbers[(sizes >= SMALLEST_PARTS[0]) & (sizes < parts.size / 3)]:
@@ -155,17 +155,17 @@ def vote(one: np.ndarray, known: tuple[np.ndarray, np.ndarray], classes: int) ->
 
 def measure(folder: Path) -> float:
     """Prints the baseline's figures and returns its mask AP on val."""
-    draw_dataset(folder, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, joints=False)
+    draw_dataset(folder, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=False)
     train, val = read_coco(folder / "train.json"), read_coco(folder / "val.json")
     held = np.arange(0, len(train), 12)
     tuning, known = train.subset(held), training_histograms(train.subset(np.setdiff1d(np.arange(len(train)), held)))
-    best = (-1.0, PICTURES[0], SMALLEST_PARTS[0])
-    for picture in PICTURES:
-        rows = predict(tuning, picture, known)
+    best = (-1.0, IMAGES[0], SMALLEST_PARTS[0])
+    for image in IMAGES:
+        rows = predict(tuning, image, known)
         for smallest in SMALLEST_PARTS:
             found = evaluate_rows(tuning, at_least(smallest, rows), tasks=["mask"])["mask"]["AP"]
-            print(f"{picture.__name__:>16}, parts of {smallest:>3} pixels or more: mask AP {found:.3f} on train images")
-            best = max(best, (found, picture, smallest), key=lambda entry: entry[0])
+            print(f"{image.__name__:>16}, parts of {smallest:>3} pixels or more: mask AP {found:.3f} on train images")
+            best = max(best, (found, image, smallest), key=lambda entry: entry[0])
     rows = at_least(best[2], predict(val, best[1], known))
     metrics = evaluate_rows(val, rows, tasks=["box", "mask"])
     anything = evaluate_rows(one_class(val), [{**row, "category_id": 1} for row in rows[::3]], tasks=["mask"])

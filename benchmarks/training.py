@@ -2,8 +2,8 @@
 
     python -m benchmarks.training [--quick]
 
-R-18-FPN from scratch on four crops of 256 x 256 with 40 nuclei each, 256 RoIs a picture; and R-50-FPN with frozen
-norms on two pictures of 800 x 1088 with 8 objects each, 512 RoIs a picture. The same first weights, pictures and
+R-18-FPN from scratch on four crops of 256 x 256 with 40 nuclei each, 256 RoIs an image; and R-50-FPN with frozen
+norms on two images of 800 x 1088 with 8 objects each, 512 RoIs an image. The same first weights, images and
 objects; ours in bf16 and float32, torchvision in float32. Both are handed tensors: reading and resizing, which workers
 do, are left out on either side.
 """
@@ -41,7 +41,7 @@ TOLERANCE = 0.1  # of the sum of the first losses: either side samples its own a
 class Case(NamedTuple):
     name: str
     size: tuple[int, int]
-    pictures: int
+    images: int
     objects: int
     radii: tuple[float, float]
     classes: int
@@ -60,13 +60,13 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
     rival = case.rival().train()
     state = {name: tensor.clone() for name, tensor in rival.state_dict().items()}
     rng = np.random.default_rng(0)
-    scenes = [ellipses(rng, case.size, case.objects, case.radii) for _ in range(case.pictures)]
+    scenes = [ellipses(rng, case.size, case.objects, case.radii) for _ in range(case.images)]
     labels = [rng.integers(0, case.classes, len(bitmaps)) for _, bitmaps in scenes]
     with tempfile.TemporaryDirectory() as folder:
         loader = EvalLoader(
             read_coco(write_coco(Path(folder), scenes, labels, case.classes)),
             case.config.input,
-            batch=case.pictures,
+            batch=case.images,
             gt=True,
         )
         (batch,) = loader
@@ -91,9 +91,9 @@ def our_step(case: Case, state: dict[str, Any], batch: Any, precision: str, fold
     model = build(case.config)
     restore(model, to_checkpoint(Contents(state, {}), "torchvision's first weights").state, "torchvision's weights")
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    config = TrainConfig(batch=case.pictures, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
+    config = TrainConfig(batch=case.images, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
     among = alone()
-    job = Job(config, folder / precision, case.pictures, lambda *_: (), None, None, lambda *_: None, precision)
+    job = Job(config, folder / precision, case.images, lambda *_: (), None, None, lambda *_: None, precision)
     running, module, watch = begin(model, job, among), _LossOf(model, job.loss), Watch(folder, among)
     set_rate(running.optimizer, RATE)
     return lambda: float(step(running, module, iter([batch]), job, among, watch)["loss"])
@@ -158,11 +158,11 @@ def torchvision_r18() -> nn.Module:
 
 
 def coco() -> Case:
-    """Pictures that already have their size, so that neither side resizes."""
+    """Images that already have their size, so that neither side resizes."""
     model = preset("R-50-FPN")
     rpn = replace(model.rpn, post_nms_train=2000)
     config = replace(model, classes=90, rpn=rpn)
-    name = "R-50-FPN, 2 pictures of 800 x 1088, 512 RoIs each"
+    name = "R-50-FPN, 2 images of 800 x 1088, 512 RoIs each"
     return Case(name, (800, 1088), 2, 8, (20.0, 200.0), 90, config, torchvision_r50)
 
 

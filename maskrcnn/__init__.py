@@ -1,4 +1,4 @@
-"""Mask R-CNN: train on your own data, evaluate, predict boxes, masks and joints.
+"""Mask R-CNN: train on your own data, evaluate, predict boxes, masks and keypoints.
 
 The public names are written out below. They are imported when they are first used, so that `import maskrcnn` costs
 nothing and `maskrcnn --help` answers at once.

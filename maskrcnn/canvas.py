@@ -1,7 +1,7 @@
-"""From a picture to its canvas, and with boxes and joints there and back again.
+"""From an image to its canvas, and with boxes and keypoints there and back again.
 
-A picture is resized (section 3.1: the shorter side to 800) and laid on a canvas, top left, zeros right and below it.
-Both sizes are functions of the picture's size alone. Arrays are [height width channels], sizes (height, width), boxes
+An image is resized (section 3.1: the shorter side to 800) and laid on a canvas, top left, zeros right and below it.
+Both sizes are functions of the image's size alone. Arrays are [height width channels], sizes (height, width), boxes
 xyxy in continuous pixels: pixel i covers [i, i + 1), so positions scale without an offset. The numbers come from
 `InputConfig`; its fields have the same names here.
 """
@@ -25,7 +25,7 @@ STRIDE = 32  # of the coarsest map that a canvas must divide into (P5)
 
 
 class Fit(NamedTuple):
-    """The size of a resized picture, and its pixels per original pixel, (y, x)."""
+    """The size of a resized image, and its pixels per original pixel, (y, x)."""
 
     size: tuple[int, int]
     scales: tuple[float, float]
@@ -34,9 +34,9 @@ class Fit(NamedTuple):
 def fit(
     height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
 ) -> Fit:
-    """How a picture is resized: the shorter side to `min_size`, or the longer to `max_size` where that is less.
+    """How an image is resized: the shorter side to `min_size`, or the longer to `max_size` where that is less.
 
-    `min_size` 0 keeps the picture's own size, times `zoom`, up to `max_size`. `size_rounding` is `half_up`
+    `min_size` 0 keeps the image's own size, times `zoom`, up to `max_size`. `size_rounding` is `half_up`
     (Detectron2), `half_even` (Detectron, which has one scale for both axes) or `floor` (torchvision, whose floor meets
     products of 799.99...). Each is the framework's own sequence of float64 operations, because the last bit decides.
     """
@@ -70,7 +70,7 @@ def fit(
 def resized_size(
     height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
 ) -> tuple[int, int]:
-    """The (height, width) that a picture is resized to; see `fit`."""
+    """The (height, width) that an image is resized to; see `fit`."""
     return fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom).size
 
 
@@ -91,7 +91,7 @@ def resize(
         steps: original pixels per new pixel, (y, x); default the quotient of the sizes. `opencv` in Detectron steps
             exactly 1 / scale. `pillow` knows no other than the default.
         window: (y1, x1, y2, x2) in pixels of `array`. What lies beyond it still counts for its rim, so a window gives
-            what cutting the resized picture would give, and costs the window only.
+            what cutting the resized image would give, and costs the window only.
         out: where the answer goes; `array` itself may be the answer where there is none.
     """
     y1, x1, y2, x2 = window or (0.0, 0.0, float(array.shape[0]), float(array.shape[1]))
@@ -134,10 +134,10 @@ def _axis(start: float, step: float, size: int, available: int) -> Axis:
 
 
 def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_size: int = 0) -> tuple[int, int]:
-    """The canvas (height, width) of a resized picture.
+    """The canvas (height, width) of a resized image.
 
     `exact` is the size itself. `multiple-of-32` is the least one that the pyramid divides. `buckets` are few: a side
-    goes up to the next sixth of `min_size` (800 x 1067 to 800 x 1088, 800 x 1333 to 800 x 1344); or, where pictures
+    goes up to the next sixth of `min_size` (800 x 1067 to 800 x 1088, 800 x 1333 to 800 x 1344); or, where images
     keep their own size, to the next quarter above a power of two.
     """
     match policy:
@@ -163,7 +163,7 @@ def _bucket(side: int, min_size: int, max_size: int) -> int:
 
 
 def to_images(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     original_sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
     policy: str = "multiple-of-32",
@@ -171,19 +171,19 @@ def to_images(
     canvas: tuple[int, int] | None = None,
     scales: Sequence[tuple[float, float]] | None = None,
 ) -> Images:
-    """Resized pictures [h w I] of one canvas as a batch, in memory channels last. Raises ValueError where canvases
+    """Resized images [h w I] of one canvas as a batch, in memory channels last. Raises ValueError where canvases
     differ.
 
     `canvas` overrides the policy (a crop's canvas, a bucket). `scales` are the quotients of the sizes unless given.
     """
-    sizes = [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
     canvases = {canvas} if canvas else {canvas_size(size, policy) for size in sizes}
     if len(canvases) != 1:
-        raise ValueError(f"a batch has one canvas; these pictures need {sorted(canvases)}")
+        raise ValueError(f"a batch has one canvas; these images need {sorted(canvases)}")
     (chosen,) = canvases
-    batch = np.zeros((len(pictures), *chosen, pictures[0].shape[2]), dtype=pictures[0].dtype)
-    for b, picture in enumerate(pictures):
-        batch[b, : sizes[b][0], : sizes[b][1]] = picture
+    batch = np.zeros((len(images), *chosen, images[0].shape[2]), dtype=images[0].dtype)
+    for b, image in enumerate(images):
+        batch[b, : sizes[b][0], : sizes[b][1]] = image
     return _images(batch, sizes, original_sizes, seeds, scales)
 
 
@@ -194,7 +194,7 @@ def _images(
     seeds: Sequence[int],
     scales: Sequence[tuple[float, float]] | None,
 ) -> Images:
-    """From the canvases [B H W I] with their pictures on them."""
+    """From the canvases [B H W I] with their images on them."""
     original = torch.tensor(original_sizes, dtype=torch.int64)
     quotients = torch.tensor(sizes, dtype=torch.float64) / original
     return Images(
@@ -217,7 +217,7 @@ def prepare_image(
     zoom: float = 1.0,
     seed: int = 0,
 ) -> Images:
-    """One picture, uint8 [h w I], as a batch of one on its canvas. `join` makes larger ones.
+    """One image, uint8 [h w I], as a batch of one on its canvas. `join` makes larger ones.
 
     The other keywords are the fields of `InputConfig`; see `fit`, `resize` and `canvas_size`.
     """
@@ -233,15 +233,15 @@ def prepare_image(
 def prepare_views(
     array: np.ndarray, rule: InputConfig, scales: Sequence[float] = (1.0,), *, flip: bool = False
 ) -> tuple[Images, ...]:
-    """One picture as `rule` has it, at each of `scales` times that size; with `flip` then all of these mirrored.
+    """One image as `rule` has it, at each of `scales` times that size; with `flip` then all of these mirrored.
 
-    Mirrored is what is resized: `opencv` in Detectron may begin a resized picture's last pixel beyond the picture, and
+    Mirrored is what is resized: `opencv` in Detectron may begin a resized image's last pixel beyond the image, and
     a mirror laid afterwards would stand that much aside.
     """
-    pictures = (array, np.ascontiguousarray(array[:, ::-1])) if flip else (array,)
+    images = (array, np.ascontiguousarray(array[:, ::-1])) if flip else (array,)
     return tuple(
         prepare_image(
-            picture,
+            image,
             min_size=max(round(rule.min_size * scale), 1) if rule.min_size else 0,
             max_size=max(round(rule.max_size * scale), 1),
             zoom=rule.zoom * scale,
@@ -249,7 +249,7 @@ def prepare_views(
             size_rounding=rule.size_rounding,
             canvas=rule.canvas,
         )
-        for picture in pictures
+        for image in images
         for scale in scales
     )
 
@@ -273,16 +273,16 @@ def boxes_to_canvas(boxes: Float[Tensor, "B N 4"], images: Images) -> Float[Tens
     return boxes * _xyxy_scales(images, boxes)
 
 
-def joints_to_image(joints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
-    """Joints (x, y, score) of the canvas in pixels of the original images."""
-    scales = images.scales.flip(1)[:, None, None].to(joints)
-    return torch.cat((joints[..., :2] / scales, joints[..., 2:]), dim=-1)
+def keypoints_to_image(keypoints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
+    """Keypoints (x, y, score) of the canvas in pixels of the original images."""
+    scales = images.scales.flip(1)[:, None, None].to(keypoints)
+    return torch.cat((keypoints[..., :2] / scales, keypoints[..., 2:]), dim=-1)
 
 
-def joints_to_canvas(joints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
-    """Joints (x, y, v) of the original images on the canvas."""
-    scales = images.scales.flip(1)[:, None, None].to(joints)
-    return torch.cat((joints[..., :2] * scales, joints[..., 2:]), dim=-1)
+def keypoints_to_canvas(keypoints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
+    """Keypoints (x, y, v) of the original images on the canvas."""
+    scales = images.scales.flip(1)[:, None, None].to(keypoints)
+    return torch.cat((keypoints[..., :2] * scales, keypoints[..., 2:]), dim=-1)
 
 
 def _xyxy_scales(images: Images, like: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ T = typing.TypeVar("T")
 
 @dataclass(frozen=True)
 class InputConfig:
-    """From a picture to the canvas (section 3.1: the shorter side is 800)."""
+    """From an image to the canvas (section 3.1: the shorter side is 800)."""
 
     channels: int = 3
     channel_order: Literal["rgb", "bgr"] = "rgb"  # what the first convolution was trained on; pixels are always RGB
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in `channel_order`, of 0..255
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    min_size: int = 800  # shorter side at test; 0 keeps the picture's own size, times `zoom`
-    zoom: float = 1.0  # canvas pixels per picture pixel where `min_size` is 0: above 1 for objects of few pixels
+    min_size: int = 800  # shorter side at test; 0 keeps the image's own size, times `zoom`
+    zoom: float = 1.0  # canvas pixels per image pixel where `min_size` is 0: above 1 for objects of few pixels
     max_size: int = 1333  # bound of the longer side
     resize: Literal["pillow", "float", "opencv"] = "pillow"  # uint8 antialiased, or float bilinear without antialias
     size_rounding: Literal["half_up", "floor", "half_even"] = "half_up"
@@ -84,7 +84,7 @@ class RPNConfig:
     convs: int = 1
     positive_iou: float = 0.7
     negative_iou: float = 0.3
-    inside_only: bool = False  # train on anchors that lie inside the picture only
+    inside_only: bool = False  # train on anchors that lie inside the image only
     samples: int = 256
     positive_fraction: float = 0.5
     pre_nms_train: int = 2000  # per level
@@ -151,7 +151,7 @@ class MaskHeadConfig:
 @dataclass(frozen=True)
 class KeypointHeadConfig:
     enabled: bool = False
-    joints: int = 17
+    num_keypoints: int = 17
     pool_size: int = 14
     convs: int = 8
     channels: int = 512
@@ -160,7 +160,7 @@ class KeypointHeadConfig:
     shift: float = 0.5  # added to annotated coordinates, which are indices of pixels, and taken off COCO rows
     score: Literal["probability", "logit"] = "probability"
     frame: Literal["canvas", "image"] = "canvas"
-    points: Literal["cells", "pixels"] = "cells"  # where a map's highest point is sought, see `decode_joints`
+    points: Literal["cells", "pixels"] = "cells"  # where a map's highest point is sought, see `decode_keypoints`
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training picture, in this order: resize (jittered), crop, flips, colour."""
+    """What happens to a training image, in this order: resize (jittered), crop, flips, colour."""
 
     min_sizes: tuple[int, ...] = ()  # shorter sides to choose from; empty: the model's `min_size`
     scale: tuple[float, float] = (1.0, 1.0)  # random factor on top, log-uniform
@@ -283,7 +283,7 @@ def _one_level(name: str, network: str, features: str) -> ModelConfig:
 
 
 def _tiny(name: str) -> ModelConfig:
-    """For the demo: half the width of R-18-FPN and small anchors, on pictures of 128 to 256 pixels."""
+    """For the demo: half the width of R-18-FPN and small anchors, on images of 128 to 256 pixels."""
     return ModelConfig(
         name=name,
         input=InputConfig(min_size=0, max_size=512),

@@ -1,6 +1,6 @@
 """The demo: draw a data set, train, evaluate, predict, report. What is done already is left alone.
 
-It uses what any user uses: `train` on a COCO folder, `load` and `predict` on pictures, COCO's metrics.
+It uses what any user uses: `train` on a COCO folder, `load` and `predict` on images, COCO's metrics.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ SETTINGS = (
     "train.evaluate_every=0",
     "train.validation_loss=false",
 )
-OVERLAYS, SHOWN = 40, 12  # pictures drawn, and shown in the report
+OVERLAYS, SHOWN = 40, 12  # images drawn, and shown in the report
 
 OWN_DATA = """maskrcnn train DATA --model R-18-FPN --out runs/mine
 maskrcnn predict runs/mine/model.safetensors IMAGES --out runs/mine/predictions"""
@@ -60,7 +60,7 @@ def demo(
     """
     began = time.perf_counter()
     say(f"drawing {train_images} images to train on and {val_images} others to measure on, in {out / 'data'}")
-    draw_dataset(out / "data", train=train_images, val=val_images, seed=DATA_SEED, joints=False)
+    draw_dataset(out / "data", train=train_images, val=val_images, seed=DATA_SEED, keypoints=False)
     checkpoint = train(out / "data", model=MODEL, out=out, epochs=epochs, overrides=settings)
     mark, digest = out / "demo.json", hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     if _is_done(mark, digest):

@@ -3,13 +3,13 @@
 Training, evaluation, prediction and serving all read through here. The rules, none of them depending on a global
 setting of Pillow:
 
-- Palette, CMYK, YCbCr and 1-bit pictures are converted to RGB; grey is repeated; an alpha channel is dropped, not
+- Palette, CMYK, YCbCr and 1-bit images are converted to RGB; grey is repeated; an alpha channel is dropped, not
   blended.
-- 16-bit values become 8-bit ones by their range: a picture whose largest value is below 256 is taken as it stands,
+- 16-bit values become 8-bit ones by their range: an image whose largest value is below 256 is taken as it stands,
   below 4096 as 12-bit (the usual microscope camera), else as 16-bit. Floats within 0..1 are multiplied by 255, within
   0..255 taken as they stand, else stretched from their smallest to their largest value. Bits are 0 and 255.
 - EXIF orientation is applied (`exif="apply"`). Where the size that the annotations assume is known and fits one
-  reading only, that reading is taken: annotations made on the unrotated picture stay right.
+  reading only, that reading is taken: annotations made on the unrotated image stay right.
 - The number of pixels is checked from the header, before anything is decoded.
 - Animations and multi-page files are refused: which page is meant cannot be known.
 """
@@ -33,7 +33,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".we
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # pictures only: no PostScript, no PDF
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # images only: no PostScript, no PDF
 _ORIENTATION = 0x0112
 _DECODER_ERRORS = (  # what Pillow's decoders raise on broken files
     OSError,
@@ -62,15 +62,15 @@ def read_image(
     annotated_size: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> np.ndarray:
-    """The picture as uint8 [H W channels], contiguous and the caller's own; RGB where there are three channels.
+    """The image as uint8 [H W channels], contiguous and the caller's own; RGB where there are three channels.
 
     Args:
         source: a path (also `.npy`), the bytes of an image file, an array [H W] or [H W C], or a PIL image.
         channels: how many the result has. 1 is luminance; other numbers than 1 and 3 must be what the source has.
-        max_pixels: height x width beyond which the picture is refused before it is decoded.
+        max_pixels: height x width beyond which the image is refused before it is decoded.
         exif: whether the orientation that a camera noted is applied. Arrays have none.
-        annotated_size: (height, width) that the annotations of this picture assume.
-        name: what messages call the picture; the path where there is one.
+        annotated_size: (height, width) that the annotations of this image assume.
+        name: what messages call the image; the path where there is one.
 
     Raises `DataError`, naming the file, for what cannot be read or does not fit.
     """
@@ -86,7 +86,7 @@ def read_image(
         array = _turned(array, turn)
     if annotated_size is not None and array.shape[:2] != tuple(annotated_size):
         raise DataError(
-            f"{name}: the picture is {array.shape[0]} x {array.shape[1]}, its annotations say "
+            f"{name}: the image is {array.shape[0]} x {array.shape[1]}, its annotations say "
             f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
         )
     array = _with_channels(_to_uint8(array, name), channels, name)
@@ -96,7 +96,7 @@ def read_image(
 
 
 def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
-    """(height, width) of a picture, from its header, as `read_image` would return it. Raises `DataError`."""
+    """(height, width) of an image, from its header, as `read_image` would return it. Raises `DataError`."""
     if str(path).lower().endswith(".npy"):
         shape = _open_npy(Path(path), str(path), MAX_PIXELS).shape
         return int(shape[0]), int(shape[1])
@@ -118,7 +118,7 @@ def _decode(
     with contextlib.nullcontext(image) if own else _closing(image):
         _check_pixels((image.height, image.width), name, max_pixels)
         try:
-            # Phones append previews to a JPEG (MPO): its first picture is the one that is meant.
+            # Phones append previews to a JPEG (MPO): its first image is the one that is meant.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise DataError(f"{name}: has several frames or pages ({getattr(image, 'n_frames', 0)}); expected one")
             turn = _orientation(image)
@@ -151,7 +151,7 @@ def _open(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
     file.close()
     if failed is not None:
         raise DataError(f"{name}: cannot be decoded, truncated or damaged ({failed})") from failed
-    raise DataError(f"{name}: is not a picture; expected one of {', '.join(_FORMATS)} or .npy")
+    raise DataError(f"{name}: is not an image; expected one of {', '.join(_FORMATS)} or .npy")
 
 
 def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
@@ -176,7 +176,7 @@ def _closing(image: Image.Image) -> Iterator[Image.Image]:
 def _orientation(image: Image.Image) -> int:
     try:
         turn = image.getexif().get(_ORIENTATION, 1)
-    except _DECODER_ERRORS:  # an unreadable EXIF block says nothing about the picture
+    except _DECODER_ERRORS:  # an unreadable EXIF block says nothing about the image
         return 1
     return turn if turn in range(1, 9) else 1
 
@@ -215,7 +215,7 @@ def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     height, width = size
     if height <= 0 or width <= 0:
-        raise DataError(f"{name}: the picture is {height} x {width}; there is nothing to see")
+        raise DataError(f"{name}: the image is {height} x {width}; there is nothing to see")
     if height * width > max_pixels:
         raise DataError(f"{name}: {height} x {width} pixels are more than the {max_pixels:,} allowed (max_pixels)")
 
@@ -227,7 +227,7 @@ def _check_shape(array: np.ndarray, name: str, max_pixels: int) -> None:
 
 
 def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[int, int] | None) -> bool:
-    """Whether to turn the picture: what the annotations fit, where only one reading fits them, else what was asked
+    """Whether to turn the image: what the annotations fit, where only one reading fits them, else what was asked
     for.
     """
     if turn == 1:
@@ -239,7 +239,7 @@ def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[
 
 
 def _turned(array: np.ndarray, turn: int) -> np.ndarray:
-    """EXIF orientations 2 to 8: which mirror or rotation makes the stored picture upright."""
+    """EXIF orientations 2 to 8: which mirror or rotation makes the stored image upright."""
     if turn >= 5:
         array = array.swapaxes(0, 1)
     if turn in (3, 4, 7, 8):
@@ -294,4 +294,4 @@ def _with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
     if channels == 1 and has in (3, 4):  # ITU-R 601 luma, as Pillow's L
         red, green, blue = (array[:, :, i].astype(np.uint32) for i in range(3))
         return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, :, None]
-    raise DataError(f"{name}: the picture has {has} channels; expected {channels}")
+    raise DataError(f"{name}: the image has {has} channels; expected {channels}")

@@ -1,4 +1,4 @@
-"""What a user may hand to `predict`, picture by picture: paths, folders, globs, arrays, PIL images, or many of them."""
+"""What a user may hand to `predict`, image by image: paths, folders, globs, arrays, PIL images, or many of them."""
 
 import glob
 import os
@@ -14,16 +14,16 @@ from .images import IMAGE_SUFFIXES
 
 
 def expand(inputs: Any) -> Iterator[Any]:
-    """The pictures that `inputs` names, in its order; those of a folder (not of its subfolders) or a glob by name.
+    """The images that `inputs` names, in its order; those of a folder (not of its subfolders) or a glob by name.
 
-    Iterables are read one item at a time, as they are needed. A folder or glob without images, or what is no picture,
+    Iterables are read one item at a time, as they are needed. A folder or glob without images, or what is no image,
     comes as a `DataError` in its place, not raised, so that the reader can pass over it. A path is not opened here.
     """
     if isinstance(inputs, str | os.PathLike):
         yield from _files(inputs)
     elif isinstance(inputs, np.ndarray):
         if inputs.ndim not in (2, 3):
-            yield DataError(f"an array is one picture, [H W] or [H W C]; this one has shape {list(inputs.shape)}")
+            yield DataError(f"an array is one image, [H W] or [H W C]; this one has shape {list(inputs.shape)}")
         else:
             yield inputs
     elif isinstance(inputs, bytes | Image.Image):
@@ -33,7 +33,7 @@ def expand(inputs: Any) -> Iterator[Any]:
             yield from expand(item)
     else:
         kind = type(inputs).__name__
-        yield DataError(f"{kind} is no picture; expected a path, a folder, a glob, an array [H W C] or a PIL image")
+        yield DataError(f"{kind} is no image; expected a path, a folder, a glob, an array [H W C] or a PIL image")
 
 
 def _files(path: str | os.PathLike[str]) -> Iterator[Path | DataError]:

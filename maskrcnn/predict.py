@@ -1,6 +1,6 @@
-"""`load` a checkpoint, `predict` on pictures: paths, folders, globs, arrays and PIL images in, one `Result` each out.
+"""`load` a checkpoint, `predict` on images: paths, folders, globs, arrays and PIL images in, one `Result` each out.
 
-Pictures are read ahead in threads while the network runs, and those that share a canvas run together; results come in
+Images are read ahead in threads while the network runs, and those that share a canvas run together; results come in
 the order of the inputs. At most a few batches are in memory, however many inputs there are.
 """
 
@@ -33,12 +33,12 @@ from .structures import Images
 from .weights.checkpoint import restore
 from .weights.read import read_checkpoint
 
-_WINDOW = 3  # batches read ahead, among which pictures of one canvas are sought
+_WINDOW = 3  # batches read ahead, among which images of one canvas are sought
 
 OnError = Literal["raise", "skip"] | Callable[[DataError], None]
 
 
-class Picture(NamedTuple):
+class LoadedImage(NamedTuple):
     """One input, read and resized."""
 
     path: Path | None
@@ -72,7 +72,7 @@ def load(
 
 
 class Predictor:
-    """A trained model and what it needs to know: its config and its categories. It remembers no picture.
+    """A trained model and what it needs to know: its config and its categories. It remembers no image.
 
     What `predict` runs is a prepared copy of `model`, kept for the next call, and made anew where `model` has changed.
     """
@@ -103,19 +103,19 @@ class Predictor:
         on_error: OnError = "raise",
         threads: int = 2,
     ) -> Iterator[Result]:
-        """One `Result` per picture, in the order of `inputs`, made when asked for.
+        """One `Result` per image, in the order of `inputs`, made when asked for.
 
         Args:
             inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, or any iterable of these.
-            batch: pictures that run together, at most; only those whose canvas is the same can.
+            batch: images that run together, at most; only those whose canvas is the same can.
             precision: `auto` is fp32 for weights of other origin, else bf16 where the device is fast at it.
             score_threshold: least score, 0..1; default the model's own.
-            max_detections: most detections of a picture; default the model's own.
-            tta: test-time augmentation: each picture is seen at several scales and mirrored. True takes the paper's 18
+            max_detections: most detections of an image; default the model's own.
+            tta: test-time augmentation: each image is seen at several scales and mirrored. True takes the paper's 18
                 views, which cost 18 times as much; `TTA` others.
-            on_error: for a picture that cannot be read, `raise` a `DataError`; `skip` it, with a warning; or call this
+            on_error: for an image that cannot be read, `raise` a `DataError`; `skip` it, with a warning; or call this
                 with the error and go on.
-            threads: that read and resize pictures ahead.
+            threads: that read and resize images ahead.
 
         Raises `ConfigError` for impossible arguments at once, `DataError` naming the file when its turn comes.
         """
@@ -142,20 +142,20 @@ class Predictor:
     def _stream(
         self, sources: Iterator[Any], network: "_Network", batch: int, on_error: OnError, threads: int
     ) -> Iterator[Result]:
-        """Reads ahead a window of pictures, runs those that share the first one's canvas, gives results in order."""
+        """Reads ahead a window of images, runs those that share the first one's canvas, gives results in order."""
         skipped = 0
         with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
             window: deque[_Slot] = deque()
             try:
                 while True:
                     while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                        window.append(_Slot(pool.submit(read_picture, source, self.config, network.tta)))
+                        window.append(_Slot(pool.submit(load_image, source, self.config, network.tta)))
                     if not window:
                         break
                     first = window[0]
                     if first.result is None:
                         try:
-                            first.picture()
+                            first.image()
                         except DataError as error:
                             skipped += 1
                             window.popleft()
@@ -169,7 +169,7 @@ class Predictor:
                 for slot in window:
                     slot.future.cancel()
         if skipped and on_error == "skip":
-            warnings.warn(f"{skipped} of the pictures could not be read and were passed over", stacklevel=2)
+            warnings.warn(f"{skipped} of the images could not be read and were passed over", stacklevel=2)
 
 
 _Fingerprint = tuple[tuple[int, int], ...]
@@ -182,23 +182,23 @@ def _fingerprint(model: MaskRCNN) -> _Fingerprint:
 
 
 class _Slot:
-    """A place in the window: a picture on its way, then its result."""
+    """A place in the window: an image on its way, then its result."""
 
-    def __init__(self, future: Future[Picture]) -> None:
+    def __init__(self, future: Future[LoadedImage]) -> None:
         self.future = future
         self.result: Result | None = None
 
-    def picture(self) -> Picture:
-        """Waits for the picture. Raises the reader's `DataError`."""
+    def image(self) -> LoadedImage:
+        """Waits for the image. Raises the reader's `DataError`."""
         return self.future.result()
 
     def readable(self) -> bool:
-        """Waits, and says whether there is a picture and no result yet."""
+        """Waits, and says whether there is an image and no result yet."""
         return self.result is None and self.future.exception() is None
 
 
 class _Network(NamedTuple):
-    """A prepared model and all that turns pictures into results."""
+    """A prepared model and all that turns images into results."""
 
     model: MaskRCNN
     config: ModelConfig
@@ -208,9 +208,9 @@ class _Network(NamedTuple):
     tta: TTA | None = None
 
     def run(self, slots: list[_Slot]) -> None:
-        """Fills in the results of slots whose pictures share a canvas."""
-        pictures = [slot.picture() for slot in slots]
-        views = [join(view) for view in zip(*(picture.views for picture in pictures), strict=True)]
+        """Fills in the results of slots whose images share a canvas."""
+        images = [slot.image() for slot in slots]
+        views = [join(view) for view in zip(*(image.views for image in images), strict=True)]
         there = [Images(*(field.to(self.device) for field in view)) for view in views]
         with torch.inference_mode(), arithmetic(self.precision, self.device):
             if self.tta is None:
@@ -222,32 +222,32 @@ class _Network(NamedTuple):
             detections,
             views[0],
             self.categories,
-            [picture.path for picture in pictures],
-            originals=[picture.original for picture in pictures],
+            [image.path for image in images],
+            originals=[image.original for image in images],
             paste_rule=self.config.mask_head.paste,
             threshold=self.config.mask_head.threshold,
-            joint_shift=self.config.keypoint_head.shift,
+            keypoint_shift=self.config.keypoint_head.shift,
         )
         for slot, result in zip(slots, results, strict=True):
             slot.result = result
 
 
-def read_picture(source: Any, config: ModelConfig, tta: TTA | None = None) -> Picture:
+def load_image(source: Any, config: ModelConfig, tta: TTA | None = None) -> LoadedImage:
     """Reads one input and resizes it as `config` has it, to the views of `tta`. Raises `DataError` naming the file."""
     if isinstance(source, DataError):
         raise source
     array = read_image(source, channels=config.input.channels)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     views = prepare_views(array, config.input, **(tta._asdict() if tta else {}))
-    return Picture(path, array if path is None else None, views)
+    return LoadedImage(path, array if path is None else None, views)
 
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:
     """The first slot of the window without a result, and up to `batch` - 1 others on the same canvases."""
     waiting = (slot for slot in window if slot.readable())
     first = next(waiting)
-    canvases = first.picture().canvases
-    others = (slot for slot in waiting if slot.picture().canvases == canvases)
+    canvases = first.image().canvases
+    others = (slot for slot in waiting if slot.image().canvases == canvases)
     return [first, *islice(others, batch - 1)]
 
 

@@ -1,6 +1,6 @@
-"""What was found in one picture, in its own pixels, as NumPy arrays and the files that people keep.
+"""What was found in one image, in its own pixels, as NumPy arrays and the files that people keep.
 
-Masks stay M x M in their boxes. The RLE, the outlines and the picture-size masks are made from them when asked for;
+Masks stay M x M in their boxes. The RLE, the outlines and the image-size masks are made from them when asked for;
 nothing holds detections x height x width unless `masks` is read.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .canvas import boxes_to_image, joints_to_image
-from .categories import Category, joint_slices
+from .canvas import boxes_to_image, keypoints_to_image
+from .categories import Category, keypoint_slices
 from .errors import ConfigError
 from .ops import rle
 from .ops.contour import Outline, trace
@@ -30,21 +30,21 @@ FORMATS = ("overlay", "coco")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The objects of one picture, best first. D is how many, M the side of the stored masks, J all joints."""
+    """The objects of one image, best first. D is how many, M the side of the stored masks, J all keypoints."""
 
-    size: tuple[int, int]  # (height, width) of the picture
-    boxes: np.ndarray  # float32 [D 4], xyxy, continuous pixels of the picture
+    size: tuple[int, int]  # (height, width) of the image
+    boxes: np.ndarray  # float32 [D 4], xyxy, continuous pixels of the image
     scores: np.ndarray  # float32 [D], 0..1
     labels: np.ndarray  # int64 [D], the data set's own category ids
     small_masks: np.ndarray | None = None  # float32 [D M M], probability inside the box
-    keypoints: np.ndarray | None = None  # float32 [D J 3], x, y, score; zeros for joints of other categories
+    keypoints: np.ndarray | None = None  # float32 [D J 3], x, y, score; zeros for keypoints of other categories
     categories: tuple[Category, ...] = ()
-    path: Path | None = None  # of the picture, where it came from a file
+    path: Path | None = None  # of the image, where it came from a file
     image: np.ndarray | None = field(default=None)  # uint8 [H W C], where it did not
     image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
     paste_rule: str = "grid"  # see ops.paste
     threshold: float = 0.5  # of masks
-    joint_shift: float = 0.0  # taken off joints in COCO rows, which count pixels where `keypoints` measures
+    keypoint_shift: float = 0.0  # taken off keypoints in COCO rows, which count pixels where `keypoints` measures
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -54,11 +54,11 @@ class Result:
         for name in self.names:
             counts[name] = counts.get(name, 0) + 1
         found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        return f"Result({self.path.name if self.path else 'picture'}, {self.size[0]} x {self.size[1]}: {found})"
+        return f"Result({self.path.name if self.path else 'image'}, {self.size[0]} x {self.size[1]}: {found})"
 
     @property
     def stem(self) -> str:
-        """What files of this result are called: the picture's name without its suffix, or "image"."""
+        """What files of this result are called: the image's name without its suffix, or "image"."""
         return self.path.stem if self.path else "image"
 
     @cached_property
@@ -112,7 +112,7 @@ class Result:
         return Result(**rest)
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, joints of the category."""
+        """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, keypoints of the category."""
         chosen = image_id if image_id is not None else self.image_id if self.image_id is not None else self.stem
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(4).tolist()
@@ -123,17 +123,17 @@ class Result:
         for row, mask in zip(rows, self.rle or [], strict=self.rle is not None):
             row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
         if self.keypoints is not None:
-            for row, joints in zip(rows, self._own_joints(), strict=True):
-                if len(joints):
-                    written = joints.astype(np.float64) - [self.joint_shift, self.joint_shift, 0.0]
+            for row, keypoints in zip(rows, self._own_keypoints(), strict=True):
+                if len(keypoints):
+                    written = keypoints.astype(np.float64) - [self.keypoint_shift, self.keypoint_shift, 0.0]
                     row["keypoints"] = written.round(4).ravel().tolist()
         return rows
 
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
-        """Writes into folder `out`: `name`.png, the picture with what was found; `name`.json, the rows of `to_coco`.
+        """Writes into folder `out`: `name`.png, the image with what was found; `name`.json, the rows of `to_coco`.
 
-        `name` is the picture's own without suffix. Returns the files. Raises ConfigError for an unknown format, and for
-        an overlay that would overwrite the picture itself.
+        `name` is the image's own without suffix. Returns the files. Raises ConfigError for an unknown format, and for
+        an overlay that would overwrite the image itself.
         """
         unknown = sorted(set(formats) - set(FORMATS))
         if unknown or isinstance(formats, str):
@@ -152,7 +152,7 @@ class Result:
         return files
 
     def overlay(self) -> "Image":
-        """The picture with masks, boxes, names, scores and joints drawn on it."""
+        """The image with masks, boxes, names, scores and keypoints drawn on it."""
         from .visualize import draw
 
         return draw(self)
@@ -161,11 +161,13 @@ class Result:
         """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""
         self.overlay().show()
 
-    def _own_joints(self) -> list[np.ndarray]:
-        """For each object the joints of its own category, [j 3]."""
+    def _own_keypoints(self) -> list[np.ndarray]:
+        """For each object the keypoints of its own category, [j 3]."""
         assert self.keypoints is not None
-        part = dict(zip((category.id for category in self.categories), joint_slices(self.categories), strict=True))
-        return [joints[part.get(label, slice(0))] for joints, label in zip(self.keypoints, self.labels, strict=True)]
+        part = dict(zip((category.id for category in self.categories), keypoint_slices(self.categories), strict=True))
+        return [
+            keypoints[part.get(label, slice(0))] for keypoints, label in zip(self.keypoints, self.labels, strict=True)
+        ]
 
     def _paste(self, index: slice | list[int]) -> np.ndarray:
         assert self.small_masks is not None
@@ -187,16 +189,18 @@ def from_detections(
     image_ids: Sequence[int | str] | None = None,
     paste_rule: str = "grid",
     threshold: float = 0.5,
-    joint_shift: float = 0.0,
+    keypoint_shift: float = 0.0,
 ) -> list[Result]:
-    """One `Result` for each picture of a batch: canvas boxes and joints brought back to its own pixels.
+    """One `Result` for each image of a batch: canvas boxes and keypoints brought back to its own pixels.
 
-    Boxes are cut to the picture, and those that nothing is left of are dropped. `categories` are those of the labels
-    0..K-1, in that order; `originals` the pictures, uint8 [H W C], of those that came from no file.
+    Boxes are cut to the image, and those that nothing is left of are dropped. `categories` are those of the labels
+    0..K-1, in that order; `originals` the images, uint8 [H W C], of those that came from no file.
     """
     B = len(detections.boxes)
     boxes = boxes_to_image(detections.boxes.float(), images)
-    joints = None if detections.joints is None else _numpy(joints_to_image(detections.joints.float(), images))
+    keypoints = (
+        None if detections.keypoints is None else _numpy(keypoints_to_image(detections.keypoints.float(), images))
+    )
     keep = _numpy(detections.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1))
     corners, scores, labels = _numpy(boxes), _numpy(detections.scores.float()), _numpy(detections.labels)
     masks = None if detections.masks is None else _numpy(detections.masks.float())
@@ -211,26 +215,26 @@ def from_detections(
                 scores=scores[b][mine],
                 labels=ids[labels[b][mine]],
                 small_masks=None if masks is None else masks[b][mine],
-                keypoints=None if joints is None else _only_own(joints[b][mine], labels[b][mine], categories),
+                keypoints=None if keypoints is None else _only_own(keypoints[b][mine], labels[b][mine], categories),
                 categories=tuple(categories),
                 path=paths[b] if paths else None,
                 image=originals[b] if originals else None,
                 image_id=image_ids[b] if image_ids else None,
                 paste_rule=paste_rule,
                 threshold=threshold,
-                joint_shift=joint_shift,
+                keypoint_shift=keypoint_shift,
             )
         )
     assert len(results) == B
     return results
 
 
-def _only_own(joints: np.ndarray, labels: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
-    """The joints with those of other categories than the object's set to zero."""
-    own = np.zeros((len(categories), joints.shape[1], 1), dtype=joints.dtype)
-    for label, part in enumerate(joint_slices(categories)):
+def _only_own(keypoints: np.ndarray, labels: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
+    """The keypoints with those of other categories than the object's set to zero."""
+    own = np.zeros((len(categories), keypoints.shape[1], 1), dtype=keypoints.dtype)
+    for label, part in enumerate(keypoint_slices(categories)):
         own[label, part] = 1
-    return joints * own[labels]
+    return keypoints * own[labels]
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

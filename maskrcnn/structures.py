@@ -3,7 +3,7 @@
 `B` images · `I` image channels · `H W` canvas pixels · `L` pyramid levels · `C` channels ·
 `A` anchors of an image, all levels · `G` ground-truth slots · `P` proposal slots ·
 `R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots · `K` classes without background ·
-`S` pooled side or side of a stored mask · `M` mask side · `J` joints · `Q` heatmap side.
+`S` pooled side or side of a stored mask · `M` mask side · `J` keypoints · `Q` heatmap side.
 
 Boxes are (x1, y1, x2, y2), float32, continuous canvas pixels: pixel i covers [i, i + 1). Sizes are (height, width).
 Labels are 0..K-1. Slots beyond what an image has hold zeros, have `valid` False and must never matter.
@@ -16,13 +16,13 @@ from torch import Tensor
 
 
 class Images(NamedTuple):
-    """A batch of pictures on one canvas, top left, padded to the right and below."""
+    """A batch of images on one canvas, top left, padded to the right and below."""
 
     pixels: Num[Tensor, "B I H W"]  # 0..255, uint8 where the resize rule rounds, else float32; RGB
-    sizes: Int[Tensor, "B 2"]  # the part of the canvas that is picture
+    sizes: Int[Tensor, "B 2"]  # the part of the canvas that is image
     original_sizes: Int[Tensor, "B 2"]  # before resizing
     scales: Float[Tensor, "B 2"]  # canvas pixels per original pixel, (y, x)
-    seeds: Int[Tensor, " B"]  # source of every random choice made for this picture
+    seeds: Int[Tensor, " B"]  # source of every random choice made for this image
 
 
 class Outlines(NamedTuple):
@@ -37,7 +37,7 @@ class GroundTruth(NamedTuple):
     """The objects of a batch, in canvas pixels.
 
     A mask is S x S bits in a frame of its own, `mask_boxes`; a mirrored frame (x1 > x2 or y1 > y2) is a flipped mask,
-    so a crop or a flip changes the frame, never the bits. The frame may reach beyond the picture and beyond `boxes`.
+    so a crop or a flip changes the frame, never the bits. The frame may reach beyond the image and beyond `boxes`.
     Where the model learns masks by another framework's rule, S is the largest object's and a bit is a canvas pixel.
     """
 
@@ -45,7 +45,7 @@ class GroundTruth(NamedTuple):
     labels: Int[Tensor, "B G"]
     masks: Num[Tensor, "B G S S"] | None  # bool or uint8, 1 inside; None where the model has no mask branch
     mask_boxes: Float[Tensor, "B G 4"] | None
-    joints: Float[Tensor, "B G J 3"] | None  # x, y, v; v 0 not labelled, 1 hidden, 2 visible
+    keypoints: Float[Tensor, "B G J 3"] | None  # x, y, v; v 0 not labelled, 1 hidden, 2 visible
     ignore: Bool[Tensor, "B G"]  # crowds: never positive, and what lies in them is never negative
     valid: Bool[Tensor, "B G"]  # True for crowds too
     outlines: Outlines | None = None  # for the rule that draws polygons anew inside each RoI
@@ -86,7 +86,7 @@ class Detections(NamedTuple):
     scores: Float[Tensor, "B D"]  # 0..1
     labels: Int[Tensor, "B D"]
     masks: Float[Tensor, "B D M M"] | None  # probability inside the box, 0..1
-    joints: Float[Tensor, "B D J 3"] | None  # x, y, score
+    keypoints: Float[Tensor, "B D J 3"] | None  # x, y, score
     valid: Bool[Tensor, "B D"]
 
 

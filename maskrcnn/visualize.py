@@ -1,7 +1,7 @@
-"""A result drawn on its picture: translucent masks with outlines, boxes, names with scores, joints and skeletons.
+"""A result drawn on its image: translucent masks with outlines, boxes, names with scores, keypoints and skeletons.
 
-Pillow alone. Line widths and letters grow with the picture, small pictures are enlarged first. A class keeps its colour
-in every picture; objects of one class differ in shade.
+Pillow alone. Line widths and letters grow with the image, small images are enlarged first. A class keeps its colour
+in every image; objects of one class differ in shade.
 """
 
 import colorsys
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .categories import joint_slices
+from .categories import keypoint_slices
 from .images import read_image
 
 if TYPE_CHECKING:
     from .results import Result
 
-_LEAST_SIDE = 640  # pictures whose longer side is below are enlarged by a whole factor
+_LEAST_SIDE = 640  # images whose longer side is below are enlarged by a whole factor
 _CROWDED = 30  # objects, above which letters shrink and a name without room is left out
 
 Colour = tuple[int, int, int]
@@ -32,23 +32,23 @@ class _Measures(NamedTuple):
 
 
 def draw(result: "Result", image: np.ndarray | None = None, *, text: bool = True) -> Image.Image:
-    """`result` on its picture, RGB.
+    """`result` on its image, RGB.
 
-    The picture is `image` (uint8 [H W C]), else the result's own, else read from its path. Raises DataError where that
+    The image is `image` (uint8 [H W C]), else the result's own, else read from its path. Raises DataError where that
     cannot be read, ValueError where there is none or its size is another.
     """
-    picture = _picture(result, image)
-    factor = max(1, round(_LEAST_SIDE / max(picture.size)))
+    drawing = _drawing(result, image)
+    factor = max(1, round(_LEAST_SIDE / max(drawing.size)))
     if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
-    measures = _measures(picture.size, len(result))
+        drawing = drawing.resize((drawing.width * factor, drawing.height * factor), Image.Resampling.BICUBIC)
+    measures = _measures(drawing.size, len(result))
     colours = object_colours(result.labels)
     boxes = result.boxes * factor
     outlines = _outlines(result, boxes, factor)
     by_area = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
     for i in by_area:  # small objects over large ones
-        _fill(picture, outlines[i], colours[i])
-    pen = ImageDraw.Draw(picture)
+        _fill(drawing, outlines[i], colours[i])
+    pen = ImageDraw.Draw(drawing)
     for i in by_area:
         line = max(1, measures.line // 2) if any(outlines[i]) else measures.line
         pen.rectangle([float(side) for side in boxes[i]], outline=colours[i], width=line)
@@ -56,14 +56,14 @@ def draw(result: "Result", image: np.ndarray | None = None, *, text: bool = True
             pen.line([*map(tuple, ring), *map(tuple, ring[:2])], fill=colours[i], width=measures.line, joint="curve")
     if result.keypoints is not None:
         for i in by_area:
-            _draw_joints(pen, result, i, factor, measures, colours[i])
+            _draw_keypoints(pen, result, i, factor, measures, colours[i])
     if text:
-        _write_names(pen, picture.size, result, boxes, colours, measures)
-    return picture
+        _write_names(pen, drawing.size, result, boxes, colours, measures)
+    return drawing
 
 
 def class_hue(label: int) -> float:
-    """The hue (0..1) of a category id: the same in every picture, far from those of neighbouring ids."""
+    """The hue (0..1) of a category id: the same in every image, far from those of neighbouring ids."""
     return (0.44 + label * 0.6180339887) % 1.0  # the golden ratio spreads any number of ids
 
 
@@ -80,7 +80,7 @@ def object_colours(labels: np.ndarray) -> list[Colour]:
 
 
 def _visible(colour: np.ndarray) -> Colour:
-    """The colour, mixed with white where it would be lost on a dark picture: blue is the darkest of all hues."""
+    """The colour, mixed with white where it would be lost on a dark image: blue is the darkest of all hues."""
     short = max(0.0, 100 - _brightness(colour))
     red, green, blue = (colour + (255 - colour) * short / (255 - _brightness(colour))).round().astype(int).tolist()
     return red, green, blue
@@ -91,16 +91,16 @@ def _brightness(colour: np.ndarray | Colour) -> float:
     return float(np.dot(colour, (0.299, 0.587, 0.114)))
 
 
-def _picture(result: "Result", image: np.ndarray | None) -> Image.Image:
+def _drawing(result: "Result", image: np.ndarray | None) -> Image.Image:
     pixels = image if image is not None else result.image
     if pixels is None:
         if result.path is None:
-            raise ValueError("a result without a file needs its picture: draw(result, image)")
+            raise ValueError("a result without a file needs its image: draw(result, image)")
         pixels = read_image(result.path)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
     if pixels.shape[:2] != tuple(result.size):
-        raise ValueError(f"the picture is {pixels.shape[:2]}, the result was made for {tuple(result.size)}")
+        raise ValueError(f"the image is {pixels.shape[:2]}, the result was made for {tuple(result.size)}")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
@@ -119,7 +119,7 @@ def _outlines(result: "Result", boxes: np.ndarray, factor: int) -> list[tuple[li
     return [([ring * factor for ring in o.outer], [ring * factor for ring in o.holes]) for o in result.outlines]
 
 
-def _fill(picture: Image.Image, outlines: tuple[list[np.ndarray], list[np.ndarray]], colour: Colour) -> None:
+def _fill(drawing: Image.Image, outlines: tuple[list[np.ndarray], list[np.ndarray]], colour: Colour) -> None:
     """Lays the colour over the inside, working only where the object is."""
     outer, holes = outlines
     if not outer:
@@ -131,21 +131,21 @@ def _fill(picture: Image.Image, outlines: tuple[list[np.ndarray], list[np.ndarra
     for rings, value in ((outer, 105), (holes, 0)):  # 0..255: how much of the colour
         for ring in rings:
             pen.polygon([tuple(point) for point in ring - low], fill=value)
-    picture.paste(colour, (int(low[0]), int(low[1])), cover)
+    drawing.paste(colour, (int(low[0]), int(low[1])), cover)
 
 
-def _draw_joints(
+def _draw_keypoints(
     pen: ImageDraw.ImageDraw, result: "Result", i: int, factor: int, measures: _Measures, colour: Colour
 ) -> None:
-    """The joints of the object's own category that have a positive score, and the limbs between them."""
+    """The keypoints of the object's own category that have a positive score, and the limbs between them."""
     label = int(result.labels[i])
     known = {category.id: k for k, category in enumerate(result.categories)}
     if label not in known or result.keypoints is None:
         return
     category = result.categories[known[label]]
-    joints = result.keypoints[i, joint_slices(result.categories)[known[label]]]
-    seen = joints[:, 2] > 0
-    points = [(float(x) * factor, float(y) * factor) for x, y in joints[:, :2]]
+    keypoints = result.keypoints[i, keypoint_slices(result.categories)[known[label]]]
+    seen = keypoints[:, 2] > 0
+    points = [(float(x) * factor, float(y) * factor) for x, y in keypoints[:, :2]]
     for a, b in category.skeleton:
         if seen[a] and seen[b]:
             pen.line([points[a], points[b]], fill=(20, 20, 20), width=measures.line + 2)

@@ -28,12 +28,12 @@ class Scene(NamedTuple):
     @property
     def pixels(self) -> np.ndarray:
         """uint8 [H W 3]."""
-        picture = np.empty((*self.size, 3), np.uint8)
-        picture[:] = GROUND
+        image = np.empty((*self.size, 3), np.uint8)
+        image[:] = GROUND
         for thing in self.things:
             x1, y1, x2, y2 = thing.box
-            picture[y1:y2, x1:x2] = COLOURS[thing.kind]
-        return picture
+            image[y1:y2, x1:x2] = COLOURS[thing.kind]
+        return image
 
 
 TWO_APART = Scene((48, 64), (Thing("brick", (4, 8, 24, 20)), Thing("leaf", (36, 16, 60, 44))))

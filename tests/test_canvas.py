@@ -15,8 +15,8 @@ from maskrcnn.canvas import (
     canvas_size,
     fit,
     join,
-    joints_to_canvas,
-    joints_to_image,
+    keypoints_to_canvas,
+    keypoints_to_image,
     prepare_image,
     resize,
     resized_size,
@@ -69,7 +69,7 @@ def test_min_size_0_keeps_the_size_up_to_max_size(rule):
     numbers = {"min_size": 0, "max_size": 1333, "size_rounding": rule}
     assert resized_size(97, 1333, **numbers) == (97, 1333)
     assert resized_size(1000, 2666, **numbers) == (500, 1333)
-    assert resized_size(1, 9000, **numbers) == (1, 1333)  # never an empty picture
+    assert resized_size(1, 9000, **numbers) == (1, 1333)  # never an empty image
     assert resized_size(100, 200, **numbers, zoom=2.0) == (200, 400)
     assert resized_size(1000, 500, **numbers, zoom=2.0) == (
         1333,
@@ -82,7 +82,7 @@ def test_scales_are_one_for_both_axes_in_detectron_and_quotients_elsewhere():
     assert fit(480, 640, **PAPER).scales == (800 / 480, 1067 / 640)
 
 
-def picture(rng, height, width, channels=3):
+def drawn(rng, height, width, channels=3):
     return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -101,7 +101,7 @@ def test_pillow_averages_what_it_shrinks():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 def test_pillow_treats_every_channel_alike(rng, channels):
-    image = picture(rng, 20, 31, channels)
+    image = drawn(rng, 20, 31, channels)
     whole = resize(image, (33, 17), "pillow")
     for c in range(channels):
         assert (whole[..., c] == resize(image[..., c : c + 1], (33, 17), "pillow")[..., 0]).all()
@@ -117,7 +117,7 @@ def test_kernels_agree_on_enlarging_to_a_grey_level():
 
 @pytest.mark.parametrize("size", [(80, 107), (13, 9), (30, 41), (1, 1)])
 def test_float_is_torch_without_antialias(rng, size):
-    image = picture(rng, 30, 41)
+    image = drawn(rng, 30, 41)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     expected = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     assert np.abs(resize(image, size, "float") - expected.numpy()).max() < 1e-4
@@ -135,8 +135,8 @@ def test_opencv_steps_exactly_one_over_the_scale():
 
 @pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
 @pytest.mark.parametrize("size", [(60, 90), (200, 160)])
-def test_a_window_is_a_cut_of_the_resized_picture(rng, kernel, size):
-    image = picture(rng, 100, 120)
+def test_a_window_is_a_cut_of_the_resized_image(rng, kernel, size):
+    image = drawn(rng, 100, 120)
     step_y, step_x = 100 / size[0], 120 / size[1]
     window = (10 * step_y, 20 * step_x, 40 * step_y, 80 * step_x)
     part = resize(image, (30, 60), kernel, window=window)
@@ -147,7 +147,7 @@ def test_a_window_is_a_cut_of_the_resized_picture(rng, kernel, size):
 
 def test_resize_refuses_what_it_does_not_know(rng):
     with pytest.raises(ValueError, match="pillow, float or opencv"):
-        resize(picture(rng, 4, 4), (2, 2), "lanczos")
+        resize(drawn(rng, 4, 4), (2, 2), "lanczos")
     with pytest.raises(ValueError, match="float32"):
         resize(np.zeros((4, 4, 3), dtype=np.float32), (2, 2), "pillow")
 
@@ -165,7 +165,7 @@ def test_canvases():
 
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([0, 256, 640, 800]))
-def test_a_bucket_holds_its_picture_and_divides_by_32(height, width, min_size):
+def test_a_bucket_holds_its_image_and_divides_by_32(height, width, min_size):
     size = resized_size(height, width, min_size=min_size, max_size=1333)
     canvas = canvas_size(size, "buckets", min_size=min_size, max_size=1333)
     for side, place in zip(size, canvas, strict=True):
@@ -180,12 +180,12 @@ def test_buckets_are_few():
     assert len({canvas_size(size, "buckets", **PAPER) for size in wide}) <= 5
 
 
-def test_pictures_lie_top_left_and_zeros_around(rng):
-    pictures = [picture(rng, 30, 20), picture(rng, 10, 32)]
-    images = to_images(pictures, [(60, 40), (10, 16)], [3, 4])
+def test_images_lie_top_left_and_zeros_around(rng):
+    arrays = [drawn(rng, 30, 20), drawn(rng, 10, 32)]
+    images = to_images(arrays, [(60, 40), (10, 16)], [3, 4])
     assert images.pixels.shape == (2, 3, 32, 32)
     assert images.pixels.is_contiguous(memory_format=torch.channels_last)
-    for b, one in enumerate(pictures):
+    for b, one in enumerate(arrays):
         h, w = one.shape[:2]
         assert (images.pixels[b, :, :h, :w].permute(1, 2, 0).numpy() == one).all()
         assert images.pixels[b].sum() == one.sum()
@@ -197,12 +197,12 @@ def test_pictures_lie_top_left_and_zeros_around(rng):
 
 def test_a_batch_has_one_canvas(rng):
     with pytest.raises(ValueError, match=r"\(32, 32\), \(64, 32\)"):
-        to_images([picture(rng, 32, 32), picture(rng, 33, 32)], [(32, 32), (33, 32)], [0, 0])
+        to_images([drawn(rng, 32, 32), drawn(rng, 33, 32)], [(32, 32), (33, 32)], [0, 0])
 
 
-def test_joined_pictures_are_the_single_ones(rng):
+def test_joined_images_are_the_single_ones(rng):
     numbers: dict[str, Any] = {"min_size": 64, "max_size": 96}
-    single = [prepare_image(picture(rng, 50, 60), **numbers, seed=i) for i in range(3)]
+    single = [prepare_image(drawn(rng, 50, 60), **numbers, seed=i) for i in range(3)]
     together = join(single)
     for b, one in enumerate(single):
         for whole, part in zip(together, one, strict=True):
@@ -211,21 +211,21 @@ def test_joined_pictures_are_the_single_ones(rng):
 
 @pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
 @pytest.mark.parametrize("rule", ["half_up", "floor", "half_even"])
-def test_boxes_and_joints_come_back(rng, kernel, rule):
+def test_boxes_and_keypoints_come_back(rng, kernel, rule):
     numbers = {"resize": kernel, "size_rounding": rule, "canvas": "exact"}
-    images = prepare_image(picture(rng, 123, 77), min_size=200, max_size=300, **numbers)
+    images = prepare_image(drawn(rng, 123, 77), min_size=200, max_size=300, **numbers)
     corners = np.sort(rng.uniform(0, [77, 123], (1, 5, 2, 2)), axis=2).reshape(1, 5, 4)
     boxes = torch.tensor(corners, dtype=torch.float32)
     assert torch.allclose(boxes_to_image(boxes_to_canvas(boxes, images), images), boxes, atol=1e-4)
-    joints = torch.rand(1, 5, 4, 3) * 70
-    back = joints_to_image(joints_to_canvas(joints, images), images)
-    assert torch.allclose(back, joints, atol=1e-4)
+    keypoints = torch.rand(1, 5, 4, 3) * 70
+    back = keypoints_to_image(keypoints_to_canvas(keypoints, images), images)
+    assert torch.allclose(back, keypoints, atol=1e-4)
     whole = torch.tensor([[[0.0, 0.0, images.sizes[0, 1], images.sizes[0, 0]]]])
     assert torch.allclose(boxes_to_image(whole, images), torch.tensor([0.0, 0.0, 77.0, 123.0]), atol=0.3)
 
 
-def test_what_is_found_beyond_the_picture_is_cut_to_it(rng):
-    images = prepare_image(picture(rng, 100, 200), min_size=200, max_size=400)
+def test_what_is_found_beyond_the_image_is_cut_to_it(rng):
+    images = prepare_image(drawn(rng, 100, 200), min_size=200, max_size=400)
     boxes = torch.tensor([[[-4.0, 10.0, 500.0, 230.0]]])
     assert boxes_to_image(boxes, images).tolist() == [[[0.0, 5.0, 200.0, 100.0]]]
 

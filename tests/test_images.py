@@ -80,7 +80,7 @@ def test_every_kind_of_file_becomes_rgb(kind, tmp_path) -> None:
     assert image_size(path) == (5, 8)
 
 
-def test_jpeg_cmyk_and_phones_pictures_are_read() -> None:
+def test_jpeg_cmyk_and_phones_images_are_read() -> None:
     smooth = np.tile(np.linspace(60, 200, 16, dtype=np.uint8)[:, None, None], (1, 16, 3))
     for content in (
         encoded(smooth, "JPEG", quality=98),
@@ -177,9 +177,9 @@ def test_where_the_annotated_size_fits_both_the_camera_is_believed() -> None:
 
 
 def test_another_size_than_the_annotations_say_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"picture is 8 x 5.*annotations say 10 x 12"):
+    with pytest.raises(DataError, match=r"image is 8 x 5.*annotations say 10 x 12"):
         read_image(oriented(6), annotated_size=(10, 12))
-    with pytest.raises(DataError, match=r"a cat.*picture is 5 x 8"):
+    with pytest.raises(DataError, match=r"a cat.*image is 5 x 8"):
         read_image(RGB, annotated_size=(8, 5), name="a cat")
 
 
@@ -200,7 +200,7 @@ def png_claiming(width, height):
 
 BAD = {
     "nothing": b"",
-    "text": b"this is not a picture\n" * 5,
+    "text": b"this is not an image\n" * 5,
     "html": b"<html><body>404</body></html>",
     "truncated png": KINDS["png"][0][:60],
     "truncated jpeg": encoded(np.tile(RGB, (20, 20, 1)), "JPEG")[:700],
@@ -253,7 +253,7 @@ def test_pillow_s_own_limit_does_not_matter(monkeypatch) -> None:
     [np.zeros((2, 2, 3, 1), np.uint8), np.zeros(5, np.uint8), np.zeros((0, 5), np.uint8), np.zeros((5, 5, 0), np.uint8),
      np.array([["a"]]), np.array([[1j]]), np.array([[None]]), np.array([[-1]]), np.array([[70000]])],
 )  # fmt: skip
-def test_arrays_that_are_no_pictures_are_refused(array) -> None:
+def test_arrays_that_are_no_images_are_refused(array) -> None:
     with pytest.raises(DataError):
         read_image(array)
 

@@ -45,11 +45,11 @@ def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     assert names(str(tmp_path / "[1].png")) == ["[1].png"]
 
 
-def test_arrays_and_pictures_pass_through() -> None:
-    array, picture = np.zeros((2, 3, 3), np.uint8), Image.new("L", (2, 2))
-    got = list(expand([array, [picture, array]]))
+def test_arrays_and_images_pass_through() -> None:
+    array, image = np.zeros((2, 3, 3), np.uint8), Image.new("L", (2, 2))
+    got = list(expand([array, [image, array]]))
     assert got[0] is array
-    assert got[1] is picture
+    assert got[1] is image
     assert got[2] is array
 
 
@@ -70,14 +70,14 @@ def test_a_generator_is_read_as_needed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (5, "int is no picture"),
-        (None, "NoneType is no picture"),
+        (5, "int is no image"),
+        (None, "NoneType is no image"),
         (np.zeros((2, 3, 4, 3)), r"\[2, 3, 4, 3\]"),
-        (torch.zeros(3, 4, 4), "Tensor is no picture"),
+        (torch.zeros(3, 4, 4), "Tensor is no image"),
         ("nothing/*.png", "no file matches"),
     ],
 )
-def test_what_is_no_picture_is_told_in_its_place(wrong: object, told: str, folder: Path) -> None:
+def test_what_is_no_image_is_told_in_its_place(wrong: object, told: str, folder: Path) -> None:
     got = list(expand([folder / "b.png", wrong, folder / "c.tif"]))
     assert [type(one) is DataError for one in got] == [False, True, False]
     with pytest.raises(DataError, match=told):

@@ -1,4 +1,4 @@
-"""`load` and `predict`: order, batches, bad pictures, memory, and the same answer alone or in company."""
+"""`load` and `predict`: order, batches, bad images, memory, and the same answer alone or in company."""
 
 import gc
 import tracemalloc
@@ -32,7 +32,7 @@ def predictor(checkpoint: Path) -> Predictor:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     """Six files on two canvases, mixed."""
     paths = []
     for i, scene in enumerate((TWO_APART, WIDE, SMALL, NONE, WIDE, TWO_APART)):
@@ -51,9 +51,9 @@ def same(got: Result, want: Result) -> None:
     np.testing.assert_allclose(got.small_masks, want.small_masks, rtol=0, atol=1e-3)
 
 
-def test_one_result_a_picture_in_the_order_of_the_inputs(predictor: Predictor, pictures: list[Path]) -> None:
-    results = list(predictor.predict(pictures, batch=3))
-    assert [result.path for result in results] == pictures
+def test_one_result_an_image_in_the_order_of_the_inputs(predictor: Predictor, images: list[Path]) -> None:
+    results = list(predictor.predict(images, batch=3))
+    assert [result.path for result in results] == images
     assert [result.size for result in results] == [(48, 64), (40, 120), (32, 32), (48, 64), (40, 120), (48, 64)]
     for result in results:
         assert len(result) > 0
@@ -64,33 +64,33 @@ def test_one_result_a_picture_in_the_order_of_the_inputs(predictor: Predictor, p
 
 
 def test_the_model_is_prepared_once_and_again_after_it_changed(
-    checkpoint: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, made = load(checkpoint), []
     prepare = maskrcnn.predict.prepare
     monkeypatch.setattr("maskrcnn.predict.prepare", lambda *a: made.append(a[1]) or prepare(*a))
-    first = next(predictor.predict(pictures[0], precision="fp32"))
-    few = next(predictor.predict(pictures[0], precision="fp32", max_detections=1))
-    same(next(predictor.predict(pictures[0], precision="fp32")), first)
+    first = next(predictor.predict(images[0], precision="fp32"))
+    few = next(predictor.predict(images[0], precision="fp32", max_detections=1))
+    same(next(predictor.predict(images[0], precision="fp32")), first)
     assert (len(few), made) == (1, ["fp32"])
     with torch.no_grad():
         predictor.model.box_head.class_logits.bias[0] += 1.0  # type: ignore[index, operator]
-    changed = next(predictor.predict(pictures[0], precision="fp32"))
+    changed = next(predictor.predict(images[0], precision="fp32"))
     assert made == ["fp32", "fp32"]
     fresh = Predictor(predictor.model, predictor.config, predictor.categories)
-    same(changed, next(fresh.predict(pictures[0], precision="fp32")))
+    same(changed, next(fresh.predict(images[0], precision="fp32")))
     assert not np.array_equal(changed.scores, first.scores)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
-def test_alone_is_as_in_company(predictor: Predictor, pictures: list[Path], batch: int) -> None:
-    alone = [next(predictor.predict(path, precision="fp32")) for path in pictures]
-    for got, want in zip(predictor.predict(pictures, batch=batch, precision="fp32"), alone, strict=True):
+def test_alone_is_as_in_company(predictor: Predictor, images: list[Path], batch: int) -> None:
+    alone = [next(predictor.predict(path, precision="fp32")) for path in images]
+    for got, want in zip(predictor.predict(images, batch=batch, precision="fp32"), alone, strict=True):
         same(got, want)
 
 
 def test_batches_hold_what_shares_a_canvas(
-    predictor: Predictor, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
     detect = maskrcnn.model.mask_rcnn.MaskRCNN.detect
@@ -100,13 +100,13 @@ def test_batches_hold_what_shares_a_canvas(
         return detect(self, images, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("maskrcnn.model.mask_rcnn.MaskRCNN.detect", watched)
-    list(predictor.predict(pictures, batch=3))
+    list(predictor.predict(images, batch=3))
     assert seen == [(3, 3, 64, 64), (2, 3, 64, 128), (1, 3, 32, 32)]
 
 
-def test_files_arrays_and_pil_images_are_one(predictor: Predictor, pictures: list[Path]) -> None:
+def test_files_arrays_and_pil_images_are_one(predictor: Predictor, images: list[Path]) -> None:
     array = TWO_APART.pixels
-    mixed = [pictures[0], array, [Image.fromarray(array)], str(pictures[5])]
+    mixed = [images[0], array, [Image.fromarray(array)], str(images[5])]
     first, *others = predictor.predict(mixed, precision="fp32")
     for other in others:
         same(other, first)
@@ -114,82 +114,82 @@ def test_files_arrays_and_pil_images_are_one(predictor: Predictor, pictures: lis
     np.testing.assert_array_equal(others[0].image, array)
 
 
-def test_folders_and_globs(predictor: Predictor, pictures: list[Path]) -> None:
-    folder = pictures[0].parent
-    assert [result.path for result in predictor.predict(folder)] == pictures
-    assert [result.path for result in predictor.predict(str(folder / "[24].png"))] == [pictures[2], pictures[4]]
+def test_folders_and_globs(predictor: Predictor, images: list[Path]) -> None:
+    folder = images[0].parent
+    assert [result.path for result in predictor.predict(folder)] == images
+    assert [result.path for result in predictor.predict(str(folder / "[24].png"))] == [images[2], images[4]]
 
 
-def test_thresholds_and_limits(predictor: Predictor, pictures: list[Path]) -> None:
-    (everything,) = predictor.predict(pictures[0], precision="fp32")
+def test_thresholds_and_limits(predictor: Predictor, images: list[Path]) -> None:
+    (everything,) = predictor.predict(images[0], precision="fp32")
     middle = float(np.median(everything.scores))
-    (above,) = predictor.predict(pictures[0], precision="fp32", score_threshold=middle)
+    (above,) = predictor.predict(images[0], precision="fp32", score_threshold=middle)
     assert 0 < len(above) < len(everything)
     assert (above.scores > middle).all()
-    (two,) = predictor.predict(pictures[0], precision="fp32", max_detections=2)
+    (two,) = predictor.predict(images[0], precision="fp32", max_detections=2)
     same(two, everything.select([0, 1]))
-    (again,) = predictor.predict(pictures[0], precision="fp32")
+    (again,) = predictor.predict(images[0], precision="fp32")
     same(again, everything)
 
 
-def test_one_view_is_the_plain_answer(predictor: Predictor, pictures: list[Path]) -> None:
-    plain = predictor.predict(pictures, precision="fp32")
-    got = predictor.predict(pictures, precision="fp32", tta=TTA((1.0,), flip=False))
+def test_one_view_is_the_plain_answer(predictor: Predictor, images: list[Path]) -> None:
+    plain = predictor.predict(images, precision="fp32")
+    got = predictor.predict(images, precision="fp32", tta=TTA((1.0,), flip=False))
     for one, other in zip(got, plain, strict=True):
         same(one, other)
 
 
-def test_more_views_alone_are_as_in_company(predictor: Predictor, pictures: list[Path]) -> None:
+def test_more_views_alone_are_as_in_company(predictor: Predictor, images: list[Path]) -> None:
     views = TTA((0.75, 1.5))
-    alone = [next(predictor.predict(path, precision="fp32", tta=views)) for path in pictures]
-    for got, want in zip(predictor.predict(pictures, batch=3, precision="fp32", tta=views), alone, strict=True):
+    alone = [next(predictor.predict(path, precision="fp32", tta=views)) for path in images]
+    for got, want in zip(predictor.predict(images, batch=3, precision="fp32", tta=views), alone, strict=True):
         same(got, want)
         assert (got.boxes <= np.array([*got.size[::-1], *got.size[::-1]])).all()
 
 
-def test_the_order_of_views_does_not_matter(predictor: Predictor, pictures: list[Path]) -> None:
-    (one,) = predictor.predict(pictures[0], precision="fp32", tta=TTA((0.5, 1.0, 0.75)))
-    (other,) = predictor.predict(pictures[0], precision="fp32", tta=TTA((1.0, 0.75, 0.5)))
+def test_the_order_of_views_does_not_matter(predictor: Predictor, images: list[Path]) -> None:
+    (one,) = predictor.predict(images[0], precision="fp32", tta=TTA((0.5, 1.0, 0.75)))
+    (other,) = predictor.predict(images[0], precision="fp32", tta=TTA((1.0, 0.75, 0.5)))
     assert len(one) > 0
     np.testing.assert_array_equal(one.boxes, other.boxes)
     np.testing.assert_array_equal(one.small_masks, other.small_masks)
 
 
-def test_bf16_finds_the_best_object_too(predictor: Predictor, pictures: list[Path]) -> None:
-    (exact,) = predictor.predict(pictures[0], precision="fp32")
-    (rough,) = predictor.predict(pictures[0], precision="bf16")
+def test_bf16_finds_the_best_object_too(predictor: Predictor, images: list[Path]) -> None:
+    (exact,) = predictor.predict(images[0], precision="fp32")
+    (rough,) = predictor.predict(images[0], precision="bf16")
     assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
 
 
-def test_a_bad_picture_is_an_error_that_names_it(predictor: Predictor, pictures: list[Path]) -> None:
-    pictures[2].write_bytes(pictures[2].read_bytes()[:60])
-    stream = predictor.predict(pictures)
-    assert next(stream).path == pictures[0]
-    assert next(stream).path == pictures[1]
+def test_a_bad_image_is_an_error_that_names_it(predictor: Predictor, images: list[Path]) -> None:
+    images[2].write_bytes(images[2].read_bytes()[:60])
+    stream = predictor.predict(images)
+    assert next(stream).path == images[0]
+    assert next(stream).path == images[1]
     with pytest.raises(DataError, match=r"2\.png"):
         next(stream)
 
 
-def test_bad_pictures_are_passed_over_and_told(predictor: Predictor, pictures: list[Path]) -> None:
-    pictures[1].write_text("no image")
-    inputs = [*pictures, pictures[0].parent / "missing.png"]
+def test_bad_images_are_passed_over_and_told(predictor: Predictor, images: list[Path]) -> None:
+    images[1].write_text("no image")
+    inputs = [*images, images[0].parent / "missing.png"]
     with pytest.warns(UserWarning, match=r"1\.png|missing\.png|passed over") as told:
         results = list(predictor.predict(inputs, batch=4, on_error="skip"))
-    assert [result.path for result in results] == [path for path in pictures if path != pictures[1]]
+    assert [result.path for result in results] == [path for path in images if path != images[1]]
     words = [str(one.message) for one in told]
     assert any("1.png" in word for word in words)
     assert any("missing.png" in word for word in words)
-    assert words[-1].startswith("2 of the pictures")
+    assert words[-1].startswith("2 of the images")
 
 
-def test_bad_pictures_go_to_a_function(predictor: Predictor, pictures: list[Path]) -> None:
-    pictures[0].write_text("no image")
+def test_bad_images_go_to_a_function(predictor: Predictor, images: list[Path]) -> None:
+    images[0].write_text("no image")
     errors: list[DataError] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        results = list(predictor.predict(pictures, on_error=errors.append))
+        results = list(predictor.predict(images, on_error=errors.append))
     assert len(results) == 5
-    assert [str(pictures[0]) in str(error) for error in errors] == [True]
+    assert [str(images[0]) in str(error) for error in errors] == [True]
 
 
 def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
@@ -209,7 +209,7 @@ def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
 
 
 def test_memory_stays_flat(predictor: Predictor) -> None:
-    """What Python allocates after 24 pictures is what it held after 8: nothing is collected on the way."""
+    """What Python allocates after 24 images is what it held after 8: nothing is collected on the way."""
 
     def held() -> int:
         gc.collect()

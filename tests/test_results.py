@@ -1,4 +1,4 @@
-"""Results: canvas back to picture by hand, RLE and rows as pycocotools reads them, files on disk."""
+"""Results: canvas back to image by hand, RLE and rows as pycocotools reads them, files on disk."""
 
 import json
 from dataclasses import replace
@@ -15,14 +15,14 @@ from maskrcnn.results import Result, from_detections
 from maskrcnn.structures import Detections, Images
 
 CATEGORIES = (
-    Category(3, "cat", joints=("nose", "tail"), skeleton=((0, 1),)),
+    Category(3, "cat", keypoints=("nose", "tail"), skeleton=((0, 1),)),
     Category(17, "dog"),
-    Category(40, "fly", joints=("wing",)),
+    Category(40, "fly", keypoints=("wing",)),
 )
 
 
 def batch_of_two():
-    """Two pictures on one canvas: the first was halved along y and kept along x, the second enlarged threefold."""
+    """Two images on one canvas: the first was halved along y and kept along x, the second enlarged threefold."""
     images = Images(
         pixels=torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
         sizes=torch.tensor([[20, 60], [30, 60]]),
@@ -32,7 +32,7 @@ def batch_of_two():
     )
     boxes = torch.zeros(2, 3, 4)
     boxes[0, 0] = torch.tensor([10.0, 5.0, 30.0, 15.0])
-    boxes[0, 1] = torch.tensor([50.0, 10.0, 64.0, 30.0])  # beyond the picture
+    boxes[0, 1] = torch.tensor([50.0, 10.0, 64.0, 30.0])  # beyond the image
     boxes[0, 2] = torch.tensor([61.0, 1.0, 64.0, 9.0])  # wholly beyond it
     boxes[1, 0] = torch.tensor([3.0, 6.0, 33.0, 24.0])
     boxes[1, 1:] = float("nan")
@@ -41,13 +41,13 @@ def batch_of_two():
         scores=torch.tensor([[0.9, 0.8, 0.7], [0.6, 5.0, 5.0]]),
         labels=torch.tensor([[1, 0, 0], [2, 0, 0]]),
         masks=torch.ones(2, 3, 28, 28),
-        joints=torch.tensor([6.0, 12.0, 0.5]).repeat(2, 3, 3, 1),
+        keypoints=torch.tensor([6.0, 12.0, 0.5]).repeat(2, 3, 3, 1),
         valid=torch.tensor([[True, True, True], [True, False, False]]),
     )
     return detections, images
 
 
-def test_canvas_boxes_come_back_cut_to_the_picture() -> None:
+def test_canvas_boxes_come_back_cut_to_the_image() -> None:
     first, second = from_detections(*batch_of_two(), CATEGORIES)
     assert first.size == (40, 60)
     np.testing.assert_allclose(first.boxes, [[10, 10, 30, 30], [50, 20, 60, 40]])
@@ -56,10 +56,10 @@ def test_canvas_boxes_come_back_cut_to_the_picture() -> None:
     assert first.names == ["dog", "cat"]
     assert second.names == ["fly"]
     np.testing.assert_allclose(first.scores, [0.9, 0.8])
-    assert repr(first) == "Result(picture, 40 x 60: 1 dog, 1 cat)"
+    assert repr(first) == "Result(image, 40 x 60: 1 dog, 1 cat)"
 
 
-def test_joints_are_those_of_the_own_category() -> None:
+def test_keypoints_are_those_of_the_own_category() -> None:
     first, second = from_detections(*batch_of_two(), CATEGORIES)
     np.testing.assert_allclose(first.keypoints[0], np.zeros((3, 3)))  # a dog has none
     np.testing.assert_allclose(first.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
@@ -70,8 +70,8 @@ def test_joints_are_those_of_the_own_category() -> None:
     assert rows[2]["keypoints"] == [2, 4, 0.5]
 
 
-def test_joints_that_all_classes_share_are_those_of_each() -> None:
-    shared = tuple(Category(c.id, c.name, joints=("a", "b", "c"), shared=True) for c in CATEGORIES)
+def test_keypoints_that_all_classes_share_are_those_of_each() -> None:
+    shared = tuple(Category(c.id, c.name, keypoints=("a", "b", "c"), shared=True) for c in CATEGORIES)
     first, second = from_detections(*batch_of_two(), shared)
     assert (first.keypoints[:, :, 2] == 0.5).all()  # the dog's, too
     assert [len(row["keypoints"]) for row in first.to_coco() + second.to_coco()] == [9, 9, 9]
@@ -103,9 +103,9 @@ def test_the_paste_rule_and_threshold_are_used() -> None:
     assert not strict.masks.any()
 
 
-def test_a_model_without_masks_and_joints() -> None:
+def test_a_model_without_masks_and_keypoints() -> None:
     detections, images = batch_of_two()
-    result = from_detections(detections._replace(masks=None, joints=None), images, CATEGORIES)[0]
+    result = from_detections(detections._replace(masks=None, keypoints=None), images, CATEGORIES)[0]
     assert result.masks is None
     assert result.rle is None
     assert result.polygons is None
@@ -128,9 +128,9 @@ def test_rows_are_what_pycocotools_reads() -> None:
     assert result.to_coco(image_id="other")[0]["image_id"] == "other"
 
 
-def test_rows_count_pixels_where_joints_are_measured() -> None:
-    """Half a pixel less in the row, as COCO has it: a joint in the middle of the first pixel is measured at 0.5."""
-    result = from_detections(*batch_of_two(), CATEGORIES, joint_shift=0.5)[0]
+def test_rows_count_pixels_where_keypoints_are_measured() -> None:
+    """Half a pixel less in the row, as COCO has it: a keypoint in the middle of the first pixel is measured at 0.5."""
+    result = from_detections(*batch_of_two(), CATEGORIES, keypoint_shift=0.5)[0]
     dog, cat = result.to_coco()
     assert "keypoints" not in dog
     np.testing.assert_allclose(result.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
@@ -148,14 +148,14 @@ def test_select_keeps_objects_together() -> None:
     assert len(result.select([])) == 0
 
 
-def test_save_writes_picture_and_rows(tmp_path) -> None:
+def test_save_writes_image_and_rows(tmp_path) -> None:
     Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "one.jpg")
     result = from_detections(*batch_of_two(), CATEGORIES, [tmp_path / "one.jpg", None])[0]
     files = result.save(tmp_path / "deep" / "out", formats=["overlay", "coco"])
     assert files == [tmp_path / "deep" / "out" / "one.png", tmp_path / "deep" / "out" / "one.json"]
-    with Image.open(files[0]) as picture:
-        assert picture.mode == "RGB"
-        assert picture.width / picture.height == 1.5
+    with Image.open(files[0]) as image:
+        assert image.mode == "RGB"
+        assert image.width / image.height == 1.5
     rows = json.loads(files[1].read_text())
     assert rows == result.to_coco()
     assert rows[0]["image_id"] == "one"

@@ -11,11 +11,11 @@ from maskrcnn.results import Result
 from maskrcnn.visualize import class_hue, draw, object_colours
 
 GREY = 120
-CATEGORIES = (Category(1, "cat", joints=("a", "b"), skeleton=((0, 1),)), Category(2, "dog"))
+CATEGORIES = (Category(1, "cat", keypoints=("a", "b"), skeleton=((0, 1),)), Category(2, "dog"))
 
 
 def scene(height=700, width=900, **changes):
-    """A cat whose mask fills the left half of its box, on a grey picture that is not enlarged."""
+    """A cat whose mask fills the left half of its box, on a grey image that is not enlarged."""
     mask = np.zeros((1, 28, 28), dtype=np.float32)
     mask[:, :, :14] = 1
     result = Result(
@@ -44,7 +44,7 @@ def crowd(count, size=600):
 
 
 def changed(result, **options):
-    """Where the drawing differs from the grey picture, bool [H W]."""
+    """Where the drawing differs from the grey image, bool [H W]."""
     return (np.asarray(draw(result, **options)) != GREY).any(axis=2)
 
 
@@ -61,41 +61,41 @@ def test_mask_box_and_name_are_where_they_should_be() -> None:
 
 
 def test_the_mask_is_translucent_and_a_hole_stays_clear() -> None:
-    picture = np.full((700, 900, 3), GREY, dtype=np.uint8)
-    picture[300:320, 250:270] = 255
+    image = np.full((700, 900, 3), GREY, dtype=np.uint8)
+    image[300:320, 250:270] = 255
     mask = np.ones((1, 28, 28), dtype=np.float32)
     mask[:, 10:18, 10:18] = 0
-    drawn = np.asarray(draw(scene(small_masks=mask, image=picture), text=False)).astype(int)
+    drawn = np.asarray(draw(scene(small_masks=mask, image=image), text=False)).astype(int)
     assert (drawn[310, 260] != drawn[310, 240]).any()  # what lies under the mask can still be seen
     np.testing.assert_array_equal(drawn[400, 400], [GREY] * 3)
 
 
-def test_nothing_found_is_the_picture_itself() -> None:
+def test_nothing_found_is_the_image_itself() -> None:
     assert not changed(scene().select([])).any()
 
 
-def test_joints_and_limbs_of_the_own_category() -> None:
-    joints = np.zeros((1, 2, 3), dtype=np.float32)
-    joints[0] = [[450, 300, 0.9], [550, 500, 0.9]]
-    difference = changed(scene(keypoints=joints))
+def test_keypoints_and_limbs_of_the_own_category() -> None:
+    keypoints = np.zeros((1, 2, 3), dtype=np.float32)
+    keypoints[0] = [[450, 300, 0.9], [550, 500, 0.9]]
+    difference = changed(scene(keypoints=keypoints))
     assert difference[300, 450]
     assert difference[500, 550]
     assert difference[400, 499:502].all()  # halfway along the limb
-    joints[0, 1, 2] = 0  # not seen: no joint, no limb
-    difference = changed(scene(keypoints=joints))
+    keypoints[0, 1, 2] = 0  # not seen: no keypoint, no limb
+    difference = changed(scene(keypoints=keypoints))
     assert difference[300, 450]
     assert not difference[500, 550]
     assert not difference[400, 498:503].any()
-    assert not changed(scene(keypoints=joints, labels=np.array([2])))[300, 450]
+    assert not changed(scene(keypoints=keypoints, labels=np.array([2])))[300, 450]
 
 
 @pytest.mark.parametrize(("side", "drawn"), [(128, 640), (300, 600), (700, 700), (4, 640)])
-def test_small_pictures_are_enlarged(side, drawn) -> None:
+def test_small_images_are_enlarged(side, drawn) -> None:
     result = scene(image=np.zeros((side, side, 3), dtype=np.uint8), size=(side, side))
     assert draw(replace(result, boxes=result.boxes * side / 700)).size == (drawn, drawn)
 
 
-def test_lines_and_letters_grow_with_the_picture() -> None:
+def test_lines_and_letters_grow_with_the_image() -> None:
     def band(factor):
         big = scene(700 * factor, 900 * factor)
         return int(changed(replace(big, boxes=big.boxes * factor))[: 200 * factor].any(axis=1).sum())
@@ -103,20 +103,20 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
     assert band(4) == pytest.approx(4 * band(1), rel=0.1)
 
 
-def test_grey_and_many_channelled_pictures_are_drawn() -> None:
+def test_grey_and_many_channelled_images_are_drawn() -> None:
     for channels in (1, 2, 3, 4, 6):
         assert draw(scene(image=np.full((700, 900, channels), GREY, dtype=np.uint8))).mode == "RGB"
     assert draw(scene(image=None), np.full((700, 900), GREY, dtype=np.uint8)).mode == "RGB"
 
 
-def test_the_picture_is_read_from_its_path(tmp_path) -> None:
+def test_the_image_is_read_from_its_path(tmp_path) -> None:
     Image.fromarray(np.asarray(scene().image)).save(tmp_path / "a.png")
     from_file = draw(scene(image=None, path=tmp_path / "a.png"))
     np.testing.assert_array_equal(np.asarray(from_file), np.asarray(draw(scene())))
 
 
-def test_a_picture_that_is_missing_or_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs its picture"):
+def test_an_image_that_is_missing_or_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs its image"):
         draw(scene(image=None))
     with pytest.raises(ValueError, match=r"\(10, 10\)"):
         draw(scene(), np.zeros((10, 10, 3), dtype=np.uint8))
@@ -125,7 +125,7 @@ def test_a_picture_that_is_missing_or_of_another_size_is_refused() -> None:
 def test_colours_are_a_classs_own_and_differ_between_objects() -> None:
     colours = object_colours(np.array([1, 2, 1, 1, 2]))
     assert len(set(colours)) == 5
-    assert object_colours(np.array([2, 1]))[1] == colours[0]  # whatever else is in the picture
+    assert object_colours(np.array([2, 1]))[1] == colours[0]  # whatever else is in the image
     hues = sorted(class_hue(label) for label in range(1, 13))
     assert np.diff([*hues, hues[0] + 1]).min() > 0.03
     brightness = np.array([object_colours(np.array([label]))[0] for label in range(90)]) @ [0.299, 0.587, 0.114]

@@ -83,7 +83,7 @@ def _fold(block: ConvNorm) -> None:
 
 
 def _read_as_it_comes(model: MaskRCNN) -> None:
-    """First convolutions' weights in the order of the picture's channels, instead of the picture in theirs."""
+    """First convolutions' weights in the order of the image's channels, instead of the image in theirs."""
     for module in model.modules():  # the backbone, and that of an RPN with features of its own
         if isinstance(module, ResNet):
             stem = module.stem.conv

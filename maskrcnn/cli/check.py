@@ -12,7 +12,7 @@ def check(
     val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
     model: Annotated[str, typer.Option(help="Model whose anchors the sizes are held against.")] = "R-50-FPN",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting.")] = None,
-    keypoints: Annotated[bool, typer.Option("--keypoints", help="Read joints, too, as train does.")] = False,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Read keypoints, too, as train does.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Open every image, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
 ) -> None:

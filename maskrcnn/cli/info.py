@@ -76,12 +76,12 @@ def _model(config: "ModelConfig") -> list[str]:
         parameters = sum(parameter.numel() for parameter in build(config).parameters())
     size = config.input
     sides = f"resized to {size.min_size} to {size.max_size} pixels a side" if size.min_size else "of their own size"
-    joints = f"{config.keypoint_head.joints} joints" if config.keypoint_head.enabled else ""
-    finds = " and ".join(filter(None, ("boxes", "masks" if config.mask_head.enabled else "", joints)))
+    keypoints = f"{config.keypoint_head.num_keypoints} keypoints" if config.keypoint_head.enabled else ""
+    finds = " and ".join(filter(None, ("boxes", "masks" if config.mask_head.enabled else "", keypoints)))
     return [
         f"{'model':<12} {config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}",
-        f"{'pictures':<12} {size.channels} channels, {sides}",
-        f"{'finds':<12} {config.classes} classes, {finds}, at most {config.box_head.max_detections} objects a picture",
+        f"{'images':<12} {size.channels} channels, {sides}",
+        f"{'finds':<12} {config.classes} classes, {finds}, at most {config.box_head.max_detections} objects an image",
     ]
 
 

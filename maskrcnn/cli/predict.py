@@ -48,7 +48,7 @@ def predict(
         on_error=unread.append,
     )
     out.mkdir(parents=True, exist_ok=True)
-    began, pictures, objects = time.perf_counter(), 0, 0
+    began, done, objects = time.perf_counter(), 0, 0
     names = _Names()
     with _Rows(out / "results.json" if "coco" in formats else None) as rows:
         for result in results:
@@ -58,11 +58,11 @@ def predict(
             rows.add(result, name)
             found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown.names).items())
             print(f"{result.path}: {found or 'nothing'}")
-            pictures, objects = pictures + 1, objects + len(shown)
-        if unread and not pictures and not skip:
+            done, objects = done + 1, objects + len(shown)
+        if unread and not done and not skip:
             raise _unread(unread)
-    rate = pictures / max(time.perf_counter() - began, 1e-9)
-    print(f"{pictures} pictures, {objects} objects of score {show} or more, {rate:.1f} pictures/s: {out}")
+    rate = done / max(time.perf_counter() - began, 1e-9)
+    print(f"{done} images, {objects} objects of score {show} or more, {rate:.1f} images/s: {out}")
     if unread and not skip:  # what the others gave is saved
         raise _unread(unread)
     for error in unread:
@@ -93,7 +93,7 @@ def _unread(errors: "list[DataError]") -> "DataError":
 
 
 class _Names:
-    """Pictures of one name in several folders get files of their own: a, a-2, a-3."""
+    """Images of one name in several folders get files of their own: a, a-2, a-3."""
 
     def __init__(self) -> None:
         self._again: Counter[str] = Counter()
@@ -109,7 +109,7 @@ class _Names:
 
 
 class _Rows:
-    """COCO results of all pictures as one json list, written row by row; the file appears when it is whole."""
+    """COCO results of all images as one json list, written row by row; the file appears when it is whole."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

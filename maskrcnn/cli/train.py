@@ -26,7 +26,7 @@ def train(
     stages: Annotated[str | None, typer.Option(help="rpn,heads: the RPN first, then the rest on its boxes.")] = None,
     proposals: Annotated[Path | None, typer.Option(help="Train the heads on the boxes in this file.")] = None,
     no_masks: Annotated[bool, typer.Option("--no-masks", help="Boxes only: Faster R-CNN with RoIAlign.")] = False,
-    keypoints: Annotated[bool, typer.Option("--keypoints", help="Joints, too, as the json names them.")] = False,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Keypoints, too, as the json names them.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write its log, too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,

@@ -1,10 +1,10 @@
-"""What a training picture goes through, on image and record alike: jittered resize, square crop, flips, colour.
+"""What a training image goes through, on image and record alike: jittered resize, square crop, flips, colour.
 
-`draw_geometry` makes every geometric choice from the picture's size alone, before a pixel is read: the loader knows a
-picture's canvas from it, and `augment` resizes only the part of the picture that the crop keeps. Section 3.1 of the
+`draw_geometry` makes every geometric choice from the image's size alone, before a pixel is read: the loader knows a
+image's canvas from it, and `augment` resizes only the part of the image that the crop keeps. Section 3.1 of the
 paper has the resize and the horizontal flip; the rest is for training from scratch on little data.
 
-A mask is made once, in the original picture, as S x S bits over its object's tight box. What follows moves the frame of
+A mask is made once, in the original image, as S x S bits over its object's tight box. What follows moves the frame of
 the bits and never the bits; a quarter turn also transposes them. A model that learns masks by another framework's rule
 gets what that one would see: bitmaps of canvas pixels, or the polygons.
 """
@@ -27,7 +27,7 @@ _SMALLEST = 1.0  # canvas pixels; of what a crop leaves of an object, a side bel
 
 
 class Geometry(NamedTuple):
-    """Where a picture goes: resized, cut, mirrored, then turned."""
+    """Where an image goes: resized, cut, mirrored, then turned."""
 
     resized: tuple[int, int]
     scales: tuple[float, float]  # new pixels per original pixel, (y, x)
@@ -44,7 +44,7 @@ class Geometry(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An augmented picture and its n objects, in its pixels. `frames` are the masks', mirrored where the mask is."""
+    """An augmented image and its n objects, in its pixels. `frames` are the masks', mirrored where the mask is."""
 
     image: np.ndarray  # [h w I], uint8 or float32 as the resize kernel gives it, 0..255
     scales: tuple[float, float]
@@ -53,14 +53,14 @@ class Sample(NamedTuple):
     ignore: np.ndarray  # bool [n]
     masks: np.ndarray | None  # bool [n S S]; all False where the mask is not known (box only, crowd)
     frames: np.ndarray | None  # float32 [n 4]
-    joints: np.ndarray | None  # float32 [n J 3]
+    keypoints: np.ndarray | None  # float32 [n J 3]
     outlines: list[list[np.ndarray]] | None = None  # of each object, float64 [m 2]; then bits only where there are none
 
 
 def draw_geometry(
     rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig, rule: InputConfig
 ) -> Geometry:
-    """The geometric choices for a picture of `size`. Always the same number of draws, so that settings don't mix."""
+    """The geometric choices for an image of `size`. Always the same number of draws, so that settings don't mix."""
     choice, factor, top, left, across, down = rng.random(6)
     turns = int(rng.integers(4))
     min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
@@ -98,10 +98,10 @@ def augment(
     masks: bool = True,
     mask_rule: str = "hard",
     flip_pairs: Sequence[tuple[int, int]] = (),
-    joint_shift: float = 0.0,
+    keypoint_shift: float = 0.0,
     inclusive: bool = False,
 ) -> Sample:
-    """The picture, uint8 [H W I] of the record's size, and its objects as `rng` wills. Changes neither argument.
+    """The image, uint8 [H W I] of the record's size, and its objects as `rng` wills. Changes neither argument.
 
     An object that the crop cuts gets the tight box of what is left of its mask. Where that is less than
     `config.min_visible` of its area it becomes an ignore region: the network may find it and need not. Boxes that
@@ -113,9 +113,9 @@ def augment(
     Args:
         masks: whether to make masks; without, `masks` and `frames` are None.
         mask_rule: what the masks are for (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
-        flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
-        joint_shift: added to the annotated joints, indices of pixels; 0.5 makes them positions.
-        inclusive: a mirror takes joints for indices even unshifted, x to W - x - 1 (Detectron; torchvision W - x).
+        flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
+        keypoint_shift: added to the annotated keypoints, indices of pixels; 0.5 makes them positions.
+        inclusive: a mirror takes keypoints for indices even unshifted, x to W - x - 1 (Detectron; torchvision W - x).
     """
     geometry = draw_geometry(rng, record.size, config, rule)
     pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
@@ -126,7 +126,7 @@ def augment(
         bits, frames, outlines = _as_annotated(record, seen.index, geometry, mask_rule)
     elif bits is not None and geometry.quarter_turns % 2:
         bits = bits.swapaxes(1, 2)
-    joints = None if record.joints is None else record.joints[seen.index]
+    keypoints = None if record.keypoints is None else record.keypoints[seen.index]
     return Sample(
         image=pixels,
         scales=geometry.scales,
@@ -135,13 +135,15 @@ def augment(
         ignore=seen.ignore,
         masks=bits,
         frames=frames if masks else None,
-        joints=None if joints is None else _move_joints(joints, geometry, flip_pairs, joint_shift, inclusive),
+        keypoints=None
+        if keypoints is None
+        else _move_keypoints(keypoints, geometry, flip_pairs, keypoint_shift, inclusive),
         outlines=outlines,
     )
 
 
 def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Boxes [n 4] of the original picture, where `augment` takes them: what is in view, float32 [m 4], in order."""
+    """Boxes [n 4] of the original image, where `augment` takes them: what is in view, float32 [m 4], in order."""
     y1, x1, y2, x2 = geometry.window
     moved = boxes * np.tile(geometry.scales[::-1], 2) - np.tile([x1, y1], 2)
     moved = moved.clip(0, np.tile([x2 - x1, y2 - y1], 2))
@@ -153,13 +155,13 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
-    """The crop alone is resized, from the part of the picture that it shows."""
+    """The crop alone is resized, from the part of the image that it shows."""
     y1, x1, y2, x2 = geometry.window
     step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
     if (y1, x1, y2, x2) == (0, 0, *geometry.resized):
         window = None
     else:
-        # never a hair beyond the picture
+        # never a hair beyond the image
         right, bottom = min(x2 * step_x, image.shape[1]), min(y2 * step_y, image.shape[0])
         window = (y1 * step_y, x1 * step_x, bottom, right)
     steps = (step_y, step_x) if rule.resize == "opencv" else None
@@ -342,19 +344,19 @@ def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.stack((x, y), axis=-1)
 
 
-def _move_joints(
-    joints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float, inclusive: bool
+def _move_keypoints(
+    keypoints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float, inclusive: bool
 ) -> np.ndarray:
-    """Joints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not.
+    """Keypoints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not.
 
-    Of `inclusive` joints the pixels' middles are mirrored and turned.
+    Of `inclusive` keypoints the pixels' middles are mirrored and turned.
     """
     y1, x1, y2, x2 = geometry.window
-    points = (joints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]
-    labelled = (joints[..., 2] > 0) & (points >= 0).all(-1) & (points <= [x2 - x1, y2 - y1]).all(-1)
+    points = (keypoints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]
+    labelled = (keypoints[..., 2] > 0) & (points >= 0).all(-1) & (points <= [x2 - x1, y2 - y1]).all(-1)
     aside = np.array(geometry.scales[::-1]) * ((0.5 - shift) if inclusive else 0.0)
     turned = _turn_points(points + aside, geometry) - (aside[::-1] if geometry.quarter_turns % 2 else aside)
-    moved = np.concatenate((turned, joints[..., 2:]), axis=-1)
+    moved = np.concatenate((turned, keypoints[..., 2:]), axis=-1)
     moved = np.where(labelled[..., None], moved, 0).astype(np.float32)
     if geometry.mirror_x != geometry.mirror_y and len(flip_pairs):
         order = np.arange(moved.shape[1])

@@ -1,6 +1,6 @@
 """Masks as the other frameworks hold them: bitmaps of whole pixels, resized to the canvas by the nearest pixel.
 
-Of a bitmap only the object's window is kept. Next to it lies a pixel that is not the object's, unless the picture ends
+Of a bitmap only the object's window is kept. Next to it lies a pixel that is not the object's, unless the image ends
 there: so RoIAlign of the window is RoIAlign of the whole.
 """
 
@@ -15,7 +15,7 @@ from .records import Segmentation
 
 
 def draw_bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
-    """The object in its picture, bool [H W], (H, W) = `size`; polygons by cocoapi's rule, none as nothing."""
+    """The object in its image, bool [H W], (H, W) = `size`; polygons by cocoapi's rule, none as nothing."""
     if segmentation is None:
         return np.zeros(size, dtype=bool)
     if isinstance(segmentation, tuple):
@@ -65,7 +65,7 @@ def windows(bitmaps: Sequence[np.ndarray], rows: np.ndarray, columns: np.ndarray
 
 def grown(bits: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
     """Masks [h w] as bool [n S S], S = `side` or 1, by repeating the last row and column: nothing, or what is beyond
-    the picture.
+    the image.
     """
     side = max(side, 1)
     square = np.zeros((len(bits), side, side), dtype=bool)

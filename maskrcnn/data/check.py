@@ -119,10 +119,10 @@ def _objects(dataset: Dataset) -> Iterator[str]:
     yield f"  masks      {kinds[POLYGONS]} polygons, {kinds[RLE]} run lengths, {kinds[NO_MASK]} boxes without a mask"
     if len(dataset):
         yield f"  an image   {int(np.median(counts))} in the median, {int(counts.max())} at most"
-    if dataset.num_joints:
-        joints = dataset.objects.joints
-        labelled = 0 if joints is None else int((joints[rows, :, 2] > 0).any(axis=1).sum())
-        yield f"  joints     {dataset.num_joints}, labelled on {labelled} objects"
+    if dataset.num_keypoints:
+        keypoints = dataset.objects.keypoints
+        labelled = 0 if keypoints is None else int((keypoints[rows, :, 2] > 0).any(axis=1).sum())
+        yield f"  keypoints     {dataset.num_keypoints}, labelled on {labelled} objects"
 
 
 def _categories(dataset: Dataset) -> Iterator[str]:
@@ -168,12 +168,12 @@ def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
     if small > 0.05:
         sentences.append(
             f"{small:.0%} of the objects are smaller than half the smallest anchor ({anchors[0]:g}); "
-            f"{_suggestion(model, sizes, 0.05)}, or enlarge the pictures (model.input.min_size)"
+            f"{_suggestion(model, sizes, 0.05)}, or enlarge the images (model.input.min_size)"
         )
     if large > 0.05:
         sentences.append(
             f"{large:.0%} of the objects are larger than twice the largest anchor ({anchors[-1]:g}); "
-            f"{_suggestion(model, sizes, 0.95)}, or make the pictures smaller (model.input.min_size)"
+            f"{_suggestion(model, sizes, 0.95)}, or make the images smaller (model.input.min_size)"
         )
     thin = float((best_anchor_iou(sides, model) < _LOW_IOU).mean())
     if thin > 0.25 and not sentences:

@@ -1,6 +1,6 @@
 """The data set that comes with the package: textured, overlapping shapes, drawn from a seed and written as COCO.
 
-Colour and texture do not tell an object: in each picture the ground and all objects take theirs from one palette, and
+Colour and texture do not tell an object: in each image the ground and all objects take theirs from one palette, and
 are striped, chequered, cloudy or shaded alike. What tells an object is its outline, a slight relief and a shadow.
 A quarter of the objects are more than a fifth covered by others; what is annotated is what can be seen.
 """
@@ -13,19 +13,19 @@ import numpy as np
 from PIL import Image
 
 from ..ops.rle import counts_from_bitmap, string_from_counts
-from .drawn_shapes import CLASSES, FIGURE, FLIP_PAIRS, JOINTS, SKELETON, Shape, shape_of
+from .drawn_shapes import CLASSES, FIGURE, FLIP_PAIRS, KEYPOINTS, SKELETON, Shape, shape_of
 
-VERSION = 5  # of the drawing: another number means other pictures from the same seed
-SIDE = 160  # height and width of a picture, pixels
+VERSION = 5  # of the drawing: another number means other images from the same seed
+SIDE = 160  # height and width of an image, pixels
 SMALLEST, LARGEST = 12, 100  # longer side of an object's visible box, pixels
 SMALLEST_FIGURE = 36  # below, limbs are thinner than three pixels
 TINY_FRACTION = 0.035  # of objects are hardly larger than the smallest
-EMPTY_FRACTION = 0.03  # pictures without an object
+EMPTY_FRACTION = 0.03  # images without an object
 CROWDED_FRACTION = 0.68  # of objects are put on another one, on purpose
-LEAST_VISIBLE = 0.6  # of each object's area inside the picture
-SIGMA = 0.05  # of every joint, for OKS
+LEAST_VISIBLE = 0.6  # of each object's area inside the image
+SIGMA = 0.05  # of every keypoint, for OKS
 
-COLOURS = 6  # of a picture; two objects, or an object and the ground, share one in three cases of five
+COLOURS = 6  # of an image; two objects, or an object and the ground, share one in three cases of five
 
 _SAMPLES = 3  # an edge pixel is the mean of 3 x 3 samples, the middle one of which decides the mask
 _HALO = 8  # pixels around an object that its shadow reaches, and some to spare
@@ -42,14 +42,14 @@ class _Object(NamedTuple):
         return 1 - float(self.visible.sum() / self.full.sum())
 
 
-def draw_dataset(out: Path, *, train: int, val: int, seed: int, joints: bool = True) -> None:
-    """Writes `train.json`, `val.json` and `images/*.png` under `out`. Equal seeds draw equal pictures, however many.
+def draw_dataset(out: Path, *, train: int, val: int, seed: int, keypoints: bool = True) -> None:
+    """Writes `train.json`, `val.json` and `images/*.png` under `out`. Equal seeds draw equal images, however many.
 
     Args:
         out: folder, made where it is missing. Where the same data set is already complete there, nothing is done.
         train, val: numbers of images. No two images share a seed, within a split or between them.
         seed: of everything.
-        joints: annotate the joints of the figures, too.
+        keypoints: annotate the keypoints of the figures, too.
 
     Every annotation carries, besides what COCO asks for, `covered`: the share of the object, 0..1, that others hide.
     """
@@ -60,7 +60,7 @@ def draw_dataset(out: Path, *, train: int, val: int, seed: int, joints: bool = T
             "version": VERSION,
             "seed": seed,
             "images": count,
-            "joints": joints,
+            "keypoints": keypoints,
         }
         if _already_there(out / f"{name}.json", info):
             continue
@@ -73,15 +73,15 @@ def draw_dataset(out: Path, *, train: int, val: int, seed: int, joints: bool = T
             )  # 3: run lengths, the quickest
             images.append(image)
             for thing in objects:
-                annotations.append(_annotation(thing, len(annotations) + 1, image["id"], joints))
-        content = {"info": info, "images": images, "annotations": annotations, "categories": _categories(joints)}
+                annotations.append(_annotation(thing, len(annotations) + 1, image["id"], keypoints))
+        content = {"info": info, "images": images, "annotations": annotations, "categories": _categories(keypoints)}
         unfinished = out / f".{name}.json.part"
         unfinished.write_text(json.dumps(content, separators=(",", ":")))
         unfinished.replace(out / f"{name}.json")  # last: a json that stands there is complete
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[_Object]]:
-    """One picture, uint8 [SIDE SIDE 3], and its objects from back to front."""
+    """One image, uint8 [SIDE SIDE 3], and its objects from back to front."""
     objects = _arrange(rng)
     palette = _palette(rng)
     pixels = _texture((SIDE, SIDE), palette, rng)
@@ -191,7 +191,7 @@ def _steep(wave: np.ndarray) -> np.ndarray:
 def _paint(pixels: np.ndarray, shape: Shape, palette: np.ndarray, rng: np.random.Generator) -> None:
     """Puts a shape in front, in place: its shadow, its texture, light from the upper left and a dark contour."""
     box = shape.box()
-    x1, y1 = int(box[0]) - _HALO, int(box[1]) - _HALO  # of the window that changes, which may reach beyond the picture
+    x1, y1 = int(box[0]) - _HALO, int(box[1]) - _HALO  # of the window that changes, which may reach beyond the image
     width, height = int(box[2]) + _HALO - x1, int(box[3]) + _HALO - y1
     x, y = (start + (np.arange(n * _SAMPLES) + 0.5) / _SAMPLES for start, n in ((x1, width), (y1, height)))
     samples = shape.inside(x, y).astype(np.float32).reshape(height, _SAMPLES, width, _SAMPLES)
@@ -221,19 +221,19 @@ def _blur(field: np.ndarray) -> np.ndarray:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def _categories(joints: bool) -> list[dict[str, Any]]:
+def _categories(keypoints: bool) -> list[dict[str, Any]]:
     categories: list[dict[str, Any]] = [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)]
-    if joints:
+    if keypoints:
         categories[FIGURE] |= {
-            "keypoints": list(JOINTS),
-            "skeleton": [[JOINTS.index(start) + 1, JOINTS.index(end) + 1] for start, end in SKELETON],
+            "keypoints": list(KEYPOINTS),
+            "skeleton": [[KEYPOINTS.index(start) + 1, KEYPOINTS.index(end) + 1] for start, end in SKELETON],
             "flip_pairs": [list(pair) for pair in FLIP_PAIRS],
-            "sigmas": [SIGMA] * len(JOINTS),
+            "sigmas": [SIGMA] * len(KEYPOINTS),
         }
     return categories
 
 
-def _annotation(thing: _Object, id: int, image_id: int, joints: bool) -> dict[str, Any]:
+def _annotation(thing: _Object, id: int, image_id: int, keypoints: bool) -> dict[str, Any]:
     annotation: dict[str, Any] = {
         "id": id,
         "image_id": image_id,
@@ -244,8 +244,8 @@ def _annotation(thing: _Object, id: int, image_id: int, joints: bool) -> dict[st
         "segmentation": _segmentation(thing),
         "covered": round(thing.covered, 3),
     }
-    if joints and thing.shape.joints is not None:
-        annotation |= _joints(thing, thing.shape.joints)
+    if keypoints and thing.shape.keypoints is not None:
+        annotation |= _keypoints(thing, thing.shape.keypoints)
     return annotation
 
 
@@ -260,13 +260,13 @@ def _segmentation(thing: _Object) -> list[list[float]] | dict[str, Any]:
     return {"size": [SIDE, SIDE], "counts": string_from_counts(counts).decode() if compressed else counts.tolist()}
 
 
-def _joints(thing: _Object, joints: np.ndarray) -> dict[str, Any]:
-    """COCO's triples: v is 2 where the joint can be seen, 1 where something covers it, 0 outside the picture.
+def _keypoints(thing: _Object, keypoints: np.ndarray) -> dict[str, Any]:
+    """COCO's triples: v is 2 where the keypoint can be seen, 1 where something covers it, 0 outside the image.
 
-    A joint in the middle of pixel i is written i, as COCO does, where outlines and boxes have i + 0.5.
+    A keypoint in the middle of pixel i is written i, as COCO does, where outlines and boxes have i + 0.5.
     """
     triples: list[float] = []
-    for x, y in joints.tolist():
+    for x, y in keypoints.tolist():
         if not (0 <= x < SIDE and 0 <= y < SIDE):
             triples += [0, 0, 0]
         else:

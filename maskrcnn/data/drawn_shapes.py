@@ -7,11 +7,11 @@ import numpy as np
 CLASSES = ("disc", "box", "triangle", "star", "ring", "figure")
 FIGURE = CLASSES.index("figure")
 
-JOINTS = (
+KEYPOINTS = (
     "head",
     *(
-        f"{side}_{joint}"
-        for joint in ("shoulder", "elbow", "hand", "hip", "knee", "foot")
+        f"{side}_{keypoint}"
+        for keypoint in ("shoulder", "elbow", "hand", "hip", "knee", "foot")
         for side in ("left", "right")
     ),
 )
@@ -29,7 +29,7 @@ SKELETON = (
         )
     ),
 )
-FLIP_PAIRS = tuple((i, i + 1) for i in range(1, len(JOINTS), 2))
+FLIP_PAIRS = tuple((i, i + 1) for i in range(1, len(KEYPOINTS), 2))
 
 
 class Shape(NamedTuple):
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
 
     parts: list[np.ndarray]
     holes: list[np.ndarray]
-    joints: np.ndarray | None  # float64 [13 2]
+    keypoints: np.ndarray | None  # float64 [13 2]
 
     def box(self) -> tuple[float, float, float, float]:
         """Tight box of the parts, xyxy."""
@@ -61,7 +61,7 @@ def shape_of(label: int, centre: tuple[float, float], size: float, rng: np.rando
     turn = rng.uniform(0, 2 * np.pi)
     parts: list[np.ndarray]
     holes: list[np.ndarray] = []
-    joints = None
+    keypoints = None
     match CLASSES[label]:
         case "disc":
             parts = [_ellipse(1.0, rng.uniform(0.75, 1.0))]
@@ -79,9 +79,9 @@ def shape_of(label: int, centre: tuple[float, float], size: float, rng: np.rando
             aspect, hole = rng.uniform(0.8, 1.0), rng.uniform(0.4, 0.5)
             parts, holes = [_ellipse(1.0, aspect)], [_ellipse(hole, hole * aspect)]
         case _:
-            parts, joints = _figure(rng)
+            parts, keypoints = _figure(rng)
             turn = rng.normal(0, 0.25)  # upright: left and right must be told apart
-    return _placed(Shape(parts, holes, joints), turn, centre, size)
+    return _placed(Shape(parts, holes, keypoints), turn, centre, size)
 
 
 def _placed(shape: Shape, turn: float, centre: tuple[float, float], size: float) -> Shape:
@@ -96,8 +96,8 @@ def _placed(shape: Shape, turn: float, centre: tuple[float, float], size: float)
         return np.round((points - shift) * scale + np.array(centre), 2)
 
     holes = [place(hole @ rotation) for hole in shape.holes]
-    joints = None if shape.joints is None else place(shape.joints @ rotation)
-    return Shape([place(part) for part in parts], holes, joints)
+    keypoints = None if shape.keypoints is None else place(shape.keypoints @ rotation)
+    return Shape([place(part) for part in parts], holes, keypoints)
 
 
 def _ellipse(a: float, b: float, sides: int = 32) -> np.ndarray:
@@ -133,7 +133,7 @@ def _figure(rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
             ("knee", "foot", 0.16),
         ):
             parts.append(_capsule(at[f"{side}_{start}"], at[f"{side}_{end}"], width))
-    return parts, np.array([at[name] for name in JOINTS])
+    return parts, np.array([at[name] for name in KEYPOINTS])
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:

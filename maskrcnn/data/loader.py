@@ -1,6 +1,6 @@
-"""Batches of pictures and objects: in a seeded order for training, in the data set's order for evaluation.
+"""Batches of images and objects: in a seeded order for training, in the data set's order for evaluation.
 
-Every choice made for a picture is a function of (run seed, epoch, image id), and the order of an epoch one of (run
+Every choice made for an image is a function of (run seed, epoch, image id), and the order of an epoch one of (run
 seed, epoch): the same sample comes on any rank, in any batch and after any resume, and a run goes on at (epoch, batch)
 without making what came before.
 
@@ -28,20 +28,20 @@ from .augment import NO_AUGMENTATION
 from .parcel import Batch, Job, Maker, Parcel, Views, unfold
 from .records import Dataset
 
-_WINDOW = 32  # batches of an evaluation among which pictures of one canvas are gathered
+_WINDOW = 32  # batches of an evaluation among which images of one canvas are gathered
 
 Warn = Callable[[str], None]
 
 
 class _Loader:
-    """What both loaders share: the workers, and the account of pictures that could not be read."""
+    """What both loaders share: the workers, and the account of images that could not be read."""
 
     def __init__(self, maker: Maker, *, workers: int, strict: bool, pin_memory: bool, warn: Warn | None) -> None:
         if not len(maker.dataset):
             raise DataError(f"{maker.dataset.json_path}: there is no image to load")
         self.dataset = maker.dataset
         self.problems: dict[int, str] = {}  # by image id: why it could not be read
-        self.unread = 0  # how often such a picture was asked for
+        self.unread = 0  # how often such an image was asked for
         self._maker, self._workers, self._strict, self._pin_memory = maker, workers, strict, pin_memory
         self._warn = warn or logging.getLogger(__name__).warning
         self._jobs: list[Job] = []
@@ -99,28 +99,28 @@ class TrainLoader(_Loader):
     """Augmented batches, epoch after epoch: `batches(epoch, start)`.
 
     Every rank has `len(loader)` batches in every epoch, all of them full. Ranks take turns in one list: N ranks with
-    batches of B see in a step what one rank with batches of N x B sees, where all pictures share a canvas (a crop, or
-    equal sizes); the last step is filled up with the epoch's first pictures. Otherwise a batch holds pictures of one
+    batches of B see in a step what one rank with batches of N x B sees, where all images share a canvas (a crop, or
+    equal sizes); the last step is filled up with the epoch's first images. Otherwise a batch holds images of one
     canvas: those left over of a canvas are filled up with others of it, and a random choice of batches, another one in
     every epoch, is left out or comes twice to keep the number.
 
-    A crop's canvas is the crop. Without a crop pictures go on `buckets`, unless the model's canvas is `exact`: few of a
+    A crop's canvas is the crop. Without a crop images go on `buckets`, unless the model's canvas is `exact`: few of a
     small data set would share a multiple of 32.
 
     Args:
         dataset: images without objects are kept and trained on.
-        rule: the model's way from a picture to the canvas.
+        rule: the model's way from an image to the canvas.
         augmentation: see `augment`.
-        batch: pictures of one rank and batch.
+        batch: images of one rank and batch.
         seed: of the run.
         rank, world: this process, and how many there are.
         workers: processes that read ahead; 0 reads in this one.
-        masks: whether the model wants masks. Joints come where the data set has them.
+        masks: whether the model wants masks. Keypoints come where the data set has them.
         mask_rule: what its masks are learnt from (`MaskHeadConfig.target`).
-        joint_shift: added to annotated joints (`KeypointHeadConfig.shift`).
-        inclusive: how a mirror counts unshifted joints (`BoxArithmetic.inclusive`), see `augment`.
-        strict: a picture that cannot be read is a `DataError`; else it is told to `warn` once, counted in `unread`, and
-            replaced by the next picture of the same canvas.
+        keypoint_shift: added to annotated keypoints (`KeypointHeadConfig.shift`).
+        inclusive: how a mirror counts unshifted keypoints (`BoxArithmetic.inclusive`), see `augment`.
+        strict: an image that cannot be read is a `DataError`; else it is told to `warn` once, counted in `unread`, and
+            replaced by the next image of the same canvas.
         pin_memory: page-locked pixels, for copies to a GPU.
         warn: called with one line; default the logger of this module.
 
@@ -140,7 +140,7 @@ class TrainLoader(_Loader):
         workers: int = 0,
         masks: bool = True,
         mask_rule: str = "hard",
-        joint_shift: float = 0.0,
+        keypoint_shift: float = 0.0,
         inclusive: bool = False,
         strict: bool = False,
         pin_memory: bool = False,
@@ -148,7 +148,7 @@ class TrainLoader(_Loader):
     ) -> None:
         policy = "exact" if rule.canvas == "exact" else "buckets"
         kept = (dataset, rule, augmentation, seed, policy)
-        maker = Maker(*kept, masks, joint_shift, replace=True, mask_rule=mask_rule, inclusive=inclusive)
+        maker = Maker(*kept, masks, keypoint_shift, replace=True, mask_rule=mask_rule, inclusive=inclusive)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 
@@ -181,12 +181,12 @@ class TrainLoader(_Loader):
 
 
 class EvalLoader(_Loader):
-    """Whole pictures as the model sees them at test, each once over all ranks. Nothing is random.
+    """Whole images as the model sees them at test, each once over all ranks. Nothing is random.
 
     They come in the data set's order, but for those gathered into a batch of one canvas (within 32 batches). Batches
-    may hold fewer than `batch` pictures, and ranks may have different numbers of batches. A picture that cannot be read
+    may hold fewer than `batch` images, and ranks may have different numbers of batches. An image that cannot be read
     is told, counted and left out. `gt` adds the objects, for a validation loss; `view_scales` and `view_flip` are for
-    `views`, and with them a batch holds pictures of one size. The other arguments are as in `TrainLoader`.
+    `views`, and with them a batch holds images of one size. The other arguments are as in `TrainLoader`.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class EvalLoader(_Loader):
         gt: bool = False,
         masks: bool = True,
         mask_rule: str = "hard",
-        joint_shift: float = 0.0,
+        keypoint_shift: float = 0.0,
         view_scales: tuple[float, ...] = (),
         view_flip: bool = False,
         strict: bool = False,
@@ -210,7 +210,7 @@ class EvalLoader(_Loader):
     ) -> None:
         masks = masks and gt
         kept = (dataset, rule, NO_AUGMENTATION, 0, rule.canvas)
-        maker = Maker(*kept, masks, joint_shift, False, mask_rule, view_scales, view_flip)
+        maker = Maker(*kept, masks, keypoint_shift, False, mask_rule, view_scales, view_flip)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self.plan = self._plan(batch, range(rank, len(dataset), world))
@@ -224,7 +224,7 @@ class EvalLoader(_Loader):
         return (unfold(parcel, gt=self.gt) for parcel in self._stream(self.plan))
 
     def views(self) -> Iterator[Views]:
-        """This rank's pictures at each of `view_scales`, or once where there are none; with `view_flip` then
+        """This rank's images at each of `view_scales`, or once where there are none; with `view_flip` then
         mirrored. One iterator at a time.
         """
         for parcel in self._stream(self.plan):

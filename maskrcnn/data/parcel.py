@@ -1,7 +1,7 @@
 """One batch, made where the workers are and laid out where the model is.
 
-`Maker` reads, augments and rasterises the pictures of a job; its `Parcel` holds the objects end to end and their masks
-as packed bits, so that little passes between processes. `unfold` gives every picture its slots. A picture's canvas is
+`Maker` reads, augments and rasterises the images of a job; its `Parcel` holds the objects end to end and their masks
+as packed bits, so that little passes between processes. `unfold` gives every image its slots. An image's canvas is
 known from the data set alone, before anything is read.
 """
 
@@ -36,14 +36,14 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-    """A batch of pictures, seen at one or more sizes."""
+    """A batch of images, seen at one or more sizes."""
 
     views: tuple[Images, ...]
     image_ids: Int[Tensor, " B"]
 
 
 class Job(NamedTuple):
-    """A batch to be made: which pictures of the data set, on which canvas (height, width)."""
+    """A batch to be made: which images of the data set, on which canvas (height, width)."""
 
     epoch: int
     indices: tuple[int, ...]
@@ -51,30 +51,30 @@ class Job(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A batch on its way: N objects of B pictures end to end."""
+    """A batch on its way: N objects of B images end to end."""
 
-    images: Images | None  # None where no picture could be read
-    counts: Tensor  # int64 [B], objects of each picture
+    images: Images | None  # None where no image could be read
+    counts: Tensor  # int64 [B], objects of each image
     boxes: Tensor  # float32 [N 4]
     labels: Tensor  # int64 [N]
     ignore: Tensor  # bool [N]
     masks: Tensor | None  # uint8 [N ceil(S*S/8)], packed
     frames: Tensor | None  # float32 [N 4]
-    joints: Tensor | None  # float32 [N J 3]
+    keypoints: Tensor | None  # float32 [N J 3]
     image_ids: Tensor  # int64 [B]
     problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
     mask_side: int = MASK_SIDE  # S
     outlines: Outlines | None = None  # spans [N 2]
-    views: tuple[Images, ...] = ()  # the same pictures at the maker's `view_scales`
+    views: tuple[Images, ...] = ()  # the same images at the maker's `view_scales`
 
 
 @dataclass
 class Maker(data.Dataset):
     """Makes the parcel of a `Job`. Holds the data set's buffers and settings only, so it pickles cheaply.
 
-    `policy` is the canvas of pictures that are not cropped. With `replace`, a picture that cannot be read is replaced
+    `policy` is the canvas of images that are not cropped. With `replace`, an image that cannot be read is replaced
     by the next one of the data set that has the same canvas, or if there is none by another of its batch; else it is
-    left out. `view_scales` are sizes at which each picture is also seen, times the rule's, and with `view_flip` also
+    left out. `view_scales` are sizes at which each image is also seen, times the rule's, and with `view_flip` also
     mirrored (test-time augmentation).
     """
 
@@ -84,7 +84,7 @@ class Maker(data.Dataset):
     seed: int
     policy: str
     masks: bool
-    joint_shift: float
+    keypoint_shift: float
     replace: bool
     mask_rule: str = "hard"
     view_scales: tuple[float, ...] = ()
@@ -96,11 +96,11 @@ class Maker(data.Dataset):
         self.image_ids, self.sizes = self.dataset.image_ids, self.dataset.sizes
 
     def sample_seed(self, index: int, epoch: int) -> int:
-        """The seed of one picture in one epoch."""
+        """The seed of one image in one epoch."""
         return sample_seed(self.seed, epoch, int(self.image_ids[index]))
 
     def canvas(self, index: int, epoch: int) -> tuple[int, int]:
-        """The canvas of one picture in one epoch."""
+        """The canvas of one image in one epoch."""
         if self.augmentation.crop:
             side = self.augmentation.crop
             return canvas_size((side, side), "exact" if self.policy == "exact" else "multiple-of-32")
@@ -117,7 +117,7 @@ class Maker(data.Dataset):
             found = self._first_readable(index, job.epoch, job.canvas, problems)
             if found is not None:
                 made.append(found)
-        if self.replace and not made:  # nothing of this canvas can be read: a picture of any other
+        if self.replace and not made:  # nothing of this canvas can be read: an image of any other
             found = self._first_readable(job.indices[0], job.epoch, None, problems)
             made = [found] if found else []
             job = job._replace(canvas=self.canvas(found[0], job.epoch)) if found else job
@@ -128,7 +128,7 @@ class Maker(data.Dataset):
     def _first_readable(
         self, index: int, epoch: int, canvas: tuple[int, int] | None, problems: list[tuple[int, str]]
     ) -> tuple[int, Sample] | None:
-        """The picture at `index`, or the next that can be read and has this canvas (None: any)."""
+        """The image at `index`, or the next that can be read and has this canvas (None: any)."""
         for step in range(len(self.dataset) if self.replace else 1):
             candidate = (index + step) % len(self.dataset)
             if canvas not in (None, self.canvas(candidate, epoch)):
@@ -150,7 +150,7 @@ class Maker(data.Dataset):
             masks=self.masks,
             mask_rule=self.mask_rule,
             flip_pairs=self.flip_pairs,
-            joint_shift=self.joint_shift,
+            keypoint_shift=self.keypoint_shift,
             inclusive=self.inclusive,
         )
 
@@ -160,8 +160,8 @@ class Maker(data.Dataset):
     def _views(self, indices: list[int]) -> tuple[Images, ...]:
         if not indices or not self.view_scales:
             return ()
-        pictures = (self._read(self.dataset.record(index)) for index in indices)
-        views = [prepare_views(picture, self.rule, self.view_scales, flip=self.view_flip) for picture in pictures]
+        images = (self._read(self.dataset.record(index)) for index in indices)
+        views = [prepare_views(image, self.rule, self.view_scales, flip=self.view_flip) for image in images]
         return tuple(join(view) for view in zip(*views, strict=True))
 
     def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:
@@ -190,7 +190,7 @@ class Maker(data.Dataset):
             ignore=together("ignore"),
             masks=masks,
             frames=frames,
-            joints=together("joints", self.dataset.num_joints, 3) if self.dataset.num_joints else None,
+            keypoints=together("keypoints", self.dataset.num_keypoints, 3) if self.dataset.num_keypoints else None,
             image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
             problems=problems,
             mask_side=side,
@@ -240,7 +240,7 @@ def slots(most: int) -> int:
 
 
 def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
-    """The batch of a parcel that has pictures; `gt` asks for the objects."""
+    """The batch of a parcel that has images; `gt` asks for the objects."""
     assert parcel.images is not None
     if not gt:
         return Batch(parcel.images, None, parcel.image_ids)
@@ -268,7 +268,7 @@ def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
         labels=laid_out(parcel.labels),
         masks=masks,
         mask_boxes=None if parcel.frames is None else laid_out(parcel.frames),
-        joints=None if parcel.joints is None else laid_out(parcel.joints),
+        keypoints=None if parcel.keypoints is None else laid_out(parcel.keypoints),
         ignore=laid_out(parcel.ignore),
         valid=torch.arange(G) < parcel.counts[:, None],
         outlines=outlines,

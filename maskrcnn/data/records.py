@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..categories import Category, category_table, joint_slices
+from ..categories import Category, category_table, keypoint_slices
 from ..errors import DataError
 from .problems import Report
 from .shared import hand_over, share, take_over
@@ -22,7 +22,7 @@ Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] 
 
 
 class Record(NamedTuple):
-    """One image's annotation. Boxes, polygons and joints are in continuous pixels of the image as annotated."""
+    """One image's annotation. Boxes, polygons and keypoints are in continuous pixels of the image as annotated."""
 
     image_id: int
     path: Path
@@ -30,9 +30,9 @@ class Record(NamedTuple):
     boxes: np.ndarray  # float32 [n 4], xyxy
     labels: np.ndarray  # int64 [n], 0..K-1
     ignore: np.ndarray  # bool [n], crowds
-    joints: (
+    keypoints: (
         np.ndarray | None
-    )  # float32 [n J 3], x, y, v over the joints of all categories; v 0 not labelled, 1 hidden, 2 visible
+    )  # float32 [n J 3], x, y, v over the keypoints of all categories; v 0 not labelled, 1 hidden, 2 visible
     annotation_ids: np.ndarray  # int64 [n]
     segmentations: list[
         Segmentation
@@ -60,7 +60,7 @@ class ObjectTable(NamedTuple):
     boxes: np.ndarray  # float64 [n 4], xyxy: in float32 an IoU that is a threshold of AP would be beside it
     ignore: np.ndarray  # bool [n]
     areas: np.ndarray  # float64 [n]
-    joints: np.ndarray | None  # float32 [n J 3]
+    keypoints: np.ndarray | None  # float32 [n J 3]
     kinds: np.ndarray  # uint8 [n]: NO_MASK, POLYGONS, RLE
     spans: np.ndarray  # int64 [n 2]: the object's range of polygons, or of counts
     part_offsets: np.ndarray  # int64 [parts + 1]: the range of points of a polygon
@@ -77,7 +77,7 @@ class ObjectTable(NamedTuple):
             boxes=self.boxes[keep],
             ignore=self.ignore[keep],
             areas=self.areas[keep],
-            joints=None if self.joints is None else self.joints[keep],
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
             kinds=self.kinds[keep],
             spans=self.spans[keep],
         )
@@ -134,9 +134,9 @@ class Dataset:
         return self.objects.offsets[self.rows + 1] - self.objects.offsets[self.rows]
 
     @property
-    def num_joints(self) -> int:
-        """Joints of all categories together; 0 where they were not read."""
-        return 0 if self.objects.joints is None else self.objects.joints.shape[1]
+    def num_keypoints(self) -> int:
+        """Keypoints of all categories together; 0 where they were not read."""
+        return 0 if self.objects.keypoints is None else self.objects.keypoints.shape[1]
 
     def annotations_of(self, i: int) -> int:
         """How many objects image i has, crowds included."""
@@ -172,7 +172,7 @@ class Dataset:
             boxes=objects.boxes[first:last].astype(np.float32),
             labels=objects.labels[first:last].astype(np.int64),
             ignore=objects.ignore[first:last],
-            joints=None if objects.joints is None else objects.joints[first:last],
+            keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=objects.ids[first:last],
             segmentations=[self._segmentation(j, (height, width)) for j in range(first, last)],
             areas=objects.areas[first:last],
@@ -216,15 +216,15 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
     """`dataset` relabelled, by name, to `categories` (a checkpoint's, say), and the names that have no counterpart
     there.
 
-    Objects of unmatched categories are left out. Joints move to the places that the same category's joints have in
-    `categories`; raises `DataError` where one name has different joints.
+    Objects of unmatched categories are left out. Keypoints move to the places that the same category's keypoints have
+    in `categories`; raises `DataError` where one name has different keypoints.
     """
     categories = tuple(categories)
     label_of = {category.name: label for label, category in enumerate(categories)}
     new_label = np.array([label_of.get(category.name, -1) for category in dataset.categories], dtype=np.int32)
     objects = dataset.objects
     labels = new_label[objects.labels] if len(objects.labels) else objects.labels
-    objects = objects._replace(labels=labels, joints=_map_joints(dataset, categories, new_label))
+    objects = objects._replace(labels=labels, keypoints=_map_keypoints(dataset, categories, new_label))
     if (new_label < 0).any():
         objects = objects.select(labels >= 0)
     unmatched = [category.name for category in dataset.categories if category.name not in label_of]
@@ -236,11 +236,11 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
 
 def match_categories(train: Dataset, val: Dataset) -> Dataset:
     """`val` with the categories of `train`, matched by name. A category that `val` lacks is fine; sigmas, with which
-    joints are measured, stay those of `val`.
+    keypoints are measured, stay those of `val`.
 
     Raises `DataError` with both tables where `val` has a category that `train` does not know.
     """
-    sigmas = {category.name: category.sigmas for category in val.categories if category.joints}
+    sigmas = {category.name: category.sigmas for category in val.categories if category.keypoints}
     wanted = (c._replace(sigmas=sigmas.get(c.name, c.sigmas)) for c in train.categories)
     mapped, unmatched = map_categories(val, wanted)
     if unmatched:
@@ -251,45 +251,45 @@ def match_categories(train: Dataset, val: Dataset) -> Dataset:
     return mapped
 
 
-def joint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:
-    """By id of those of `categories` whose joints stand otherwise in the data set: which of theirs each of its is.
+def keypoint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:
+    """By id of those of `categories` whose keypoints stand otherwise in the data set: which of theirs each of its is.
 
-    Joints are matched by name; where the names are others, as those of a model that came without, they keep their
-    places, and a note says so. Raises `DataError` where one category has different numbers of joints.
+    Keypoints are matched by name; where the names are others, as those of a model that came without, they keep their
+    places, and a note says so. Raises `DataError` where one category has different numbers of keypoints.
     """
-    own = {category.name: category.joints for category in dataset.categories}
+    own = {category.name: category.keypoints for category in dataset.categories}
     order: dict[int, list[int]] = {}
     notes = []
     for category in categories:
-        here, there = own.get(category.name, ()), category.joints
+        here, there = own.get(category.name, ()), category.keypoints
         if here == there or not here or not there:
             continue
-        told = f"the joints of {category.name!r} are {', '.join(here)}; the model's are {', '.join(there)}"
+        told = f"the keypoints of {category.name!r} are {', '.join(here)}; the model's are {', '.join(there)}"
         if len(here) != len(there):
             raise DataError(f"{dataset.json_path}: {told}")
         if set(here) == set(there):
-            order[category.id] = [there.index(joint) for joint in here]
+            order[category.id] = [there.index(keypoint) for keypoint in here]
         else:
             notes.append(f"keypoint: {told}; they are taken in this order")
     return order, notes
 
 
-def _map_joints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:
-    joints = dataset.objects.joints
-    if joints is None:
+def _map_keypoints(dataset: Dataset, categories: tuple[Category, ...], new_label: np.ndarray) -> np.ndarray | None:
+    keypoints = dataset.objects.keypoints
+    if keypoints is None:
         return None
-    targets, sources = joint_slices(categories), joint_slices(dataset.categories)
-    mapped = np.zeros((len(joints), max((part.stop for part in targets), default=0), 3), dtype=joints.dtype)
+    targets, sources = keypoint_slices(categories), keypoint_slices(dataset.categories)
+    mapped = np.zeros((len(keypoints), max((part.stop for part in targets), default=0), 3), dtype=keypoints.dtype)
     for old, new in enumerate(new_label.tolist()):
         if new < 0:
             continue
-        if not dataset.categories[old].joints and categories[new].shared:
+        if not dataset.categories[old].keypoints and categories[new].shared:
             continue
-        if dataset.categories[old].joints != categories[new].joints:
-            has, expected = (", ".join(c.joints) or "none" for c in (dataset.categories[old], categories[new]))
+        if dataset.categories[old].keypoints != categories[new].keypoints:
+            has, expected = (", ".join(c.keypoints) or "none" for c in (dataset.categories[old], categories[new]))
             raise DataError(
-                f"{dataset.json_path}: the joints of {categories[new].name!r} are {has}; expected {expected}"
+                f"{dataset.json_path}: the keypoints of {categories[new].name!r} are {has}; expected {expected}"
             )
         mine = dataset.objects.labels == old
-        mapped[mine, targets[new]] = joints[mine, sources[old]]
+        mapped[mine, targets[new]] = keypoints[mine, sources[old]]
     return mapped

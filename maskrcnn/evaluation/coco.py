@@ -1,7 +1,7 @@
-"""COCO's average precision and recall of boxes, masks and joints, computed by faster-coco-eval.
+"""COCO's average precision and recall of boxes, masks and keypoints, computed by faster-coco-eval.
 
 Predictions are rows as COCO writes them: `image_id`, `category_id`, `score`, `bbox` (x, y, width, height, pixels of the
-original image), `segmentation` (RLE) and `keypoints` (x, y, score of each joint of the row's category). Ground truth
+original image), `segmentation` (RLE) and `keypoints` (x, y, score of each keypoint of the row's category). Ground truth
 comes from the data set as it was read, through no transform.
 
 A figure is a number in 0..1, or -1 where there is nothing to measure, as in pycocotools; a task without objects has a
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..categories import Category, joint_slices
-from ..data.records import NO_MASK, Dataset, joint_order
+from ..categories import Category, keypoint_slices
+from ..data.records import NO_MASK, Dataset, keypoint_order
 from ..errors import DataError
 
 TASKS = ("box", "mask", "keypoint")
-KEYPOINT_DETECTIONS = 20  # per image and category, COCO's own limit for joints
+KEYPOINT_DETECTIONS = 20  # per image and category, COCO's own limit for keypoints
 
 _FIELD = {"box": "bbox", "mask": "segmentation", "keypoint": "keypoints"}
 _KIND = {"box": "bbox", "mask": "segm", "keypoint": "keypoints"}
@@ -67,7 +67,7 @@ def measure_rows(
         dataset: images and ground truth. Crowds are ignore regions.
         rows: predictions on these images, in any order.
         max_detections: how many of an image's best, per category, count: COCO's largest `maxDets`. Above 100,
-            `AP@100` and `AR100` say what 100 would have given. Joints keep COCO's 20.
+            `AP@100` and `AR100` say what 100 would have given. Keypoints keep COCO's 20.
         tasks: of "box", "mask" and "keypoint". One that predictions or data set have nothing for is left out and noted.
         categories: those that `category_id` of the rows speaks of, where they are not the data set's. They are matched
             by name; what has no counterpart is listed under `unmatched`, and its rows do not count.
@@ -76,12 +76,12 @@ def measure_rows(
     (or the limit), `ARs`, `ARm`, `ARl`; `per_class`, the same by class with the number of objects and, at IoU 0.5, the
     best F1 and the score threshold that gives it; counts; `notes`. Then the curves, by task.
 
-    Raises `DataError` for a row of an unknown image or category and as `joint_order` does, ValueError for an unknown
+    Raises `DataError` for a row of an unknown image or category and as `keypoint_order` does, ValueError for an unknown
     task or a limit below 1.
     """
     _check_request(tasks, max_detections)
     theirs = dataset.categories if categories is None else categories
-    order, notes = joint_order(dataset, theirs)
+    order, notes = keypoint_order(dataset, theirs)
     matched, unmatched = _match_rows(dataset, rows, theirs, order)
     truth = _ground_truth(dataset)
     predicted = Counter(row["category_id"] for row in matched)
@@ -128,10 +128,10 @@ def _check_request(tasks: Sequence[str], max_detections: int) -> None:
 
 class _Truth(NamedTuple):
     images: list[dict[str, int]]
-    annotations: list[dict[str, Any]]  # with `keypoints` where the data set has joints; without masks
+    annotations: list[dict[str, Any]]  # with `keypoints` where the data set has keypoints; without masks
     segmentations: list[Any]  # as COCO writes them, None where there is no mask
     objects: list[int]  # by label, without crowds
-    num_joints: int
+    num_keypoints: int
 
 
 def _ground_truth(dataset: Dataset) -> _Truth:
@@ -149,13 +149,13 @@ def _ground_truth(dataset: Dataset) -> _Truth:
             zip(*(c.tolist() for c in columns), strict=True), 1
         )
     ]
-    if table.joints is not None:
-        _add_joints(annotations, table.joints[chosen], labels, dataset.categories)
+    if table.keypoints is not None:
+        _add_keypoints(annotations, table.keypoints[chosen], labels, dataset.categories)
     sizes = zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
     images = [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes]
     objects = np.bincount(labels[~table.ignore[chosen]], minlength=len(dataset.categories)).tolist()
     segmentations = [s for i in range(len(dataset)) for s in _segmentations(dataset, i)]
-    return _Truth(images, annotations, segmentations, objects, dataset.num_joints)
+    return _Truth(images, annotations, segmentations, objects, dataset.num_keypoints)
 
 
 def _segmentations(dataset: Dataset, i: int) -> list[Any]:
@@ -175,12 +175,14 @@ def _segmentation(segmentation: Any) -> Any:
             return {"size": list(size), "counts": counts.tolist()}
 
 
-def _add_joints(
-    annotations: list[dict[str, Any]], joints: np.ndarray, labels: np.ndarray, categories: Sequence[Category]
+def _add_keypoints(
+    annotations: list[dict[str, Any]], keypoints: np.ndarray, labels: np.ndarray, categories: Sequence[Category]
 ) -> None:
-    slices = joint_slices(categories)
-    for annotation, all_joints, label in zip(annotations, joints.astype(np.float64), labels.tolist(), strict=True):
-        mine = all_joints[slices[label]]
+    slices = keypoint_slices(categories)
+    for annotation, all_keypoints, label in zip(
+        annotations, keypoints.astype(np.float64), labels.tolist(), strict=True
+    ):
+        mine = all_keypoints[slices[label]]
         annotation["keypoints"] = mine.ravel().tolist()
         annotation["num_keypoints"] = int((mine[:, 2] > 0).sum())
 
@@ -188,7 +190,9 @@ def _add_joints(
 def _match_rows(
     dataset: Dataset, rows: Iterable[Row], theirs: Sequence[Category], order: Mapping[int, list[int]]
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """The rows with the data set's category ids and joints in its `order`, and the names that only one side knows."""
+    """The rows with the data set's category ids and keypoints in its `order`, and the names that only one side
+    knows.
+    """
     image_ids = set(dataset.image_ids.tolist())
     id_of = {category.name: category.id for category in dataset.categories}
     translated = {category.id: id_of.get(category.name) for category in theirs}
@@ -205,8 +209,8 @@ def _match_rows(
         category_id = translated[row["category_id"]]
         if category_id is None:
             continue
-        if (joints := order.get(row["category_id"])) and "keypoints" in row:
-            row = {**row, "keypoints": np.reshape(row["keypoints"], (-1, 3))[joints].ravel().tolist()}
+        if (keypoints := order.get(row["category_id"])) and "keypoints" in row:
+            row = {**row, "keypoints": np.reshape(row["keypoints"], (-1, 3))[keypoints].ravel().tolist()}
         kept.append(row if same else {**row, "category_id": category_id})
     known_names = {category.name for category in theirs}
     unmatched = {
@@ -220,11 +224,11 @@ def _missing(task: str, truth: _Truth, rows: list[Row], dataset: Dataset) -> str
     """Why a task cannot be evaluated; empty where it can."""
     if task == "mask" and truth.segmentations and all(segmentation is None for segmentation in truth.segmentations):
         return "mask: the data set has boxes only"
-    if task == "keypoint" and not truth.num_joints:
-        return "keypoint: the data set has no joints"
-    if task == "keypoint":  # where nothing is found that could have joints, the answer is 0
-        jointed = {category.id for category in dataset.categories if category.joints}
-        rows = [row for row in rows if row["category_id"] in jointed]
+    if task == "keypoint" and not truth.num_keypoints:
+        return "keypoint: the data set has no keypoints"
+    if task == "keypoint":  # where nothing is found that could have keypoints, the answer is 0
+        with_keypoints = {category.id for category in dataset.categories if category.keypoints}
+        rows = [row for row in rows if row["category_id"] in with_keypoints]
     if rows and not any(row.get(_FIELD[task]) for row in rows):
         return f"{task}: the predictions have none"
     return ""
@@ -245,7 +249,7 @@ class _Piece(NamedTuple):
 
 
 def _run(task: str, dataset: Dataset, truth: _Truth, rows: list[Row], max_detections: int) -> list[_Piece]:
-    """One piece for all classes; for joints one a class, since each class has its own joints and sigmas."""
+    """One piece for all classes; for keypoints one a class, since each class has its own keypoints and sigmas."""
     labels = list(range(len(dataset.categories)))
     if task != "keypoint":
         limits = sorted({limit for limit in (1, 10, 100, max_detections) if limit <= max_detections})
@@ -253,7 +257,7 @@ def _run(task: str, dataset: Dataset, truth: _Truth, rows: list[Row], max_detect
     return [
         _evaluate(task, dataset, truth, rows, [label], [KEYPOINT_DETECTIONS], dataset.categories[label].sigmas)
         for label in labels
-        if dataset.categories[label].joints
+        if dataset.categories[label].keypoints
     ]
 
 

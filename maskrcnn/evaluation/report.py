@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 NO_PLOTS = "The plots need matplotlib: pip install 'maskrcnn[plots]', then write the report again."
 
-_LONGEST_SIDE = 1024  # of an embedded picture, pixels; larger ones are reduced
-_TASKS = {"box": "Boxes", "mask": "Masks", "keypoint": "Joints"}
+_LONGEST_SIDE = 1024  # of an embedded image, pixels; larger ones are reduced
+_TASKS = {"box": "Boxes", "mask": "Masks", "keypoint": "Keypoints"}
 _IOUS = (0, 2, 4, 5, 6, 8)  # of the ten thresholds, those that a plot shows: 0.50, 0.60, 0.70, 0.75, 0.80, 0.90
 _MOST_LINES = 12  # classes in one plot
 _COLOURS = (
@@ -52,7 +52,7 @@ p.note { background: #fff3d6; padding: .5rem .75rem; border-radius: 6px; }
 th, td { padding: .35rem .8rem; border: 1px solid #dfe3e8; text-align: right; font-variant-numeric: tabular-nums; }
 th { background: #eef0f3; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 img.plot { max-width: 100%; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 figure { margin: 0; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; overflow: hidden; }
 figure img { display: block; width: 100%; } figcaption { padding: .4rem .75rem; color: #5a6472; font-size: .85rem; }
 pre { background: #1d2430; color: #eef0f3; padding: .75rem 1rem; border-radius: 8px; overflow-x: auto; }
@@ -76,7 +76,7 @@ def write_report(
     Args:
         metrics, curves: of `evaluate.coco.measure_rows`.
         history: the records of a run's `log.jsonl`; those of kind "step" and "evaluation" are drawn.
-        overlays: pictures to embed, in this order; larger ones are reduced to 1024 pixels.
+        overlays: images to embed, in this order; larger ones are reduced to 1024 pixels.
         settings: what the run was made of; nested mappings become dotted names.
         command: how to do the same on other data.
 
@@ -88,7 +88,7 @@ def write_report(
         f"<h1>{escape(title)}</h1><p class=under>{escape(_counts(metrics))}</p>",
         _tiles(metrics, steps),
         *(f"<p class=note>{escape(note)}</p>" for note in metrics.get("notes", ())),
-        _pictures(overlays),
+        _images(overlays),
         *_plots(steps, evaluations, curves or {}),
         "<h2>Average precision and recall</h2>" + _figures_table(metrics),
         "<h2>By class</h2>" + _class_table(metrics),
@@ -199,22 +199,22 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{name}", str(value)
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------
 
 
-def _pictures(overlays: Sequence[Path]) -> str:
+def _images(overlays: Sequence[Path]) -> str:
     if not overlays:
         return ""
     figures = (f"<figure>{_embedded(path)}<figcaption>{escape(path.name)}</figcaption></figure>" for path in overlays)
-    return "<h2>Predictions</h2><div class=pictures>" + "".join(figures) + "</div>"
+    return "<h2>Predictions</h2><div class=images>" + "".join(figures) + "</div>"
 
 
 def _embedded(path: Path) -> str:
     with Image.open(path) as image:
-        picture = image.convert("RGB")
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        small = image.convert("RGB")
+    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     stored = io.BytesIO()
-    picture.save(stored, "JPEG", quality=90)
+    small.save(stored, "JPEG", quality=90)
     return f'<img alt="{escape(path.name)}" src="data:image/jpeg;base64,{_base64(stored)}">'
 
 

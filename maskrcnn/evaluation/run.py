@@ -13,7 +13,7 @@ from ..categories import Category, flip_pairs
 from ..config import ModelConfig
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
-from ..data.records import joint_order
+from ..data.records import keypoint_order
 from ..device import arithmetic, choose_device, choose_precision
 from ..errors import ConfigError
 from ..files import replacing
@@ -58,7 +58,7 @@ def evaluate(
     target, views = choose_device(device), choose_views(tta)
     train_json, val_json = find_splits(data, keypoints=config.keypoint_head.enabled)
     dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
-    joint_order(dataset, categories)  # raises before the model looks at all images
+    keypoint_order(dataset, categories)  # raises before the model looks at all images
     model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
     chosen = choose_precision(precision, target, config.profile)
@@ -136,7 +136,7 @@ def detect_rows(
             image_ids=image_ids.tolist(),
             paste_rule=config.mask_head.paste,
             threshold=config.mask_head.threshold,
-            joint_shift=config.keypoint_head.shift,
+            keypoint_shift=config.keypoint_head.shift,
         )
         rows += [row for result in results for row in result.to_coco()]
         done += len(image_ids)

@@ -113,7 +113,7 @@ def stage_channels(index: int, *, block: str, width: int) -> int:
 
 
 class ResNet(nn.Module):
-    """Picture to the maps of its stages. `depth` stages are built (3 for C4); the last one dilated for DC5.
+    """Image to the maps of its stages. `depth` stages are built (3 for C4); the last one dilated for DC5.
 
     Input [B I H W]; output one map per stage, strides 4, 8, 16, 32 (16 twice where dilated).
     """

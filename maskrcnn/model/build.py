@@ -30,7 +30,7 @@ from .pooler import Pool
 def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
     """A `MaskRCNN` with fresh weights. Raises `ConfigError` for a combination that makes no sense.
 
-    `skip_empty` leaves out work on slots that no picture of the batch fills; off on a GPU, under compile and in export.
+    `skip_empty` leaves out work on slots that no image of the batch fills; off on a GPU, under compile and in export.
     """
     _check(config)
     box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
@@ -48,7 +48,7 @@ def build(config: ModelConfig, *, skip_empty: bool = True) -> MaskRCNN:
     trunk = _res5(config, channels) if box.kind == "res5" else None
     pooled = box.pool_size * (box.res5_stride if trunk else 1)
     features = stage_channels(3, block=config.backbone.block, width=config.backbone.width) if trunk else channels
-    shared = mask.kind == "res5"  # masks and joints read what the box branch reads
+    shared = mask.kind == "res5"  # masks and keypoints read what the box branch reads
     side = mask.pool_size if mask.enabled else keypoint.pool_size
     details = (mask.enabled or keypoint.enabled) and not shared
     return MaskRCNN(
@@ -89,7 +89,7 @@ def _check(config: ModelConfig) -> None:
     sides = {head.pool_size for head in (mask, keypoint) if head.enabled}
     if len(sides) > 1 and mask.kind != "res5":
         raise ConfigError(
-            f"masks and joints share a pool, so their pool_size must be one number; it is {sorted(sides)}"
+            f"masks and keypoints share a pool, so their pool_size must be one number; it is {sorted(sides)}"
         )
 
 
@@ -208,7 +208,7 @@ def _keypoint_head(config: ModelConfig, channels: int) -> KeypointHead:
     keypoint = config.keypoint_head
     return KeypointHead(
         channels,
-        keypoint.joints,
+        keypoint.num_keypoints,
         convs=keypoint.convs,
         channels=keypoint.channels,
         norm=keypoint.norm,
@@ -262,8 +262,8 @@ def _steps(config: ModelConfig) -> Steps:
         ),
         mirror=partial(mirror, inclusive=inclusive),
         mask_probabilities=inference.competing_mask_probabilities if softmax else torch.sigmoid,
-        joints=partial(
-            inference.joints, score=keypoint.score, points=keypoint.points, in_image=keypoint.frame == "image"
+        keypoints=partial(
+            inference.keypoints, score=keypoint.score, points=keypoint.points, in_image=keypoint.frame == "image"
         ),
     )
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from ..ops.boxes import clip, decode
-from ..ops.heatmap import decode_joints
+from ..ops.heatmap import decode_keypoints
 from ..ops.nms import nms
 from ..structures import Detections, Proposals
 
@@ -25,7 +25,7 @@ def candidates(
 ) -> Detections:
     """Softmax, each class's deltas, clipping: every class of every proposal that exceeds `score_threshold`.
 
-    Not yet suppressed, in no order. `in_image` decodes and clips in pixels of the original picture (Detectron); the
+    Not yet suppressed, in no order. `in_image` decodes and clips in pixels of the original image (Detectron); the
     boxes that come back are on the canvas.
     """
     scores = class_logits.float().softmax(dim=-1)[..., :-1]  # [B P K]
@@ -89,7 +89,7 @@ def competing_mask_probabilities(logs: Float[Tensor, "B D 2 M M"]) -> Float[Tens
     return logs[:, :, 1].exp()
 
 
-def joints(
+def keypoints(
     logits: Float[Tensor, "B D J Q Q"],
     detections: Detections,
     scales: Float[Tensor, "B 2"],
@@ -99,15 +99,15 @@ def joints(
     in_image: bool = False,
     bound: tuple[int, int] | None = None,
 ) -> Float[Tensor, "B D J 3"]:
-    """x, y on the canvas and score of each detection's joints: the highest point of each map, laid over the box.
+    """x, y on the canvas and score of each detection's keypoints: the highest point of each map, laid over the box.
 
-    `in_image` finds it among the pixels of the original picture (Detectron), else of the canvas, whose size is the
+    `in_image` finds it among the pixels of the original image (Detectron), else of the canvas, whose size is the
     `bound` of every box there.
     """
     B, D = detections.valid.shape
     factor = scales.float().flip(-1)[:, None] if in_image else scales.new_ones(B, 1, 2)
     boxes = (detections.boxes / factor.repeat(1, 1, 2)).flatten(0, 1)
-    found = decode_joints(logits.flatten(0, 1), boxes, score=score, points=points, bound=None if in_image else bound)
+    found = decode_keypoints(logits.flatten(0, 1), boxes, score=score, points=points, bound=None if in_image else bound)
     found = found.unflatten(0, (B, D))
     found = torch.cat((found[..., :2] * factor[:, :, None], found[..., 2:]), dim=-1)
     return torch.where(detections.valid[..., None, None], found, 0.0)

@@ -1,4 +1,4 @@
-"""The joint branch: pooled features to one Q x Q map of logits per joint (section 5; Figure 4's FCN, wider)."""
+"""The keypoint branch: pooled features to one Q x Q map of logits per keypoint (section 5; Figure 4's FCN, wider)."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ class KeypointHead(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        joints: int,
+        num_keypoints: int,
         *,
         convs: int,
         channels: int,
@@ -31,14 +31,14 @@ class KeypointHead(nn.Module):
             blocks.append(ConvNorm(in_channels, channels, 3, norm=norm, relu=True))
             in_channels = channels
         self.convs = nn.Sequential(*blocks)
-        self.deconv = nn.ConvTranspose2d(in_channels, joints, 4, 2, 1)
+        self.deconv = nn.ConvTranspose2d(in_channels, num_keypoints, 4, 2, 1)
         self.border = 0.75 if edges == "deconv" else 1.0
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 init_msra(module)
 
     def forward(self, pooled: Float[Tensor, "B F C S S"]) -> Float[Tensor, "B F J Q Q"]:
-        """Logits over the positions of each joint, float32."""
+        """Logits over the positions of each keypoint, float32."""
         x = self.deconv(self.convs(pooled.flatten(0, 1))).float()
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         if self.border != 1.0:

@@ -85,7 +85,7 @@ class ConvNorm(nn.Module):
 
 
 def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
-    """What `branch` makes of the valid slots, [1 N ...] of all pictures in a row; zeros in the others.
+    """What `branch` makes of the valid slots, [1 N ...] of all images in a row; zeros in the others.
 
     So live batch norms see no slot that is empty. `branch` gives a tensor or a tuple of them. Waits for a device: only
     where looking is free.

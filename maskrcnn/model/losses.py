@@ -28,7 +28,7 @@ def rpn_loss(
 ) -> tuple[Term, Term]:
     """Binary cross-entropy over the sampled anchors, smooth L1 over the foreground ones.
 
-    Both are divided by `samples` per picture, or by the number really sampled where `normalise` is "counted".
+    Both are divided by `samples` per image, or by the number really sampled where `normalise` is "counted".
     """
     picked = logits.gather(1, targets.index)
     class_loss = F.binary_cross_entropy_with_logits(picked, targets.foreground.float(), reduction="none")
@@ -93,7 +93,9 @@ def competing_mask_loss(logs: Float[Tensor, "B F 2 M M"], targets: Float[Tensor,
 
 
 def keypoint_loss(logits: Float[Tensor, "B F J Q Q"], cells: Int[Tensor, "B F J"], seen: Bool[Tensor, "B F J"]) -> Term:
-    """Cross-entropy of a softmax over the Q x Q positions, over the joints that are labelled and inside their RoI."""
+    """Cross-entropy of a softmax over the Q x Q positions, over the keypoints that are labelled and inside their
+    RoI.
+    """
     logits = torch.where(seen[..., None, None], logits, 0.0)
     loss = F.cross_entropy(logits.flatten(3).flatten(0, 2), cells.flatten(), reduction="none").view_as(cells)
     return Term((loss * seen).sum(), seen.sum().float())

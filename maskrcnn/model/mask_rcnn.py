@@ -32,9 +32,9 @@ class Steps(NamedTuple):
     keypoint_loss: Callable[..., Term]
     candidates: Callable[..., Detections]
     select: Callable[..., Detections]
-    mirror: Callable[..., Tensor]  # boxes in a mirrored picture, for test-time augmentation
+    mirror: Callable[..., Tensor]  # boxes in a mirrored image, for test-time augmentation
     mask_probabilities: Callable[..., Tensor]
-    joints: Callable[..., Tensor]
+    keypoints: Callable[..., Tensor]
 
 
 class MaskRCNN(nn.Module):
@@ -66,7 +66,7 @@ class MaskRCNN(nn.Module):
         self.backbone, self.neck, self.rpn = backbone, neck, rpn
         self.rpn_features = rpn_features  # backbone and neck of the RPN's own; None where it shares the others'
         self.box_pool, self.box_head = box_pool, box_head
-        self.detail_pool = detail_pool  # of masks and joints; None where they share the box branch's (C4)
+        self.detail_pool = detail_pool  # of masks and keypoints; None where they share the box branch's (C4)
         self.mask_head, self.keypoint_head = mask_head, keypoint_head
         self.steps, self.foreground = steps, foreground
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -96,13 +96,13 @@ class MaskRCNN(nn.Module):
         return Losses(*self._rpn_terms(self.score_anchors(images), images, gt))
 
     def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
-        """Boxes from the proposals, then masks and joints on the best boxes only (section 3.1, inference)."""
+        """Boxes from the proposals, then masks and keypoints on the best boxes only (section 3.1, inference)."""
         pyramid = self.pyramid(images)
         detections = self.detect_boxes(pyramid, images, proposals)
         return self.describe(pyramid, images, detections)
 
     def detect_boxes(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
-        """Detections without masks and joints."""
+        """Detections without masks and keypoints."""
         return self.steps.select(self.candidates(pyramid, images, proposals), images.scales)
 
     def candidates(self, pyramid: Pyramid, images: Images, proposals: Proposals | None = None) -> Detections:
@@ -114,12 +114,14 @@ class MaskRCNN(nn.Module):
         return self.steps.candidates(proposals, logits, deltas, images.sizes, images.scales)
 
     def describe(self, pyramid: Pyramid, images: Images, detections: Detections) -> Detections:
-        """The same detections with the mask of each, for the class predicted, and its joints."""
+        """The same detections with the mask of each, for the class predicted, and its keypoints."""
         detections = self.filled(detections)
         return self.with_details(detections, images, *self.details(pyramid, detections))
 
     def details(self, pyramid: Pyramid, detections: Detections) -> tuple[Tensor | None, Tensor | None]:
-        """Mask probabilities [B D M M] and heatmaps of joints, logits [B D J Q Q], of the branches that there are."""
+        """Mask probabilities [B D M M] and heatmaps of keypoints, logits [B D J Q Q], of the branches that there
+        are.
+        """
         if self.mask_head is None and self.keypoint_head is None:
             return None, None
         pool = self.detail_pool if self.detail_pool is not None else self.box_pool
@@ -139,10 +141,10 @@ class MaskRCNN(nn.Module):
         if heatmaps is None:
             return detections
         bound = None if self.skip_empty else (images.pixels.shape[-2], images.pixels.shape[-1])
-        return detections._replace(joints=self.steps.joints(heatmaps, detections, images.scales, bound=bound))
+        return detections._replace(keypoints=self.steps.keypoints(heatmaps, detections, images.scales, bound=bound))
 
     def filled(self, detections: Detections) -> Detections:
-        """Detections without the slots that no picture of the batch fills, where looking is free (`skip_empty`)."""
+        """Detections without the slots that no image of the batch fills, where looking is free (`skip_empty`)."""
         some = slice(self._slots(detections.valid))
         boxes, scores, labels = detections.boxes[:, some], detections.scores[:, some], detections.labels[:, some]
         return Detections(boxes, scores, labels, None, None, detections.valid[:, some])
@@ -160,7 +162,7 @@ class MaskRCNN(nn.Module):
         return self.rpn(pyramid, images.pixels.shape[-2:])
 
     def _normalised(self, images: Images) -> Float[Tensor, "B I H W"]:
-        """Pixels less their mean over their deviation, zero outside the pictures.
+        """Pixels less their mean over their deviation, zero outside the images.
 
         Along whole lines of memory, a pixel's channels being too few for a fast loop.
         """
@@ -187,7 +189,7 @@ class MaskRCNN(nn.Module):
     def _detail_losses(
         self, pyramid: Pyramid, box_features: Tensor, rois: RoIs, gt: GroundTruth
     ) -> tuple[Term | None, Term | None]:
-        """The terms of masks and joints, over the foreground RoIs alone."""
+        """The terms of masks and keypoints, over the foreground RoIs alone."""
         if self.mask_head is None and self.keypoint_head is None:
             return None, None
         fg = foreground_slots(rois, min(self.foreground, rois.valid.shape[1]))
@@ -217,7 +219,7 @@ class MaskRCNN(nn.Module):
             return self.steps.mine_rois(rois, *self._learned(unrecorded(self.box_head), rois.valid, features))
 
     def _slots(self, valid: Tensor) -> int:
-        """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some picture fills."""
+        """How many slots to compute: all, or where looking is free (`skip_empty`) as many as some image fills."""
         return max(1, int(valid.sum(1).max())) if self.skip_empty else valid.shape[1]
 
 

@@ -1,6 +1,6 @@
 """Mask targets as the other frameworks make them, so that their weights go on learning what they were taught.
 
-`targets.mask_targets` is our own rule. Here every bit of a stored mask is a canvas pixel, as in a picture-size bitmap
+`targets.mask_targets` is our own rule. Here every bit of a stored mask is a canvas pixel, as in an image-size bitmap
 of which only the object's window is kept, or the polygons themselves are at hand.
 """
 

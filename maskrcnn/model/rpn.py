@@ -78,7 +78,7 @@ def propose(
     inclusive: bool = False,
     closed: bool = False,
 ) -> Proposals:
-    """The `post_nms` best boxes of a picture: top `pre_nms` of a level, decoded, clipped, suppressed within the level.
+    """The `post_nms` best boxes of an image: top `pre_nms` of a level, decoded, clipped, suppressed within the level.
 
     No gradient flows through the boxes: this is approximate joint training (Faster R-CNN, section 3.2).
     """
@@ -104,7 +104,7 @@ def propose(
 
 
 def _clipped(boxes: Tensor, sizes: Tensor, min_size: float, inclusive: bool) -> tuple[Tensor, Tensor]:
-    """Boxes cut to the picture, zero where not finite, and which of them are larger than `min_size`."""
+    """Boxes cut to the image, zero where not finite, and which of them are larger than `min_size`."""
     finite = torch.isfinite(boxes).all(dim=-1)
     boxes = clip(torch.where(finite[..., None], boxes, 0.0), sizes, inclusive=inclusive)
     sides = boxes[..., 2:] - boxes[..., :2] + (1.0 if inclusive else 0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..ops.boxes import encode, harmless
 from ..ops.crop_masks import crop_masks
-from ..ops.heatmap import encode_joints
+from ..ops.heatmap import encode_keypoints
 from ..ops.match import match
 from ..ops.nms import nms
 from ..ops.sample import random_keys, sample
@@ -31,7 +31,7 @@ def label_anchors(
     ignored_share: float = 0.5,
     inclusive: bool = False,
 ) -> AnchorTargets:
-    """The anchors that carry RPN loss, 256 of a picture: IoU >= 0.7 or some object's best is foreground, < 0.3 not.
+    """The anchors that carry RPN loss, 256 of an image: IoU >= 0.7 or some object's best is foreground, < 0.3 not.
 
     One that lies more than `ignored_share` in a crowd is no negative.
     """
@@ -115,7 +115,7 @@ def mine_rois(
 
 
 def foreground_slots(rois: RoIs, slots: int) -> RoIs:
-    """The first `slots` slots, valid where foreground: the RoIs that the mask and the joint branch learn from."""
+    """The first `slots` slots, valid where foreground: the RoIs that the mask and the keypoint branch learn from."""
     first = RoIs(*(field[:, :slots] for field in rois))
     labels = torch.where(first.foreground, first.labels, 0)
     return first._replace(labels=labels, valid=first.foreground)
@@ -142,12 +142,12 @@ def mask_targets(rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4) ->
 
 
 def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Tensor, "B F J"], Bool[Tensor, "B F J"]]:
-    """The heatmap cell of each joint of each RoI's object, and which joints carry loss."""
-    assert gt.joints is not None
+    """The heatmap cell of each keypoint of each RoI's object, and which keypoints carry loss."""
+    assert gt.keypoints is not None
     B, F = rois.gt_index.shape
-    index = rois.gt_index[..., None, None].expand(B, F, *gt.joints.shape[2:])
+    index = rois.gt_index[..., None, None].expand(B, F, *gt.keypoints.shape[2:])
     boxes = torch.where(rois.valid[..., None], rois.boxes, harmless(rois.boxes))
-    cells, seen = encode_joints(gt.joints.gather(1, index), boxes, side=side)
+    cells, seen = encode_keypoints(gt.keypoints.gather(1, index), boxes, side=side)
     return cells, seen & rois.valid[..., None]
 
 

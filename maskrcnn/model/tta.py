@@ -1,7 +1,7 @@
-"""Test-time augmentation (Table 1's rivals; Table 8, last row): one picture seen at several scales, also mirrored.
+"""Test-time augmentation (Table 1's rivals; Table 8, last row): one image seen at several scales, also mirrored.
 
 As Detectron does it: the candidates of all views are brought into one frame and suppressed together; the boxes that
-are left go back to every view, whose masks (probabilities) and heatmaps of joints (logits) are averaged.
+are left go back to every view, whose masks (probabilities) and heatmaps of keypoints (logits) are averaged.
 """
 
 import math
@@ -18,7 +18,7 @@ from .mask_rcnn import MaskRCNN
 
 
 class TTA(NamedTuple):
-    """The views of a picture. The default is the paper's: shorter sides of 400, 500 .. 1200 for a model of 800."""
+    """The views of an image. The default is the paper's: shorter sides of 400, 500 .. 1200 for a model of 800."""
 
     scales: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5)  # of the model's own size
     flip: bool = True  # each view also mirrored left to right
@@ -27,7 +27,7 @@ class TTA(NamedTuple):
 def choose_views(tta: TTA | bool) -> TTA | None:
     """`tta`, where True is the paper's views and False none. Raises `ConfigError` for impossible scales.
 
-    The scale nearest 1 comes first: its canvas is the answer's, on which some models seek joints pixel by pixel.
+    The scale nearest 1 comes first: its canvas is the answer's, on which some models seek keypoints pixel by pixel.
     """
     if tta is False:
         return None
@@ -40,14 +40,14 @@ def choose_views(tta: TTA | bool) -> TTA | None:
 def detect_views(
     model: MaskRCNN, views: Sequence[Images], *, flip: bool, flip_pairs: Sequence[tuple[int, int]]
 ) -> Detections:
-    """What the model finds in a batch of pictures, on the canvas of their first view.
+    """What the model finds in a batch of images, on the canvas of their first view.
 
     The maps of every view are in memory until the end.
 
     Args:
-        views: the same pictures at several sizes, one canvas a view. The first is best the one of the model's own size.
+        views: the same images at several sizes, one canvas a view. The first is best the one of the model's own size.
         flip: whether the second half of the views are those of the first half mirrored.
-        flip_pairs: left and right joints, exchanged by a mirror; indices into the J joints of all categories.
+        flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
     """
     first, straight = views[0], len(views) // (2 if flip else 1)
     seen = [(view, place >= straight) for place, view in enumerate(views)]
@@ -73,7 +73,7 @@ def detect_views(
 def _moved(
     model: MaskRCNN, boxes: Float[Tensor, "B N 4"], source: Images, target: Images, flipped: bool
 ) -> Float[Tensor, "B N 4"]:
-    """Boxes of one view on the canvas of another, through the original picture; `flipped` where one is mirrored."""
+    """Boxes of one view on the canvas of another, through the original image; `flipped` where one is mirrored."""
     scale, onto = (images.scales.flip(1).repeat(1, 2)[:, None] for images in (source, target))
     boxes = boxes / scale
     if flipped:
@@ -82,11 +82,13 @@ def _moved(
 
 
 def _exchanged(heatmaps: Float[Tensor, "B D J Q Q"], pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "B D J Q Q"]:
-    """Left joints in the places of right ones."""
+    """Left keypoints in the places of right ones."""
     order = list(range(heatmaps.shape[2]))
     for left, right in pairs:
         order[left], order[right] = right, left
-    return torch.stack([heatmaps[:, :, joint] for joint in order], dim=2)  # a list as index is copied from the host
+    return torch.stack(
+        [heatmaps[:, :, keypoint] for keypoint in order], dim=2
+    )  # a list as index is copied from the host
 
 
 def _added(mean: Tensor | None, part: Tensor | None, count: int) -> Tensor | None:

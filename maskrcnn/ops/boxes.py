@@ -24,7 +24,7 @@ def area(boxes: Float[Tensor, "*N 4"], *, inclusive: bool = False) -> Float[Tens
 def clip(
     boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, inclusive: bool = False
 ) -> Float[Tensor, "B *N 4"]:
-    """Boxes cut to pictures of (height, width) `sizes`; where inclusive, to [0, W - 1] x [0, H - 1]."""
+    """Boxes cut to images of (height, width) `sizes`; where inclusive, to [0, W - 1] x [0, H - 1]."""
     limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - (1.0 if inclusive else 0.0)  # x, y, x, y
     limits = limits.view(limits.shape[0], *[1] * (boxes.dim() - 2), 4)
     return boxes.clamp(min=0).minimum(limits)
@@ -33,7 +33,7 @@ def clip(
 def mirror(
     boxes: Float[Tensor, "B *N 4"], widths: Num[Tensor, " B"], *, inclusive: bool = False
 ) -> Float[Tensor, "B *N 4"]:
-    """The same boxes in pictures of `widths` that are mirrored left to right."""
+    """The same boxes in images of `widths` that are mirrored left to right."""
     right = widths.to(boxes.dtype).view(-1, *[1] * (boxes.dim() - 2)) - (1.0 if inclusive else 0.0)
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((right - x2, y1, right - x1, y2), dim=-1)

@@ -1,4 +1,4 @@
-"""Joints as cells of a Q x Q heatmap over a box, and back (section 5 of the paper, "human pose estimation")."""
+"""Keypoints as cells of a Q x Q heatmap over a box, and back (section 5 of the paper, "human pose estimation")."""
 
 from typing import Any
 
@@ -9,24 +9,24 @@ from torch import Tensor
 CUBIC = -0.75  # the bicubic kernel's slope at its first zero, as in OpenCV and PyTorch
 
 
-def encode_joints(
-    joints: Float[Tensor, "*N J 3"], boxes: Float[Tensor, "*N 4"], *, side: int
+def encode_keypoints(
+    keypoints: Float[Tensor, "*N J 3"], boxes: Float[Tensor, "*N 4"], *, side: int
 ) -> tuple[Int[Tensor, "*N J"], Bool[Tensor, "*N J"]]:
-    """The cell, row * side + column, that holds each joint, and which joints are labelled and inside the box.
+    """The cell, row * side + column, that holds each keypoint, and which keypoints are labelled and inside the box.
 
-    joints: x, y in the boxes' pixels, and v, 0 where not labelled. A joint on the right or lower edge belongs to the
-    last cell. The cell is 0 where the second answer is False.
+    keypoints: x, y in the boxes' pixels, and v, 0 where not labelled. A keypoint on the right or lower edge belongs to
+    the last cell. The cell is 0 where the second answer is False.
     """
     low, high = boxes[..., None, :2], boxes[..., None, 2:]
-    point = joints[..., :2]
+    point = keypoints[..., :2]
     cell = ((point - low) * (side / (high - low).clamp(min=1e-6))).floor()
     cell = torch.where(point == high, float(side - 1), cell)
-    seen = (joints[..., 2] > 0) & (cell >= 0).all(-1) & (cell < side).all(-1)
+    seen = (keypoints[..., 2] > 0) & (cell >= 0).all(-1) & (cell < side).all(-1)
     cell = torch.where(seen[..., None], cell, 0.0).long()
     return cell[..., 1] * side + cell[..., 0], seen
 
 
-def decode_joints(
+def decode_keypoints(
     logits: Float[Tensor, "N J Q Q"],
     boxes: Float[Tensor, "N 4"],
     *,
@@ -38,16 +38,16 @@ def decode_joints(
 
     points: sought are the centres of the box's "pixels", the next whole number of them along a side, which counts as
     one at least, as the rivals do it; or of each of the map's "cells" and as many points around it as it takes to be a
-    pixel apart or less: then a lone cell's answer is its centre, at most half a cell from the joint, wherever and
+    pixel apart or less: then a lone cell's answer is its centre, at most half a cell from the keypoint, wherever and
     however large the box.
     score: "logit" is the value there; "probability" is its share of the softmax over the Q x Q positions.
     bound: (height, width) that no box exceeds, so that nobody needs to look at the boxes (on a GPU looking waits);
     without it each map is made as large as its box. One box's maps at a time are in memory.
     """
     if score not in ("probability", "logit"):
-        raise ValueError(f"decode_joints: score is 'probability' or 'logit', not {score!r}")
+        raise ValueError(f"decode_keypoints: score is 'probability' or 'logit', not {score!r}")
     if points not in ("cells", "pixels"):
-        raise ValueError(f"decode_joints: points is 'cells' or 'pixels', not {points!r}")
+        raise ValueError(f"decode_keypoints: points is 'cells' or 'pixels', not {points!r}")
     N, J, Q, _ = logits.shape
     logits = logits.float()
     least = 1.0 if points == "pixels" else 0.0

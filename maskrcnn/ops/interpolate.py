@@ -1,4 +1,4 @@
-"""Bilinear interpolation of a picture between given rows and columns, without antialiasing."""
+"""Bilinear interpolation of an image between given rows and columns, without antialiasing."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ def interpolate(
 ) -> np.ndarray:
     """float32 [h w C] from `array` [H W C], along the rows first, written to `out` where that is given.
 
-    Every implementation rounds in the same order, so they are equal to the last bit. They run in one thread: pictures
+    Every implementation rounds in the same order, so they are equal to the last bit. They run in one thread: images
     are read by several.
     """
     shape = len(rows.low), len(columns.low), array.shape[2]

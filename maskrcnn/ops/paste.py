@@ -8,7 +8,7 @@ The paper resizes the M x M mask to the box and cuts it at 0.5. How, it leaves o
   integers, the mask is resized to that many pixels; a pixel is set above `threshold`.
 
 Both read the mask with its border of zeros at one position a row and one a column, so they differ in positions alone.
-`ops.rle` says the same without the picture-size mask.
+`ops.rle` says the same without the image-size mask.
 """
 
 import torch

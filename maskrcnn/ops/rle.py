@@ -30,7 +30,7 @@ def encode(
 ) -> list[dict]:
     """`{"size": [height, width], "counts": bytes}` of each object, equal to pycocotools' encoding of `paste`.
 
-    Arguments as in `ops.paste.paste`; no picture-size mask is made. Tensors on a GPU are small here and are fetched.
+    Arguments as in `ops.paste.paste`; no image-size mask is made. Tensors on a GPU are small here and are fetched.
     Raises ValueError for an unknown rule, a threshold outside (0, 1) or an image beyond what the format can count.
     """
     check_rule(rule, threshold)

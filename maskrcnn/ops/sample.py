@@ -1,6 +1,6 @@
 """A balanced random choice of fixed size, without a generator: keys are hashes, the choice is a top-k.
 
-Every key is a function of (the picture's seed, the stream, the slot), so a step draws the same sample on any rank,
+Every key is a function of (the image's seed, the stream, the slot), so a step draws the same sample on any rank,
 in any batch, after any resume, compiled or not.
 """
 

@@ -36,7 +36,7 @@ class Job(NamedTuple):
     precision: str = "fp32"
     counts: str = "global"  # losses are divided by counts over all ranks, or per "rank"
     loss: Callable[..., Losses] = whole_loss  # (model, what a batch holds but for the ids) -> its terms
-    unread: Callable[[], Collection[str]] = tuple  # why pictures could not be read, of those met by now
+    unread: Callable[[], Collection[str]] = tuple  # why images could not be read, of those met by now
 
     def images_per_step(self, world: int) -> int:
         """Images of an optimiser step, over all ranks."""

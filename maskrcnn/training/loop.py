@@ -152,7 +152,7 @@ def fit(
                     raise KeyboardInterrupt
         reason = "finished" if progress.step >= total else "no improvement"
         if unread := len(job.unread()):
-            say(f"{unread} of the pictures met could not be read, as told above; maskrcnn check --verify lists all")
+            say(f"{unread} of the images met could not be read, as told above; maskrcnn check --verify lists all")
     finally:  # after an error, too: a progress bar gives the terminal back
         tell("end", {"step": progress.step, "reason": reason})
     return _finish(job, among)

@@ -40,7 +40,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 def schedule_settings(name: str, model: ModelConfig) -> list[str]:
     """The settings that a name of `SCHEDULES` stands for: as many passes over the images as it makes over COCO's.
 
-    "step" and "cosine" set the shape alone. In the paper joints have 90k steps, and ResNeXt as many steps as a ResNet
+    "step" and "cosine" set the shape alone. In the paper keypoints have 90k steps, and ResNeXt as many as a ResNet
     but of 8 images: half the passes, and at the same `lr`, which is stated for 16 images, its rate of 0.01. Raises
     `ConfigError` for another name.
     """

@@ -37,7 +37,7 @@ from .job import to_device
 KEY, FORMAT = "maskrcnn-proposals", 2
 _NETWORK = "network."  # before the names of the network's tensors in a file
 
-Pictures = dict[int, tuple[str, int, int]]  # by image id: file name as in the json, height, width as annotated
+ImageRows = dict[int, tuple[str, int, int]]  # by image id: file name as in the json, height, width as annotated
 Boxes = dict[int, tuple[Tensor, Tensor]]  # by image id: boxes [n 4], pixels of the image, best first; scores [n]
 
 
@@ -62,7 +62,7 @@ class KeptProposals(NamedTuple):
             for image_id, first, last in zip(self.image_ids.tolist(), ends[:-1], ends[1:], strict=True)
         }
 
-    def pictures(self) -> Pictures:
+    def images(self) -> ImageRows:
         """What the images were."""
         names = self.names.numpy().tobytes().decode().split("\0")
         rows = zip(self.image_ids.tolist(), names, self.sizes.tolist(), strict=True)
@@ -92,8 +92,8 @@ def propose(
     target = choose_device(device)
     network = build(config, skip_empty=target.type == "cpu")
     restore(rpn_of(network), rpn_tensors(checkpoint.state), weights)
-    joints = config.keypoint_head.enabled
-    dataset = read_coco(find_splits(data, keypoints=joints)[0], images, strict=strict, keypoints=joints)
+    keypoints = config.keypoint_head.enabled
+    dataset = read_coco(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
     network = network.to(target)
     found = compute_proposals(network, loader, precision=choose_precision(precision, target, config.profile))
@@ -149,12 +149,12 @@ def write_proposals(
 
     `weights` names where the RPN is of.
     """
-    ids, pictures = sorted(found), pictures_of(dataset)
+    ids, images = sorted(found), image_rows(dataset)
     counts = torch.tensor([0, *(len(found[i][0]) for i in ids)])
     tensors = {
         "image_ids": torch.tensor(ids, dtype=torch.int64),
-        "names": torch.tensor(list("\0".join(pictures[i][0] for i in ids).encode()), dtype=torch.uint8),
-        "sizes": torch.tensor([pictures[i][1:] for i in ids], dtype=torch.int64).reshape(-1, 2),
+        "names": torch.tensor(list("\0".join(images[i][0] for i in ids).encode()), dtype=torch.uint8),
+        "sizes": torch.tensor([images[i][1:] for i in ids], dtype=torch.int64).reshape(-1, 2),
         "offsets": counts.cumsum(0),
         "boxes": torch.cat([torch.zeros(0, 4), *(found[i][0] for i in ids)]),
         "scores": torch.cat([torch.zeros(0), *(found[i][1] for i in ids)]),
@@ -196,24 +196,24 @@ def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --- in training -----------------------------------------------------------------------------------------------------
 
 
-def pictures_of(dataset: Dataset) -> Pictures:
+def image_rows(dataset: Dataset) -> ImageRows:
     """What the images of a data set are."""
     rows = enumerate(zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True))
     return {image_id: (dataset.name(i), height, width) for i, (image_id, (height, width)) in rows}
 
 
 def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> None:
-    """Raises `DataError` where a file has no proposals for some image of the data set, or those of another picture."""
-    there, here = kept.pictures(), pictures_of(dataset)
+    """Raises `DataError` where a file has no proposals for some image of the data set, or those of another image."""
+    there, here = kept.images(), image_rows(dataset)
     missing = [image_id for image_id in here if image_id not in there]
     if missing:
         raise DataError(
             f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.json_path}, such as "
             f"image {missing[0]}: they must have been made for the images to train on"
         )
-    for image_id, picture in here.items():  # most data sets count their images from 1
-        if there[image_id] != picture:
-            was, now = ("{} ({} x {})".format(*each) for each in (there[image_id], picture))
+    for image_id, image in here.items():  # most data sets count their images from 1
+        if there[image_id] != image:
+            was, now = ("{} ({} x {})".format(*each) for each in (there[image_id], image))
             raise DataError(
                 f"{path} was made for other images than those of {dataset.json_path}: "
                 f"image {image_id} is {was} there, {now} here"
@@ -223,7 +223,7 @@ def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> Non
 def place_proposals(
     kept: Mapping[int, Tensor], images: Images, image_ids: Iterable[Any], augmentation: AugmentConfig, rule: InputConfig
 ) -> Proposals:
-    """The kept boxes of a batch's pictures where their augmentation, which follows from their seeds, has taken them.
+    """The kept boxes of a batch's images where their augmentation, which follows from their seeds, has taken them.
 
     Scores are zero: sampling does not read them.
     """

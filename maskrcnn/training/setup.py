@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     start: Checkpoint | None  # weights to start from
     out: Path
     precision: str
-    strict: bool  # a picture that cannot be read ends the run
+    strict: bool  # an image that cannot be read ends the run
     weights: str = ""  # where `start` was read
     stage: str | None = None  # the part of a training in stages that this is
     proposals: str | None = None  # SHA-256 of the file of proposals that a stage learns from
@@ -75,8 +75,8 @@ def plan(
     check_ranges(first_look)
     if schedule is not None:
         assignments = schedule_settings(schedule, first_look.model) + assignments
-    joints = reading["keypoints"] or first_look.model.keypoint_head.enabled
-    train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": joints})
+    keypoints = reading["keypoints"] or first_look.model.keypoint_head.enabled
+    train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": keypoints})
     if not len(train):
         raise DataError(f"{train.json_path}: there is no image to train on")
     if config is None:
@@ -122,7 +122,7 @@ def make_job(plan: Plan, among: Ranks) -> Job:
         "workers": train.workers,
         "masks": model.mask_head.enabled,
         "mask_rule": model.mask_head.target,
-        "joint_shift": model.keypoint_head.shift,
+        "keypoint_shift": model.keypoint_head.shift,
         "strict": plan.strict,
         "pin_memory": among.device.type == "cuda",
     }
@@ -191,10 +191,10 @@ def _norms(model: ModelConfig, given: Config, start: Checkpoint | None) -> Model
 
 
 def _of_data(model: ModelConfig, train: Dataset) -> ModelConfig:
-    """As many classes as the data has, and joints where they are wanted."""
+    """As many classes as the data has, and keypoints where they are wanted."""
     keypoint = model.keypoint_head
     if keypoint.enabled:
-        keypoint = replace(keypoint, joints=train.num_joints)
+        keypoint = replace(keypoint, num_keypoints=train.num_keypoints)
     return replace(model, classes=len(train.categories), keypoint_head=keypoint)
 
 
@@ -241,10 +241,10 @@ def _introduction(plan: Plan, among: Ranks) -> list[str]:
     else:
         lines += [f"val: {_contents(plan.val)}", *_problems(plan.val)]
     lines += [
-        f"joints of {c.name}: {len(c.joints)}, {len(c.flip_pairs)} pairs of them exchanged by a mirror, "
+        f"keypoints of {c.name}: {len(c.keypoints)}, {len(c.flip_pairs)} pairs of them exchanged by a mirror, "
         f"sigma {min(c.sigmas):g} to {max(c.sigmas):g}"
         for c in plan.train.categories
-        if c.joints
+        if c.keypoints
     ]
     most = int(plan.train.annotation_counts.max())
     lines.append(

@@ -65,7 +65,7 @@ def validation_loss(model: nn.Module, job: Job, among: Ranks) -> float:
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:
-    """What `best` and `patience` go by: AP of joints, else of masks, else of boxes, else AR of proposals; or -1."""
+    """What `best` and `patience` go by: AP of keypoints, else of masks, else of boxes, else AR of proposals; or -1."""
     figures = (metrics[kind].get(name) for kind, name in _HEADLINES if kind in metrics)
     value = next(figures, None)
     return -1.0 if value is None or not math.isfinite(value) else float(value)

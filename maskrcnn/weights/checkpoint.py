@@ -199,7 +199,7 @@ def _category(row: Mapping[str, Any]) -> Category:
     return Category(
         id=int(row["id"]),
         name=str(row["name"]),
-        joints=tuple(row["joints"]),
+        keypoints=tuple(row["keypoints"]),
         sigmas=tuple(row["sigmas"]),
         shared=bool(row.get("shared", False)),
         **pairs,

@@ -43,7 +43,7 @@ def wild(model: Model, seed: int = 0) -> Model:
     return model
 
 
-def pictures(seed: int = 0) -> Images:
+def drawn_images(seed: int = 0) -> Images:
     rng = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=rng, dtype=torch.uint8)
     sizes = torch.tensor([[64, 96], [50, 70]])
@@ -58,7 +58,7 @@ def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order:
     config = replace(config, rpn=replace(config.rpn, features=features))
     model = wild(build(config)).eval()
     assert model.reverse_channels == (order == "bgr")
-    images = pictures()
+    images = drawn_images()
     with torch.inference_mode():
         expected, prepared = model.pyramid(images), prepare(model)
         for got, want in zip(prepared.pyramid(images), expected, strict=True):
@@ -162,7 +162,7 @@ def test_a_prepared_model_is_not_prepared_again_but_can_be_kept() -> None:
         prepare(prepared, "bf16")
     other.load_state_dict(prepared.state_dict())
     with torch.inference_mode():
-        assert torch.equal(other.detect(pictures()).boxes, prepared.detect(pictures()).boxes)
+        assert torch.equal(other.detect(drawn_images()).boxes, prepared.detect(drawn_images()).boxes)
 
 
 def test_folding_by_hand() -> None:
@@ -183,7 +183,7 @@ def test_folding_by_hand() -> None:
 
 def test_bf16_stays_near_and_boxes_stay_float32() -> None:
     model = wild(build(small("bn"))).eval()
-    images = pictures()
+    images = drawn_images()
     prepared: Any = prepare(model, "bf16")
     assert prepared.box_head.fc[0].weight.dtype == torch.bfloat16
     assert prepared.mean.dtype == torch.float32

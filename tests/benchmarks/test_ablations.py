@@ -171,7 +171,7 @@ def test_tables_and_rows_belong_together() -> None:
     assert wanted("") == list(ROWS)  # no row is trained for nothing, none is missing
     assert wanted("2d") == NAMES
     assert [ROWS[name].steps for name in wanted("2a-longer")] == [2100] * 5
-    assert wanted("2b,6") == [name for name in ROWS if "joints" in name or name in ("R-18-C4", "R-18-C4 softmax")]
+    assert wanted("2b,6") == [name for name in ROWS if "keypoints" in name or name in ("R-18-C4", "R-18-C4 softmax")]
     with pytest.raises(SystemExit, match="2f"):
         wanted("2f")
     for content in TABLES.values():
@@ -182,6 +182,6 @@ def test_tables_and_rows_belong_together() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_a_model_that_can_be_built(name: str) -> None:
     config = override(Config(model=preset(ROWS[name].model)), [*COMMON, *ROWS[name].settings]).model
-    model = build(replace(config, classes=6, keypoint_head=replace(config.keypoint_head, joints=13)))
-    assert (model.mask_head is None) == ("joints" in name)
-    assert (model.keypoint_head is None) != ("joints" in name)
+    model = build(replace(config, classes=6, keypoint_head=replace(config.keypoint_head, num_keypoints=13)))
+    assert (model.mask_head is None) == ("keypoints" in name)
+    assert (model.keypoint_head is None) != ("keypoints" in name)

@@ -1,4 +1,4 @@
-"""Which photographs the benchmark of joints takes, and what its page says."""
+"""Which photographs the benchmark of keypoints takes, and what its page says."""
 
 from typing import Any
 
@@ -7,9 +7,11 @@ from benchmarks.keypoints import missed, photographs, report
 MACHINE = {"processor": "a small one, 2 of 2 cores, avx2", "versions": "torch 2.13.0"}
 
 
-def test_the_first_with_labelled_joints_and_the_first_without_anybody() -> None:
+def test_the_first_with_labelled_keypoints_and_the_first_without_anybody() -> None:
     images = [{"id": id} for id in range(40, 0, -1)]
-    people = [{"image_id": id, "num_keypoints": id % 3} for id in range(1, 21)]  # 3, 6, ... 18 have no labelled joint
+    people = [
+        {"image_id": id, "num_keypoints": id % 3} for id in range(1, 21)
+    ]  # 3, 6, ... 18 have no labelled keypoint
     content = {"images": images, "annotations": people}
     assert photographs(content, nobody=False) == {1, 2, 4, 5, 7, 8, 10, 11}
     assert photographs(content, nobody=True) == {1, 2, 4, 5, 7, 8, 10, 11, *range(21, 29)}

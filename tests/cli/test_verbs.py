@@ -38,14 +38,14 @@ def test_check_tells_both_files(data: Path, capsys: pytest.CaptureFixture[str]) 
     assert "brick" in out
 
 
-def test_check_of_joints_where_there_are_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_keypoints_where_there_are_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "check", data, "--keypoints")
     assert code == 2
     assert "train.json: no category has keypoints" in err
 
 
 def test_check_opens_every_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (data / "images" / "b.png").write_text("no picture")
+    (data / "images" / "b.png").write_text("no image")
     code, out, _ = run(capsys, "check", data, "--verify")
     assert code == 0
     assert "images that cannot be read 1" in out
@@ -80,11 +80,11 @@ def test_predict_saves_overlays_and_rows(checkpoint: Path, data: Path, capsys: p
     rows = json.loads((out / "results.json").read_text())
     assert {row["image_id"] for row in rows} == {"a", "a-2", "b", "c"}
     assert {row["category_id"] for row in rows} <= {3, 7, 20}
-    assert "4 pictures" in told
+    assert "4 images" in told
 
 
-def test_predict_and_a_bad_picture(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (data / "images" / "b.png").write_text("no picture")
+def test_predict_and_a_bad_image(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "images" / "b.png").write_text("no image")
     words = ("predict", checkpoint, data / "images", "--out", data / "out", "--save", "coco")
     code, _, err = run(capsys, *words)
     assert code == 2
@@ -95,7 +95,7 @@ def test_predict_and_a_bad_picture(checkpoint: Path, data: Path, capsys: pytest.
     code, told, err = run(capsys, *words, "--skip")
     assert code == 0
     assert "b.png" in err
-    assert "2 pictures" in told
+    assert "2 images" in told
     assert json.loads((data / "out" / "results.json").read_text()) == rows
     code, _, err = run(capsys, "predict", checkpoint, data / "images" / "b.png", "--out", data / "none")
     assert code == 2
@@ -162,7 +162,7 @@ def test_evaluate_notes_what_it_could_not_read(
     content = json.loads((data / "train.json").read_text())
     content["annotations"][0]["category_id"] = 99
     (data / "train.json").write_text(json.dumps(content))
-    (data / "images" / "b.png").write_text("no picture")
+    (data / "images" / "b.png").write_text("no image")
     words = ("evaluate", checkpoint, data / "train.json", "--out", data / "metrics.json", "--workers", "0")
     code, told, _ = run(capsys, *words)
     assert code == 0
@@ -174,7 +174,7 @@ def test_evaluate_notes_what_it_could_not_read(
 
 
 def test_evaluate_with_more_views(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One view, not mirrored, measures what none measures; and every picture has its two views, read by a worker."""
+    """One view, not mirrored, measures what none measures; and every image has its two views, read by a worker."""
     words = ("evaluate", checkpoint, data / "train.json", "--precision", "fp32", "--out", data / "metrics.json")
     figures = []
     for views in ((), ("--tta-views", "1"), ("--tta-views", "0.5,1,flip", "--workers", "1", "--batch", "2")):

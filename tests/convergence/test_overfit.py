@@ -1,4 +1,4 @@
-"""The whole system can learn: eight drawn pictures by heart, boxes and masks."""
+"""The whole system can learn: eight drawn images by heart, boxes and masks."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ SETTINGS = (
 
 
 @pytest.mark.slow
-def test_eight_pictures_by_heart(tmp_path: Path) -> None:
-    draw_dataset(tmp_path, train=8, val=1, seed=0, joints=False)
+def test_eight_images_by_heart(tmp_path: Path) -> None:
+    draw_dataset(tmp_path, train=8, val=1, seed=0, keypoints=False)
     json_path = tmp_path / "train.json"
     final = train(
         json_path,

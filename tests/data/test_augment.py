@@ -1,4 +1,4 @@
-"""Pictures and objects move together: what the mask says is what the picture shows."""
+"""Images and objects move together: what the mask says is what the image shows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +25,17 @@ def box_of(segmentation):
     return [*points.min(axis=0), *points.max(axis=0)]
 
 
-def record_of(segmentations, size, *, boxes=None, ignore=None, joints=None):
+def record_of(segmentations, size, *, boxes=None, ignore=None, keypoints=None):
     n = len(segmentations)
     boxes = [box_of(segmentation) for segmentation in segmentations] if boxes is None else boxes
     return Record(
         image_id=7,
-        path=Path("picture.png"),
+        path=Path("image.png"),
         size=size,
         boxes=np.array(boxes, dtype=np.float32).reshape(n, 4),
         labels=np.arange(n, dtype=np.int64),
         ignore=np.zeros(n, dtype=bool) if ignore is None else np.array(ignore),
-        joints=joints,
+        keypoints=keypoints,
         annotation_ids=np.arange(n, dtype=np.int64),
         segmentations=segmentations,
         areas=np.ones(n),
@@ -54,7 +54,7 @@ def rle_of(bitmap):
 
 
 def seen(sample, i):
-    """The picture that mask i and its frame describe, pixel by pixel, and pixels too near an edge to be sure of."""
+    """The image that mask i and its frame describe, pixel by pixel, and pixels too near an edge to be sure of."""
     h, w = sample.image.shape[:2]
     x1, y1, x2, y2 = sample.frames[i].astype(np.float64)
     columns = (np.arange(w) + 0.5 - x1) / (x2 - x1) * MASK_SIDE
@@ -75,7 +75,7 @@ def l_shape():
 
 @pytest.mark.parametrize("kind", ["polygon", "rle"])
 @pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
-def test_mask_and_box_say_what_the_picture_shows(kind, kernel):
+def test_mask_and_box_say_what_the_image_shows(kind, kernel):
     bitmap, outline = l_shape()
     image = np.where(bitmap[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
     segmentation = outline if kind == "polygon" else rle_of(bitmap)
@@ -181,35 +181,35 @@ def test_box_only_objects_and_crowds_have_no_mask():
     assert len(sample.boxes) == 3
 
 
-def test_a_picture_without_objects_is_one():
+def test_an_image_without_objects_is_one():
     record = record_of([], (80, 60))
     sample = augment(blank(record.size), record, np.random.default_rng(0), EVERYTHING, KEEP)
     assert sample.boxes.shape == (0, 4)
     assert sample.masks.shape == (0, MASK_SIDE, MASK_SIDE)
 
 
-def test_joints_follow_the_picture():
+def test_keypoints_follow_the_image():
     image = blank((80, 100))
     spots = np.array([[20, 30], [70, 50]])
     for x, y in spots:
         image[y - 1 : y + 2, x - 1 : x + 2] = 255
-    joints = np.array([[[20, 30, 2], [70, 50, 1], [0, 0, 0]]], dtype=np.float32)
-    record = record_of([rectangle(10, 10, 90, 70)], (80, 100), joints=joints)
+    keypoints = np.array([[[20, 30, 2], [70, 50, 1], [0, 0, 0]]], dtype=np.float32)
+    record = record_of([rectangle(10, 10, 90, 70)], (80, 100), keypoints=keypoints)
     config = replace(EVERYTHING, scale=(1.0, 2.0))
     labelled = 0
     for seed in range(30):
-        sample = augment(image, record, np.random.default_rng(seed), config, KEEP, joint_shift=0.5)
-        if sample.joints is None or not len(sample.joints):
+        sample = augment(image, record, np.random.default_rng(seed), config, KEEP, keypoint_shift=0.5)
+        if sample.keypoints is None or not len(sample.keypoints):
             continue
-        assert sample.joints[0, 2].tolist() == [0, 0, 0]
-        for joint, v in zip(sample.joints[0, :2], (2, 1), strict=True):
-            assert joint[2] in (0, v)
-            if joint[2]:
+        assert sample.keypoints[0, 2].tolist() == [0, 0, 0]
+        for keypoint, v in zip(sample.keypoints[0, :2], (2, 1), strict=True):
+            assert keypoint[2] in (0, v)
+            if keypoint[2]:
                 labelled += 1
-                x, y = np.minimum(joint[:2], np.array(sample.image.shape[1::-1]) - 1).astype(int)
+                x, y = np.minimum(keypoint[:2], np.array(sample.image.shape[1::-1]) - 1).astype(int)
                 assert sample.image[y, x, 0] > 100
             else:
-                assert joint.tolist() == [0, 0, 0]
+                assert keypoint.tolist() == [0, 0, 0]
     assert labelled > 15
 
 
@@ -217,40 +217,40 @@ def test_joints_follow_the_picture():
     ("across", "down", "expected"), [(1.0, 0.0, [[80, 30, 1], [90, 20, 2]]), (1.0, 1.0, [[90, 60, 2], [80, 50, 1]])]
 )
 def test_a_mirror_exchanges_left_and_right_and_two_do_not(across, down, expected):
-    joints = np.array([[[10, 20, 2], [20, 30, 1]]], dtype=np.float32)
-    record = record_of([rectangle(5, 5, 90, 70)], (80, 100), joints=joints)
+    keypoints = np.array([[[10, 20, 2], [20, 30, 1]]], dtype=np.float32)
+    record = record_of([rectangle(5, 5, 90, 70)], (80, 100), keypoints=keypoints)
     config = AugmentConfig(horizontal_flip=across, vertical_flip=down)
     sample = augment(blank(record.size), record, np.random.default_rng(0), config, KEEP, flip_pairs=[(0, 1)])
-    assert sample.joints[0].tolist() == expected
+    assert sample.keypoints[0].tolist() == expected
 
 
 @pytest.mark.parametrize(("shift", "inclusive", "expected"), [(0.5, False, 89.5), (0.0, False, 90), (0.0, True, 89)])
-def test_a_mirrored_joint_is_where_its_framework_puts_it(shift, inclusive, expected):
+def test_a_mirrored_keypoint_is_where_its_framework_puts_it(shift, inclusive, expected):
     """Pixel 10 of 100 becomes pixel 89; its middle is 89.5 (Detectron2), its index 89 (Detectron). torchvision counts
     from the other end.
     """
-    record = record_of([rectangle(5, 5, 90, 70)], (80, 100), joints=np.array([[[10, 20, 2]]], dtype=np.float32))
+    record = record_of([rectangle(5, 5, 90, 70)], (80, 100), keypoints=np.array([[[10, 20, 2]]], dtype=np.float32))
     config = AugmentConfig(horizontal_flip=1.0)
-    how = {"joint_shift": shift, "inclusive": inclusive}
+    how = {"keypoint_shift": shift, "inclusive": inclusive}
     for scale in (1, 2):
         rule = replace(KEEP, zoom=float(scale))
         sample = augment(blank(record.size), record, np.random.default_rng(0), config, rule, **how)
-        assert sample.joints[0].tolist() == [[scale * expected, scale * (20 + shift), 2]]
+        assert sample.keypoints[0].tolist() == [[scale * expected, scale * (20 + shift), 2]]
     config = AugmentConfig(horizontal_flip=0.0, rotate90=True)
     places = {
-        tuple(augment(blank(record.size), record, np.random.default_rng(seed), config, KEEP, **how).joints[0, 0, :2])
+        tuple(augment(blank(record.size), record, np.random.default_rng(seed), config, KEEP, **how).keypoints[0, 0, :2])
         for seed in range(30)
     }
     x, y, across, down = 10 + shift, 20 + shift, expected, expected - 30  # of 80 lines and 100 columns
     assert places == {(x, y), (y, across), (across, down), (down, x)}
 
 
-def test_joints_outside_the_crop_are_unlabelled():
+def test_keypoints_outside_the_crop_are_unlabelled():
     config = AugmentConfig(crop=50, horizontal_flip=0.0)
     y1, x1, _, _ = draw_geometry(np.random.default_rng(0), (200, 200), config, KEEP).window
-    joints = np.array([[[x1 + 5, y1 + 5, 2], [x1 - 5, y1 + 5, 2]]], dtype=np.float32)
-    sample, _ = cropped(record_of([rectangle(x1 - 10, y1, x1 + 10, y1 + 20)], (200, 200), joints=joints), config)
-    assert sample.joints[0].tolist() == [[5, 5, 2], [0, 0, 0]]
+    keypoints = np.array([[[x1 + 5, y1 + 5, 2], [x1 - 5, y1 + 5, 2]]], dtype=np.float32)
+    sample, _ = cropped(record_of([rectangle(x1 - 10, y1, x1 + 10, y1 + 20)], (200, 200), keypoints=keypoints), config)
+    assert sample.keypoints[0].tolist() == [[5, 5, 2], [0, 0, 0]]
 
 
 def test_the_same_generator_gives_the_same_sample_and_arguments_stay(rng):
@@ -303,14 +303,14 @@ def test_each_colour_change_does_what_its_name_says(rng):
     assert colour > 0.1
 
 
-def test_a_grey_picture_and_five_channels_pass(rng):
+def test_a_grey_image_and_five_channels_pass(rng):
     config = replace(EVERYTHING, brightness=0.2, contrast=0.2, saturation=0.2)
     for channels in (1, 5):
         image = rng.integers(0, 256, (50, 40, channels), dtype=np.uint8)
         assert augment(image, record_of([], (50, 40)), rng, config, KEEP).image.shape[2] == channels
 
 
-def test_scale_is_log_uniform_and_a_picture_without_crop_stays_within_max_size():
+def test_scale_is_log_uniform_and_an_image_without_crop_stays_within_max_size():
     config = AugmentConfig(scale=(0.5, 2.0))
     drawn = [
         draw_geometry(np.random.default_rng(s), (100, 150), config, InputConfig(min_size=0, max_size=240))

@@ -24,7 +24,7 @@ def whole(bits, frame, size):
 
 
 def moved(bitmap, geometry, resample):
-    """What becomes of a bitmap of the whole picture, every step by itself."""
+    """What becomes of a bitmap of the whole image, every step by itself."""
     resized = np.asarray(
         Image.fromarray(bitmap.astype(np.uint8)).resize(geometry.resized[::-1], Image.Resampling.NEAREST)
     )
@@ -38,7 +38,7 @@ def moved(bitmap, geometry, resample):
     return np.rot90(shown, geometry.quarter_turns).astype(bool)
 
 
-def test_bitmaps_go_where_the_picture_goes() -> None:
+def test_bitmaps_go_where_the_image_goes() -> None:
     """An RLE under either rule: Pillow's nearest pixel where polygons are drawn anew, torch's where all is bitmaps."""
     bitmap, _ = l_shape()
     record, seen = record_of([rle_of(bitmap)], bitmap.shape, boxes=[[30, 20, 80, 70]]), 0

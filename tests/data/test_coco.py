@@ -338,10 +338,10 @@ def test_other_bytes_and_no_file_are_errors(tmp_path) -> None:
             read_coco(path)
 
 
-# --- joints --------------------------------------------------------------------------------------------------------
+# --- keypoints --------------------------------------------------------------------------------------------------------
 
 
-def with_joints(**changes):
+def with_keypoints(**changes):
     category = {"id": 2, "name": "fish", "keypoints": ["nose", "Left_fin", "right_fin"], "skeleton": [[1, 2], [1, 3]]}
     plain = {"id": 1, "name": "stone"}
     snail = {"id": 3, "name": "snail", "keypoints": ["head"], "sigmas": [0.2], "flip_pairs": []}
@@ -354,10 +354,10 @@ def with_joints(**changes):
     )  # fmt: skip
 
 
-def test_joints_stand_side_by_side_for_all_categories(tmp_path) -> None:
-    data = read_coco(write(tmp_path, with_joints()), keypoints=True)
+def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
+    data = read_coco(write(tmp_path, with_keypoints()), keypoints=True)
     stone, fish, snail = data.categories
-    assert stone.joints == ()
+    assert stone.keypoints == ()
     assert fish.skeleton == ((0, 1), (0, 2))
     assert fish.flip_pairs == ((1, 2),)
     assert fish.sigmas == (0.026, 0.05, 0.05)
@@ -365,8 +365,8 @@ def test_joints_stand_side_by_side_for_all_categories(tmp_path) -> None:
     expected = np.zeros((3, 4, 3), np.float32)
     expected[0, :3] = [[1, 2, 2], [3, 4, 1], [0, 0, 0]]
     expected[1, 3] = [5, 6, 2]
-    np.testing.assert_array_equal(data.record(1).joints, expected)
-    assert read_coco(write(tmp_path, with_joints())).record(1).joints is None
+    np.testing.assert_array_equal(data.record(1).keypoints, expected)
+    assert read_coco(write(tmp_path, with_keypoints())).record(1).keypoints is None
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_joints_stand_side_by_side_for_all_categories(tmp_path) -> None:
 )  # fmt: skip
 def test_a_skeleton_that_makes_no_sense_is_an_error(change, tmp_path) -> None:
     with pytest.raises(DataError, match="fish"):
-        read_coco(write(tmp_path, with_joints(**change)), keypoints=True)
+        read_coco(write(tmp_path, with_keypoints(**change)), keypoints=True)
 
 
 @pytest.mark.parametrize(
@@ -399,33 +399,33 @@ def test_left_and_right_are_found_by_name(names, pairs, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("points", [[1, 2, 2], "abc", [1, 2, 3] * 3, [float("nan"), 0, 0] * 3, [None] * 9])
-def test_joints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> None:
-    content = with_joints()
+def test_keypoints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> None:
+    content = with_keypoints()
     content["annotations"][0]["keypoints"] = points
     data = read_coco(write(tmp_path, content), keypoints=True)
     assert data.objects.ids.tolist() == [10, 11]
     assert data.report.problems[0].annotation_id == 9
 
 
-def test_joints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
-    content = with_joints()
+def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
+    content = with_keypoints()
     content["annotations"][2]["keypoints"] = [1, 2, 2]  # of the stone
     data = read_coco(write(tmp_path, content), keypoints=True, strict=True)
     assert data.objects.ids.tolist() == [9, 10, 11]
-    assert not data.record(1).joints[2].any()
+    assert not data.record(1).keypoints[2].any()
     (told,) = data.report.problems
     assert (told.kind, told.annotation_id) == ("repair", 11)
     assert told.reason == "keypoints of a category that names none, ignored"
 
 
-def test_a_skeleton_without_joints_is_told_so(tmp_path) -> None:
-    content = with_joints()
+def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
+    content = with_keypoints()
     content["categories"][1]["skeleton"] = [[1, 2]]
-    with pytest.raises(DataError, match="'stone': skeleton needs joints, and the category names none"):
+    with pytest.raises(DataError, match="'stone': skeleton needs keypoints, and the category names none"):
         read_coco(write(tmp_path, content), keypoints=True)
 
 
-def test_joints_are_asked_for_where_there_are_none(tmp_path) -> None:
+def test_keypoints_are_asked_for_where_there_are_none(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
         read_coco(write(tmp_path, coco()), keypoints=True)
 
@@ -581,7 +581,7 @@ QUADS = st.lists(scalars, min_size=4, max_size=4)
 @pytest.fixture(scope="module")
 def fuzz_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
-    write(folder, with_joints())
+    write(folder, with_keypoints())
     return folder
 
 
@@ -608,7 +608,7 @@ def check_sound(data) -> None:
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> None:
-    content = with_joints()
+    content = with_keypoints()
     for annotation in content["annotations"]:
         for key in data.draw(st.lists(st.sampled_from(KEYS), max_size=3, unique=True)):
             annotation[key] = data.draw(
@@ -625,7 +625,7 @@ def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_files(data, fuzz_folder) -> None:
-    content = copy.deepcopy(with_joints())
+    content = copy.deepcopy(with_keypoints())
     for _ in range(data.draw(st.integers(1, 3))):
         target = data.draw(st.sampled_from(["images", "categories", "annotations"]))
         if not isinstance(content.get(target), list) or not content[target] or data.draw(st.integers(0, 9)) == 0:

@@ -21,7 +21,7 @@ from tests.data.test_coco import (
     anything,
     coco,
     segmentations,
-    with_joints,
+    with_keypoints,
     write,
 )
 
@@ -139,7 +139,7 @@ def outcome(path, impl, **options):
                 masks.append([(part.dtype, part.tolist()) for part in mask])
             else:
                 masks.append(mask and (mask[0].dtype, mask[0].tolist(), mask[1]))
-        arrays = (record.boxes, record.labels, record.ignore, record.joints, record.annotation_ids, record.areas)
+        arrays = (record.boxes, record.labels, record.ignore, record.keypoints, record.annotation_ids, record.areas)
         told = [array is not None and (array.dtype, array.shape, array.tolist()) for array in arrays]
         records.append((record.image_id, record.path, record.size, told, masks))
     report = data.report
@@ -158,14 +158,14 @@ def kinds(content, **options) -> list[int] | None:
 
 def test_a_usual_file_is_scanned_without_json(tmp_path) -> None:
     assert kinds(coco(), keypoints=False) == [1, 2, 2, 0]
-    assert kinds(with_joints(), keypoints=True) == [1, 1, 1]
+    assert kinds(with_keypoints(), keypoints=True) == [1, 1, 1]
     assert_same(write(tmp_path, coco()))
-    assert_same(write(tmp_path, with_joints()), keypoints=True)
+    assert_same(write(tmp_path, with_keypoints()), keypoints=True)
     assert_same(write(tmp_path, json.dumps(coco(), indent=2)))
 
 
-def test_joints_that_no_category_names_are_told_alike(tmp_path) -> None:
-    content = with_joints()
+def test_keypoints_that_no_category_names_are_told_alike(tmp_path) -> None:
+    content = with_keypoints()
     content["annotations"][2]["keypoints"] = [1, 2, 2]
     assert_same(write(tmp_path, content), keypoints=True)
 
@@ -268,7 +268,7 @@ def test_other_encodings_are_read_alike(encoding, tmp_path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scan")
-    write(folder, with_joints())
+    write(folder, with_keypoints())
     return folder
 
 
@@ -287,7 +287,7 @@ fields = st.fixed_dictionaries(
 @RELAXED
 @given(changes=st.lists(fields, max_size=5), keypoints=st.booleans(), strict=st.booleans())
 def test_strange_annotations_are_read_alike(changes, keypoints, strict, folder) -> None:
-    content = with_joints()
+    content = with_keypoints()
     content["annotations"] += [content["annotations"][0] | change for change in changes]
     path = folder / "data.json"
     path.write_text(json.dumps(content))
@@ -303,7 +303,7 @@ LETTERS = [*'{}[],:"\\01-.e tn', ""]
     keypoints=st.booleans(),
 )
 def test_damaged_files_are_read_alike(edits, keypoints, folder) -> None:
-    text = json.dumps(with_joints())
+    text = json.dumps(with_keypoints())
     for where, letter, replaces in edits:
         place = int(where * len(text))
         text = text[:place] + letter + text[place + replaces :]

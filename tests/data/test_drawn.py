@@ -8,7 +8,7 @@ from PIL import Image
 
 from maskrcnn.data import drawn
 from maskrcnn.data.drawn import FIGURE, LARGEST, SIDE, SMALLEST, draw_dataset, draw_scene
-from maskrcnn.data.drawn_shapes import CLASSES, FLIP_PAIRS, JOINTS, SKELETON, Shape, shape_of
+from maskrcnn.data.drawn_shapes import CLASSES, FLIP_PAIRS, KEYPOINTS, SKELETON, Shape, shape_of
 from maskrcnn.data.formats.coco import read_coco
 
 pycocotools_mask = pytest.importorskip("pycocotools.mask")
@@ -49,17 +49,17 @@ def test_a_shape_has_the_size_and_place_that_were_asked_for(label) -> None:
     x1, y1, x2, y2 = shape.box()
     assert max(x2 - x1, y2 - y1) == pytest.approx(50, abs=0.02)
     assert ((x1 + x2) / 2, (y1 + y2) / 2) == pytest.approx((60, 40), abs=0.02)
-    assert (shape.joints is not None) == (label == FIGURE)
+    assert (shape.keypoints is not None) == (label == FIGURE)
 
 
 def test_a_figure_faces_the_viewer() -> None:
-    joints = shape_of(FIGURE, (0.0, 0.0), 100.0, np.random.default_rng(1)).joints
-    assert joints is not None
-    at: dict[str, np.ndarray] = dict(zip(JOINTS, joints, strict=True))  # type: ignore[arg-type]
+    keypoints = shape_of(FIGURE, (0.0, 0.0), 100.0, np.random.default_rng(1)).keypoints
+    assert keypoints is not None
+    at: dict[str, np.ndarray] = dict(zip(KEYPOINTS, keypoints, strict=True))  # type: ignore[arg-type]
     assert at["left_shoulder"][0] > at["right_shoulder"][0]
     assert at["head"][1] < at["left_hip"][1] < at["left_foot"][1]
-    assert all(JOINTS[i].replace("left", "right") == JOINTS[j] for i, j in FLIP_PAIRS)
-    assert {joint for bone in SKELETON for joint in bone} == set(JOINTS)
+    assert all(KEYPOINTS[i].replace("left", "right") == KEYPOINTS[j] for i, j in FLIP_PAIRS)
+    assert {keypoint for bone in SKELETON for keypoint in bone} == set(KEYPOINTS)
 
 
 def test_the_statistics_are_the_claimed_ones(folder) -> None:
@@ -89,7 +89,7 @@ def test_an_annotation_is_what_can_be_seen() -> None:
         for place, thing in enumerate(objects):
             in_front = [other.full for other in objects[place + 1 :]]
             visible = thing.full & ~np.any([np.zeros_like(thing.full), *in_front], axis=0)
-            annotation = drawn._annotation(thing, 1, 1, joints=True)
+            annotation = drawn._annotation(thing, 1, 1, keypoints=True)
             segmentation = annotation["segmentation"]
             if isinstance(segmentation, list):
                 polygons = [np.array(part).reshape(-1, 2) for part in segmentation]
@@ -112,9 +112,9 @@ def test_an_annotation_is_what_can_be_seen() -> None:
     assert seen > 40
 
 
-def test_joints_say_whether_they_can_be_seen(folder) -> None:
+def test_keypoints_say_whether_they_can_be_seen(folder) -> None:
     figures = [a for a in contents(folder, "val")["annotations"] if a["category_id"] == FIGURE + 1]
-    triples = np.array([figure["keypoints"] for figure in figures]).reshape(len(figures), len(JOINTS), 3)
+    triples = np.array([figure["keypoints"] for figure in figures]).reshape(len(figures), len(KEYPOINTS), 3)
     assert set(np.unique(triples[..., 2])) == {0, 1, 2}
     assert [figure["num_keypoints"] for figure in figures] == (triples[..., 2] > 0).sum(axis=1).tolist()
     assert (triples[triples[..., 2] == 0] == 0).all()
@@ -122,20 +122,20 @@ def test_joints_say_whether_they_can_be_seen(folder) -> None:
     assert triples[..., :2].min() >= -0.5
 
 
-def test_a_joint_is_written_as_the_index_of_its_pixel() -> None:
-    """COCO's way: the middle of the first pixel is 0, and a joint in sight lies on a visible pixel of its figure."""
+def test_a_keypoint_is_written_as_the_index_of_its_pixel() -> None:
+    """COCO's way: the middle of the first pixel is 0, and a keypoint in sight lies on a visible pixel of its figure."""
     seen = 0
     for seed in range(8):
         for thing in draw_scene(np.random.default_rng(seed))[1]:
-            for x, y, v in np.reshape(drawn._annotation(thing, 1, 1, joints=True).get("keypoints", []), (-1, 3)):
+            for x, y, v in np.reshape(drawn._annotation(thing, 1, 1, keypoints=True).get("keypoints", []), (-1, 3)):
                 if v == 2:
                     assert thing.visible[int(y + 0.5), int(x + 0.5)]
                     seen += 1
     assert seen > 40
-    joints = np.array([[10.0, 20.0], [0.25, 159.5]])
+    keypoints = np.array([[10.0, 20.0], [0.25, 159.5]])
     mask = np.ones((SIDE, SIDE), dtype=bool)
-    thing = drawn._Object(FIGURE, Shape([], [], joints), mask, mask)
-    assert drawn._joints(thing, joints)["keypoints"] == [9.5, 19.5, 2, -0.25, 159.0, 2]
+    thing = drawn._Object(FIGURE, Shape([], [], keypoints), mask, mask)
+    assert drawn._keypoints(thing, keypoints)["keypoints"] == [9.5, 19.5, 2, -0.25, 159.0, 2]
 
 
 def test_the_reader_takes_all_of_it(folder) -> None:
@@ -146,14 +146,14 @@ def test_the_reader_takes_all_of_it(folder) -> None:
         assert not dataset.report.problems
         assert tuple(category.name for category in dataset.categories) == CLASSES
         assert dataset.categories[FIGURE].flip_pairs == FLIP_PAIRS
-        assert dataset.num_joints == len(JOINTS)
+        assert dataset.num_keypoints == len(KEYPOINTS)
         seen_empty += (dataset.annotation_counts == 0).sum()
         assert pixels(dataset.path(0)).shape == (SIDE, SIDE, 3)
     assert seen_empty > 0
 
 
-def test_equal_seeds_draw_equal_pictures(folder, tmp_path) -> None:
-    draw_dataset(tmp_path, train=2, val=3, seed=3, joints=False)
+def test_equal_seeds_draw_equal_images(folder, tmp_path) -> None:
+    draw_dataset(tmp_path, train=2, val=3, seed=3, keypoints=False)
     for i in (1, 2):
         name = f"images/train-{i:05}.png"
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
@@ -164,7 +164,7 @@ def test_equal_seeds_draw_equal_pictures(folder, tmp_path) -> None:
     assert (other != pixels(folder / "images/train-00001.png")).any()
 
 
-def test_train_and_val_are_different_pictures(folder) -> None:
+def test_train_and_val_are_different_images(folder) -> None:
     assert (folder / "images/train-00001.png").read_bytes() != (folder / "images/val-00001.png").read_bytes()
 
 

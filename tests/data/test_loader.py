@@ -1,4 +1,4 @@
-"""Order, shards, seeds and slots; broken pictures; workers."""
+"""Order, shards, seeds and slots; broken images; workers."""
 
 import json
 import os
@@ -29,8 +29,8 @@ CROP = AugmentConfig(crop=48, scale=(0.7, 1.4), vertical_flip=0.5, rotate90=True
 SIZES = [(40, 60), (60, 40), (64, 64), (50, 90)]
 
 
-def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, joints=False):
-    """Pictures of noise with squares in them; image i has id 100 + i and `objects(i)` squares."""
+def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, keypoints=False):
+    """Images of noise with squares in them; image i has id 100 + i and `objects(i)` squares."""
     rng = np.random.default_rng(5)
     images, annotations = [], []
     for i in range(count):
@@ -48,13 +48,13 @@ def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, joints=Fals
             }
             entry["bbox"] = [x, y, 10, 10]
             entry["segmentation"] = [[x, y, x + 10, y, x + 10, y + 10, x, y + 10]]
-            if joints:
+            if keypoints:
                 entry |= {"keypoints": [x, y, 2, x + 10, y, 2], "num_keypoints": 2}
             annotations.append(entry)
-    category = {"id": 5, "name": "square"} | ({"keypoints": ["left", "right"], "skeleton": []} if joints else {})
+    category = {"id": 5, "name": "square"} | ({"keypoints": ["left", "right"], "skeleton": []} if keypoints else {})
     path = folder / "train.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [category]}))
-    return read_coco(path, keypoints=joints)
+    return read_coco(path, keypoints=keypoints)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def dataset(tmp_path):
     return write(tmp_path)
 
 
-def test_views_hold_the_same_pictures_at_every_scale(tmp_path):
+def test_views_hold_the_same_images_at_every_scale(tmp_path):
     data = write(tmp_path)
     loader = EvalLoader(data, KEEP, batch=2, view_scales=(1.0, 2.0), view_flip=True)
     seen = []
@@ -73,9 +73,9 @@ def test_views_hold_the_same_pictures_at_every_scale(tmp_path):
         assert torch.equal(two.original_sizes, one.original_sizes)
         for b, image_id in enumerate(image_ids.tolist()):
             height, width = one.sizes[b].tolist()
-            picture = np.asarray(Image.open(tmp_path / f"{image_id - 100}.png"))
-            assert np.array_equal(one.pixels[b, :, :height, :width].permute(1, 2, 0), picture)
-            assert np.array_equal(mirrored.pixels[b, :, :height, :width].permute(1, 2, 0), picture[:, ::-1])
+            image = np.asarray(Image.open(tmp_path / f"{image_id - 100}.png"))
+            assert np.array_equal(one.pixels[b, :, :height, :width].permute(1, 2, 0), image)
+            assert np.array_equal(mirrored.pixels[b, :, :height, :width].permute(1, 2, 0), image[:, ::-1])
     assert sorted(seen) == data.image_ids.tolist()
     (plain,), _ = next(EvalLoader(data, KEEP).views())
     assert torch.equal(plain.pixels, next(iter(EvalLoader(data, KEEP))).images.pixels)
@@ -162,7 +162,7 @@ def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
     for rank in (0, 1):
         loader = TrainLoader(dataset, rule, augmentation, batch=2, rank=rank, world=2)
         for epoch in range(8):
-            batches = list(loader.batches(epoch))  # `to_images` raises where a picture does not fit its canvas
+            batches = list(loader.batches(epoch))  # `to_images` raises where an image does not fit its canvas
             lengths.add(len(batches))
             assert all(batch.image_ids.shape == (2,) for batch in batches)
             if canvas != "exact":
@@ -174,7 +174,7 @@ def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
 
 def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
     dataset = write(tmp_path, 4, objects=lambda i: (0, 1, 17, 40)[i])
-    config = AugmentConfig(crop=96, horizontal_flip=0.0)  # larger than any picture: nothing is cut
+    config = AugmentConfig(crop=96, horizontal_flip=0.0)  # larger than any image: nothing is cut
     (batch,) = TrainLoader(dataset, KEEP, config, batch=4).batches(0)
     order = (batch.image_ids - 100).tolist()
     counts = torch.tensor([(0, 1, 17, 40)[i] for i in order])
@@ -189,29 +189,29 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
         record = dataset.record(i)
         assert (batch.gt.boxes[b, : len(record.boxes)].numpy() == record.boxes).all()
         assert batch.images.seeds[b] == sample_seed(0, 0, record.image_id)
-    assert batch.gt.joints is None
+    assert batch.gt.keypoints is None
     (boxes_only,) = TrainLoader(dataset, KEEP, config, batch=4, masks=False).batches(0)
     assert boxes_only.gt.masks is None
     assert boxes_only.gt.mask_boxes is None
 
 
-def test_joints_come_where_the_data_has_them(tmp_path):
-    dataset = write(tmp_path, 4, objects=lambda i: 2, joints=True)
+def test_keypoints_come_where_the_data_has_them(tmp_path):
+    dataset = write(tmp_path, 4, objects=lambda i: 2, keypoints=True)
     config = AugmentConfig(crop=96, horizontal_flip=1.0)
-    (batch,) = TrainLoader(dataset, KEEP, config, batch=4, joint_shift=0.5).batches(0)
-    joints = batch.gt.joints[batch.gt.valid]
-    assert joints.shape == (8, 2, 3)
-    assert (joints[:, 0, 0] < joints[:, 1, 0]).all()  # "left" is left in the mirror, too: the pair was exchanged
-    assert (joints[..., 0] % 1 == 0.5).all()
-    assert (joints[..., 2] == 2).all()
+    (batch,) = TrainLoader(dataset, KEEP, config, batch=4, keypoint_shift=0.5).batches(0)
+    keypoints = batch.gt.keypoints[batch.gt.valid]
+    assert keypoints.shape == (8, 2, 3)
+    assert (keypoints[:, 0, 0] < keypoints[:, 1, 0]).all()  # "left" is left in the mirror, too: the pair was exchanged
+    assert (keypoints[..., 0] % 1 == 0.5).all()
+    assert (keypoints[..., 2] == 2).all()
 
 
 def break_images(dataset, *indices):
     for i in indices:
-        dataset.path(i).write_bytes(b"not a picture")
+        dataset.path(i).write_bytes(b"not an image")
 
 
-def test_a_broken_picture_is_told_once_counted_and_replaced_by_the_next(dataset):
+def test_a_broken_image_is_told_once_counted_and_replaced_by_the_next(dataset):
     break_images(dataset, 3, 4)
     told = []
     loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=told.append)
@@ -228,7 +228,7 @@ def test_a_broken_picture_is_told_once_counted_and_replaced_by_the_next(dataset)
     assert loader.unread == 2 * unread
 
 
-def test_a_broken_picture_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
+def test_a_broken_image_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
     dataset = write(tmp_path, 5, sizes=[(40, 60)] * 4 + [(200, 300)])
     break_images(dataset, 4)
     loader = TrainLoader(dataset, KEEP, AugmentConfig(), batch=2, warn=lambda line: None)
@@ -248,7 +248,7 @@ def test_strict_or_nothing_readable_is_an_error(dataset):
         list(TrainLoader(dataset, KEEP, CROP, batch=4, warn=lambda line: None).batches(0))
 
 
-def test_a_picture_of_another_size_than_annotated_is_a_problem(dataset):
+def test_an_image_of_another_size_than_annotated_is_a_problem(dataset):
     Image.new("RGB", (31, 17)).save(dataset.path(2))
     loader = EvalLoader(dataset, KEEP, warn=lambda line: None)
     assert len(all_ids(loader)) == 11
@@ -256,7 +256,7 @@ def test_a_picture_of_another_size_than_annotated_is_a_problem(dataset):
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_evaluation_sees_every_picture_once_whole_and_unchanged(dataset, world):
+def test_evaluation_sees_every_image_once_whole_and_unchanged(dataset, world):
     batches = []
     for rank in range(world):
         batches += EvalLoader(dataset, KEEP, batch=2, rank=rank, world=world, gt=True)
@@ -267,8 +267,8 @@ def test_evaluation_sees_every_picture_once_whole_and_unchanged(dataset, world):
             h, w = record.size
             assert batch.images.sizes[b].tolist() == [h, w]
             assert batch.images.pixels.shape[2:] == (-(-h // 32) * 32, -(-w // 32) * 32)
-            picture = batch.images.pixels[b, :, :h, :w].permute(1, 2, 0).numpy()
-            assert (picture == np.asarray(Image.open(record.path))).all()
+            image = batch.images.pixels[b, :, :h, :w].permute(1, 2, 0).numpy()
+            assert (image == np.asarray(Image.open(record.path))).all()
             assert (batch.gt.boxes[b][batch.gt.valid[b]].numpy() == record.boxes).all()
 
 

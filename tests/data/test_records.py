@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskrcnn.categories import Category, flip_pairs, joint_slices
+from maskrcnn.categories import Category, flip_pairs, keypoint_slices
 from maskrcnn.data.records import (
     NO_MASK,
     POLYGONS,
@@ -22,9 +22,9 @@ from maskrcnn.data.records import (
 )
 from maskrcnn.errors import DataError
 
-PEAR = Category(5, "pear", joints=("stalk", "tip"))
+PEAR = Category(5, "pear", keypoints=("stalk", "tip"))
 APPLE = Category(2, "apple")
-STONE = Category(9, "stone", joints=("top",))
+STONE = Category(9, "stone", keypoints=("top",))
 
 
 def table_of(names):
@@ -39,7 +39,7 @@ def table_of(names):
 def dataset(categories=(APPLE, PEAR, STONE), name="data.json", images=4):
     """Image 0 has an apple (polygons), a pear (RLE) and a stone (box); image 2 a pear, a crowd; the others nothing."""
     n = images
-    joints = np.arange(4 * 3 * 3, dtype=np.float32).reshape(4, 3, 3)
+    keypoints = np.arange(4 * 3 * 3, dtype=np.float32).reshape(4, 3, 3)
     return Dataset(
         Path(name),
         tuple(categories),
@@ -56,7 +56,7 @@ def dataset(categories=(APPLE, PEAR, STONE), name="data.json", images=4):
             boxes=np.arange(16, dtype=np.float32).reshape(4, 4),
             ignore=np.array([False, False, False, True]),
             areas=np.array([1.0, 2.0, 3.0, 4.0]),
-            joints=joints,
+            keypoints=keypoints,
             kinds=np.array([POLYGONS, RLE, NO_MASK, POLYGONS], np.uint8),
             spans=np.array([[0, 2], [0, 3], [0, 0], [2, 3]], np.int64),
             part_offsets=np.array([0, 3, 7, 10], np.int64),
@@ -79,7 +79,7 @@ def test_a_record_is_cut_from_the_tables() -> None:
     assert record.size == (10, 12)
     assert record.labels.tolist() == [0, 1, 2]
     assert record.boxes.shape == (3, 4)
-    assert record.joints.shape == (3, 3, 3)
+    assert record.keypoints.shape == (3, 3, 3)
     segmentations: list[Any] = list(record.segmentations)
     two, (counts, size), none = segmentations
     assert [part[:, 0].tolist() for part in two] == [[0, 2, 4], [6, 8, 10, 12]]
@@ -144,7 +144,7 @@ def test_one_image_cannot_be_parted() -> None:
 
 
 def test_categories_are_matched_by_name() -> None:
-    plum = Category(1, "plum", joints=("x",))
+    plum = Category(1, "plum", keypoints=("x",))
     mapped, unmatched = map_categories(dataset(), (plum, PEAR, APPLE))
     assert unmatched == ["stone"]
     assert mapped.categories == (plum, PEAR, APPLE)
@@ -153,14 +153,14 @@ def test_categories_are_matched_by_name() -> None:
     assert record.labels.tolist() == [2, 1]
     assert [kind is None for kind in record.segmentations] == [False, False]
     assert mapped.record(2).labels.tolist() == [1]
-    old = dataset().record(0).joints
-    np.testing.assert_array_equal(record.joints[1], np.concatenate([np.zeros((1, 3)), old[1, :2]]))
-    np.testing.assert_array_equal(record.joints[0], np.zeros((3, 3)))  # an apple has none, whatever stood there
+    old = dataset().record(0).keypoints
+    np.testing.assert_array_equal(record.keypoints[1], np.concatenate([np.zeros((1, 3)), old[1, :2]]))
+    np.testing.assert_array_equal(record.keypoints[0], np.zeros((3, 3)))  # an apple has none, whatever stood there
 
 
-def test_joints_that_differ_under_one_name_are_an_error() -> None:
+def test_keypoints_that_differ_under_one_name_are_an_error() -> None:
     with pytest.raises(DataError, match=r"pear.*stalk, tip.*other"):
-        map_categories(dataset(), (APPLE, PEAR._replace(joints=("other",)), STONE))
+        map_categories(dataset(), (APPLE, PEAR._replace(keypoints=("other",)), STONE))
 
 
 def test_val_may_lack_categories_and_have_other_ids() -> None:
@@ -175,26 +175,26 @@ def test_val_may_lack_categories_and_have_other_ids() -> None:
 
 def test_a_category_of_val_that_train_does_not_know_is_an_error_with_both_tables() -> None:
     train = dataset((APPLE, PEAR, STONE), "train.json")
-    val = dataset((APPLE, PEAR, Category(77, "plum", joints=("top",))), "val.json")
+    val = dataset((APPLE, PEAR, Category(77, "plum", keypoints=("top",))), "val.json")
     with pytest.raises(DataError, match=r"(?s)val\.json has.*plum.*train\.json:.*9  stone.*val\.json:.*77  plum"):
         match_categories(train, val)
 
 
-def test_joints_of_all_categories_stand_side_by_side() -> None:
-    assert joint_slices((APPLE, PEAR, STONE)) == [slice(0, 0), slice(0, 2), slice(2, 3)]
+def test_keypoints_of_all_categories_stand_side_by_side() -> None:
+    assert keypoint_slices((APPLE, PEAR, STONE)) == [slice(0, 0), slice(0, 2), slice(2, 3)]
 
 
-def test_joints_of_other_frameworks_are_those_of_every_class() -> None:
+def test_keypoints_of_other_frameworks_are_those_of_every_class() -> None:
     both = PEAR._replace(flip_pairs=((0, 1),), shared=True)
     categories = (both._replace(id=1, name="apple"), both)
-    assert joint_slices(categories) == [slice(0, 2), slice(0, 2)]
+    assert keypoint_slices(categories) == [slice(0, 2), slice(0, 2)]
     assert flip_pairs(categories) == [(0, 1)]
-    mapped, unmatched = map_categories(dataset(), categories)  # whose apples have no joints
-    assert (unmatched, mapped.num_joints) == (["stone"], 2)
+    mapped, unmatched = map_categories(dataset(), categories)  # whose apples have no keypoints
+    assert (unmatched, mapped.num_keypoints) == (["stone"], 2)
     pear, apple = mapped.record(0).labels.tolist().index(1), mapped.record(0).labels.tolist().index(0)
-    old = dataset().record(0).joints
-    np.testing.assert_array_equal(mapped.record(0).joints[pear], old[1, :2])
-    np.testing.assert_array_equal(mapped.record(0).joints[apple], np.zeros((2, 3)))
+    old = dataset().record(0).keypoints
+    np.testing.assert_array_equal(mapped.record(0).keypoints[pear], old[1, :2])
+    np.testing.assert_array_equal(mapped.record(0).keypoints[apple], np.zeros((2, 3)))
 
 
 def test_a_report_counts_and_tells() -> None:

@@ -16,7 +16,7 @@ from maskrcnn.evaluation.coco import evaluate_rows, measure_rows
 
 SIZE = (96, 128)  # height, width
 CATEGORIES = [{"id": 3, "name": "cell"}, {"id": 7, "name": "dust"}, {"id": 40, "name": "hair"}]
-JOINTS = ["head", "left_foot", "right_foot"]
+KEYPOINTS = ["head", "left_foot", "right_foot"]
 SIGMAS = [0.05, 0.1, 0.2]
 
 
@@ -77,7 +77,7 @@ def test_an_exact_prediction_is_worth_one(tmp_path) -> None:
     }
     assert (metrics["objects"], metrics["predictions"], metrics["images"]) == (1, 1, 2)
     assert "keypoint" not in metrics
-    assert metrics["notes"] == ["keypoint: the data set has no joints"]
+    assert metrics["notes"] == ["keypoint: the data set has no keypoints"]
     json.dumps(metrics, allow_nan=False)
 
 
@@ -294,27 +294,31 @@ def test_it_is_equal_to_pycocotools(tmp_path, seed, limit) -> None:
         assert curves[task].precision[known] == pytest.approx(precision[..., 0, -1][known], abs=1e-6)
 
 
-def joints_case(rng, category_id, sigmas, first_id):
-    """Objects of a category in six images, some crowds, some with no joint labelled, and what was found of them."""
+def keypoints_case(rng, category_id, sigmas, first_id):
+    """Objects of a category in six images, some crowds, some with no keypoint labelled, and what was found of them."""
     annotations, rows = [], []
     for id in range(first_id, first_id + 28):
-        joints = np.column_stack([rng.uniform(10, 80, (len(sigmas), 2)).round(1), rng.integers(0, 3, len(sigmas))])
-        joints[joints[:, 2] == 0] = 0
+        keypoints = np.column_stack([rng.uniform(10, 80, (len(sigmas), 2)).round(1), rng.integers(0, 3, len(sigmas))])
+        keypoints[keypoints[:, 2] == 0] = 0
         image_id, crowd = int(rng.integers(1, 7)), int(rng.random() < 0.1)
-        more = {"keypoints": joints.ravel().tolist(), "num_keypoints": int((joints[:, 2] > 0).sum()), "iscrowd": crowd}
+        more = {
+            "keypoints": keypoints.ravel().tolist(),
+            "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+            "iscrowd": crowd,
+        }
         annotations.append(annotation(id, [10.0, 10.0, 70.0, 70.0], image_id=image_id, category_id=category_id, **more))
-        found = joints + np.column_stack([rng.normal(0, 4, (len(sigmas), 2)), np.ones(len(sigmas))])
+        found = keypoints + np.column_stack([rng.normal(0, 4, (len(sigmas), 2)), np.ones(len(sigmas))])
         both = {"image_id": image_id, "category_id": category_id}
         rows.append({**both, "score": float(rng.random()), "keypoints": found.ravel().tolist()})
     return annotations, rows
 
 
-def test_joints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None:
-    """Two categories, of other joints and other sigmas: each as pycocotools has it alone, and the mean of all."""
+def test_keypoints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None:
+    """Two categories, of other keypoints and other sigmas: each as pycocotools has it alone, and the mean of all."""
     rng = np.random.default_rng(0)
     wings = {"id": 40, "name": "wing", "keypoints": ["root", "tip"], "sigmas": [0.03, 0.3]}
-    figure = {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}
-    cases = {c["id"]: joints_case(rng, c["id"], c["sigmas"], 100 * c["id"]) for c in (figure, wings)}
+    figure = {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}
+    cases = {c["id"]: keypoints_case(rng, c["id"], c["sigmas"], 100 * c["id"]) for c in (figure, wings)}
     every = [annotation(1, [5, 5, 20, 20]), *cases[7][0], *cases[40][0]]
     assert any(entry.get("num_keypoints") == 0 for entry in every)
     categories = [CATEGORIES[0], figure, wings]
@@ -340,11 +344,13 @@ def test_joints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None
     assert metrics["keypoint"]["AR20"] == pytest.approx(mean(recall[..., 0, -1]), abs=1e-6)
 
 
-def test_joints_that_are_missed_are_worth_nothing(tmp_path) -> None:
-    """0 where no object of a category with joints is found; not measured where such objects come without joints."""
-    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}]
-    joints = {"keypoints": [20, 20, 2, 30, 40, 2, 50, 50, 1], "num_keypoints": 3}
-    annotations = [annotation(1, [5, 5, 20, 20]), annotation(2, [10, 10, 70, 70], category_id=7, **joints)]
+def test_keypoints_that_are_missed_are_worth_nothing(tmp_path) -> None:
+    """0 where no object of a category with keypoints is found; not measured where such objects come without
+    keypoints.
+    """
+    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}]
+    keypoints = {"keypoints": [20, 20, 2, 30, 40, 2, 50, 50, 1], "num_keypoints": 3}
+    annotations = [annotation(1, [5, 5, 20, 20]), annotation(2, [10, 10, 70, 70], category_id=7, **keypoints)]
     dataset = write_dataset(tmp_path, annotations, categories=categories, keypoints=True)
     assert evaluate_rows(dataset, [row([5, 5, 20, 20])])["keypoint"]["AP"] == 0
     assert evaluate_rows(dataset, [])["keypoint"]["AP"] == 0
@@ -354,8 +360,8 @@ def test_joints_that_are_missed_are_worth_nothing(tmp_path) -> None:
 
 
 def figures(tmp_path):
-    """Two figures, each with another first joint; and rows of them without a fault."""
-    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": JOINTS, "sigmas": SIGMAS}]
+    """Two figures, each with another first keypoint; and rows of them without a fault."""
+    categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}]
     annotations = [
         annotation(i, [10, 10, 70, 70], image_id=i, category_id=7, keypoints=[20 * i, 20, 2, 30, 40, 2, 50, 50, 1])
         for i in (1, 2)
@@ -364,28 +370,29 @@ def figures(tmp_path):
     return write_dataset(tmp_path, annotations, categories=categories, keypoints=True), rows
 
 
-def test_joints_in_another_order_are_matched_by_name(tmp_path) -> None:
+def test_keypoints_in_another_order_are_matched_by_name(tmp_path) -> None:
     dataset, rows = figures(tmp_path)
     turned = [
         {**r, "category_id": 1, "keypoints": np.reshape(r["keypoints"], (3, 3))[::-1].ravel().tolist()} for r in rows
     ]
-    model = Category(1, "figure", joints=tuple(JOINTS[::-1]))
+    model = Category(1, "figure", keypoints=tuple(KEYPOINTS[::-1]))
     metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[model])
     assert metrics["keypoint"]["AP"] == 1
     assert not metrics["notes"]
-    without_names = model._replace(joints=("joint-1", "joint-2", "joint-3"))
+    without_names = model._replace(keypoints=("keypoint-1", "keypoint-2", "keypoint-3"))
     metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[without_names])
     assert metrics["keypoint"]["AP"] < 0.5
     assert metrics["notes"] == [
-        "keypoint: the joints of 'figure' are head, left_foot, right_foot; the model's are joint-1, joint-2, joint-3; "
+        "keypoint: the keypoints of 'figure' are head, left_foot, right_foot; the model's are "
+        "keypoint-1, keypoint-2, keypoint-3; "
         "they are taken in this order"
     ]
 
 
-def test_another_number_of_joints_is_a_sentence(tmp_path) -> None:
+def test_another_number_of_keypoints_is_a_sentence(tmp_path) -> None:
     dataset, rows = figures(tmp_path)
-    with pytest.raises(DataError, match=r"val\.json: the joints of 'figure' are head, .*; the model's are head$"):
-        evaluate_rows(dataset, rows, categories=[Category(7, "figure", joints=("head",))])
+    with pytest.raises(DataError, match=r"val\.json: the keypoints of 'figure' are head, .*; the model's are head$"):
+        evaluate_rows(dataset, rows, categories=[Category(7, "figure", keypoints=("head",))])
 
 
 def test_nothing_is_printed(tmp_path, capfd) -> None:

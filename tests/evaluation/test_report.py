@@ -34,7 +34,7 @@ METRICS = {
     "objects": 1234,
     "predictions": 7,
     "max_detections": 300,
-    "notes": ["keypoint: the data set has no joints"],
+    "notes": ["keypoint: the data set has no keypoints"],
 }
 HISTORY = [
     {"kind": "start", "step": 0},
@@ -53,7 +53,7 @@ def curves(num_classes=2):
 
 
 class Page(HTMLParser):
-    """Tags, texts and the sources of pictures; complains of a tag that is closed but was not open."""
+    """Tags, texts and the sources of images; complains of a tag that is closed but was not open."""
 
     def __init__(self, path):
         super().__init__()
@@ -82,19 +82,19 @@ def embedded(source):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "a & b.png"
     Image.new("RGB", (2048, 512), (200, 30, 30)).save(path)
     return path
 
 
-def test_the_page_holds_figures_plots_and_pictures(tmp_path, picture) -> None:
+def test_the_page_holds_figures_plots_and_images(tmp_path, image) -> None:
     pytest.importorskip("matplotlib")
     path = write_report(
         tmp_path / "run",
         metrics=METRICS,
         history=HISTORY,
-        overlays=[picture],
+        overlays=[image],
         curves={"box": curves(), "mask": curves()},
         settings={"train": {"lr": 0.01}},
         title="A <run>",
@@ -111,7 +111,7 @@ def test_the_page_holds_figures_plots_and_pictures(tmp_path, picture) -> None:
         "0.444",
         "0.420",
         "1,234",
-        "no joints",
+        "no keypoints",
         "train.lr",
         "3 min",
         "my_coco/",
@@ -132,9 +132,9 @@ def test_the_page_needs_nothing_from_outside(tmp_path) -> None:
     assert "<script" not in text
 
 
-def test_without_matplotlib_the_rest_is_there(tmp_path, picture, monkeypatch) -> None:
+def test_without_matplotlib_the_rest_is_there(tmp_path, image, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    page = Page(write_report(tmp_path, metrics=METRICS, history=HISTORY, overlays=[picture], curves={"box": curves()}))
+    page = Page(write_report(tmp_path, metrics=METRICS, history=HISTORY, overlays=[image], curves={"box": curves()}))
     assert NO_PLOTS in page.texts
     assert len(page.sources) == 1
     assert "0.512" in page.texts
@@ -159,7 +159,7 @@ def test_curves_without_any_object_and_of_many_classes_are_drawn(tmp_path) -> No
     assert len(page.sources) == 2
 
 
-def test_a_missing_picture_is_an_error(tmp_path) -> None:
+def test_a_missing_image_is_an_error(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
         write_report(tmp_path, metrics=METRICS, overlays=[tmp_path / "gone.png"])
 

@@ -26,7 +26,7 @@ def match(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray, other_label
 
 
 def compare(golden: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Shares of the golden's detections that were found again: `equal`, `mask_iou`, `joints`, all 0..1."""
+    """Shares of the golden's detections that were found again: `equal`, `mask_iou`, `keypoints`, all 0..1."""
     j = match(golden["boxes"], golden["labels"], got["boxes"], got["labels"])
     same = j >= 0
     same[same] = (np.abs(golden["boxes"][same] - got["boxes"][j[same]]).max(1) <= 0.05) & (
@@ -38,7 +38,7 @@ def compare(golden: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> 
         report["mask_iou"] = _mask_iou(packed, golden["masks_shape"], got.get("masks"), j, same)
     if "keypoints" in golden:
         away = np.abs(golden["keypoints"][same][..., :2] - got["keypoints"][j[same]][..., :2]).max(-1)
-        report["joints"] = float((away <= 0.1).mean()) if away.size else 0.0
+        report["keypoints"] = float((away <= 0.1).mean()) if away.size else 0.0
     return report
 
 
@@ -48,14 +48,14 @@ def good(report: Mapping[str, float]) -> bool:
         report["equal"] >= 0.99
         and abs(report["got"] - report["golden"]) <= 1
         and report.get("mask_iou", 1) >= 0.99
-        and report.get("joints", 1) >= 0.98
+        and report.get("keypoints", 1) >= 0.98
     )
 
 
 def _mask_iou(
     packed: np.ndarray, shape: np.ndarray, masks: np.ndarray | None, index: np.ndarray, same: np.ndarray
 ) -> float:
-    """Mean IoU of the first twenty picture-size masks; 0 where there are none."""
+    """Mean IoU of the first twenty image-size masks; 0 where there are none."""
     if masks is None:
         return 0.0
     count, height, width = min(20, int(shape[0])), int(shape[-2]), int(shape[-1])

@@ -1,4 +1,4 @@
-"""Goldens: what torchvision and Detectron2 answer with drawn weights on drawn pictures, and how to ask our model."""
+"""Goldens: what torchvision and Detectron2 answer with drawn weights on drawn images, and how to ask our model."""
 
 import json
 import os
@@ -19,13 +19,13 @@ RARELY = pytest.mark.skipif(not ALL, reason="make goldens runs all goldens")
 
 
 def cases(*, train: bool, quick: set[str]) -> list[object]:
-    """Every golden's (model, picture), those not among `quick` marked."""
+    """Every golden's (model, image), those not among `quick` marked."""
     found = []
     for path in sorted(FOLDER.glob("*.npz")):
-        model, picture = path.stem.split("-shapes-")
+        model, image = path.stem.split("-shapes-")
         if model.endswith("-train") == train:
             marks = [] if path.stem in quick else [RARELY]
-            found.append(pytest.param(model.removesuffix("-train"), f"shapes-{picture}", id=path.stem, marks=marks))
+            found.append(pytest.param(model.removesuffix("-train"), f"shapes-{image}", id=path.stem, marks=marks))
     return found
 
 
@@ -47,7 +47,7 @@ def checkpoint(model: str, settings: tuple[str, ...] = ()) -> Checkpoint:
     return to_checkpoint(Contents(drawn, {}), model, settings=settings)
 
 
-def picture(name: str) -> Path:
+def image(name: str) -> Path:
     return FOLDER / "images" / f"{name}.png"
 
 

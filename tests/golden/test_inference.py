@@ -1,15 +1,15 @@
-"""The same answers as torchvision and Detectron2: features, proposals, detections, masks and joints."""
+"""The same answers as torchvision and Detectron2: features, proposals, detections, masks and keypoints."""
 
 import numpy as np
 import pytest
 import torch
 
 from maskrcnn.model.build import build
-from maskrcnn.predict import read_picture
+from maskrcnn.predict import load_image
 from maskrcnn.results import from_detections
 from maskrcnn.weights.checkpoint import restore
 from tests.golden.compare import compare, good
-from tests.golden.goldens import cases, checkpoint, close, golden, labels_of, picture
+from tests.golden.goldens import cases, checkpoint, close, golden, image, labels_of
 
 QUICK = {
     "detectron2-mask_rcnn_R_50_C4-shapes-375x500",
@@ -31,7 +31,7 @@ def test_answers_are_the_same(model: str, name: str) -> None:
     network = build(found.config)
     restore(network, found.state, model)
     network.eval()
-    (images,) = read_picture(picture(name), found.config).views
+    (images,) = load_image(image(name), found.config).views
     assert tuple(images.pixels.shape) == tuple(truth["input_shape"])
     assert images.sizes[0].tolist() == truth["resized"].tolist()
     with torch.inference_mode():

@@ -23,7 +23,7 @@ QUICK = {
     "detectron2-mask_rcnn_R_50_FPN-train-shapes-375x500",
     "torchvision-maskrcnn_resnet50_fpn-train-shapes-375x500",
 }
-# torchvision's keypoint models draw the shorter side anew for each picture of a training; the losses tell which it was.
+# torchvision's keypoint models draw the shorter side anew for each image of a training; the losses tell which it was.
 SIDES = {
     ("torchvision-keypointrcnn_resnet50_fpn", "shapes-375x500"): ("input.min_size=736",),
     ("torchvision-keypointrcnn_resnet50_fpn", "shapes-640x427"): ("input.min_size=672",),
@@ -55,8 +55,8 @@ def test_losses_and_gradients_are_the_same(model: str, name: str) -> None:
 
 
 def forward(network: torch.nn.Module, found: Checkpoint, name: str) -> Losses:
-    joints = found.config.keypoint_head.enabled
-    data = read_coco(FOLDER / "instances.json", keypoints=joints)
+    keypoints = found.config.keypoint_head.enabled
+    data = read_coco(FOLDER / "instances.json", keypoints=keypoints)
     index = [data.record(i).path.stem for i in range(len(data))].index(name)
     rules = found.config
     loader = EvalLoader(
@@ -65,7 +65,7 @@ def forward(network: torch.nn.Module, found: Checkpoint, name: str) -> Losses:
         gt=True,
         masks=rules.mask_head.enabled,
         mask_rule=rules.mask_head.target,
-        joint_shift=rules.keypoint_head.shift,
+        keypoint_shift=rules.keypoint_head.shift,
     )
     (batch,) = loader
     gt = batch.gt

@@ -11,7 +11,7 @@ from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.model.losses import total
 from maskrcnn.ops.dispatch import use
 from maskrcnn.structures import GroundTruth, Images
-from tests.model.small import assert_same_detections, decided, objects, one, pictures, small
+from tests.model.small import assert_same_detections, decided, drawn_images, objects, one, small
 
 CONFIG = small(  # as little as can be to trace: the reference's suppression is a loop
     backbone={"blocks": (1, 1, 1, 1)},
@@ -21,7 +21,7 @@ CONFIG = small(  # as little as can be to trace: the reference's suppression is 
 
 
 def detection() -> None:
-    model, images = prepare(decided(CONFIG, skip_empty=False), fuse=False), pictures()
+    model, images = prepare(decided(CONFIG, skip_empty=False), fuse=False), drawn_images()
     with torch.no_grad():
         got = torch.compile(model.detect, fullgraph=True, dynamic=False, backend="eager")(images)
         wanted = model.detect(images)
@@ -40,7 +40,7 @@ def training() -> None:
     for run in (torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager"), loss):
         model.zero_grad()
         with use("reference"):
-            value = run(pictures(), objects())
+            value = run(drawn_images(), objects())
         value.backward()
         found.append([value, *(p.grad for p in model.parameters() if p.grad is not None)])
     for got, wanted in zip(*found, strict=True):

@@ -1,4 +1,4 @@
-"""Small models of every kind, and two pictures with objects and joints to run them on."""
+"""Small models of every kind, and two images with objects and keypoints to run them on."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from maskrcnn.model.build import build
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.structures import Detections, GroundTruth, Images, Losses, Term
 
-JOINTS = 5
+NUM_KEYPOINTS = 5
 
 
 def small(name: str = "R-18-FPN", **rooms: dict[str, Any]) -> ModelConfig:
@@ -26,7 +26,7 @@ def small(name: str = "R-18-FPN", **rooms: dict[str, Any]) -> ModelConfig:
         "rpn": {"pre_nms_train": 60, "pre_nms_test": 60, "post_nms_train": 40, "post_nms_test": 30, "samples": 64},
         "box_head": {"channels": 32, "samples": 24, "max_detections": 8, "score_threshold": 0.02},
         "mask_head": {"channels": 16},
-        "keypoint_head": {"channels": 16, "convs": 2, "joints": JOINTS},
+        "keypoint_head": {"channels": 16, "convs": 2, "num_keypoints": NUM_KEYPOINTS},
     }
     config = replace(config, classes=3)
     for values in (numbers, rooms):
@@ -53,7 +53,7 @@ def decided(config: ModelConfig, seed: int = 0, *, skip_empty: bool = True) -> M
     return model
 
 
-def pictures(seed: int = 0) -> Images:
+def drawn_images(seed: int = 0) -> Images:
     """Two of different sizes on one canvas of 64 x 96."""
     rng = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=rng, dtype=torch.uint8)
@@ -69,26 +69,30 @@ def pictures(seed: int = 0) -> Images:
 
 
 def objects() -> GroundTruth:
-    """Two in the first picture, one and a crowd in the second; four slots, the rest padding."""
+    """Two in the first image, one and a crowd in the second; four slots, the rest padding."""
     boxes = torch.zeros(2, 4, 4)
     boxes[0, :2] = torch.tensor([[4.0, 4, 30, 40], [40, 10, 90, 60]])
     boxes[1, :2] = torch.tensor([[5.0, 5, 40, 45], [44, 8, 66, 44]])
     labels = torch.tensor([[0, 1, 0, 0], [2, 0, 0, 0]])
     masks = torch.zeros(2, 4, 112, 112, dtype=torch.bool)
     masks[:, :, 20:90, 10:100] = True
-    share = torch.linspace(0.1, 0.9, JOINTS)[:, None]
-    joints = torch.cat(
-        (boxes[:, :, None, :2] * (1 - share) + boxes[:, :, None, 2:] * share, torch.full((2, 4, JOINTS, 1), 2.0)), -1
+    share = torch.linspace(0.1, 0.9, NUM_KEYPOINTS)[:, None]
+    keypoints = torch.cat(
+        (
+            boxes[:, :, None, :2] * (1 - share) + boxes[:, :, None, 2:] * share,
+            torch.full((2, 4, NUM_KEYPOINTS, 1), 2.0),
+        ),
+        -1,
     )
     valid = torch.tensor([[True, True, False, False]] * 2)
     ignore = torch.zeros(2, 4, dtype=torch.bool)
     ignore[1, 1] = True
-    joints[..., 2] *= (valid & ~ignore)[..., None]
-    return GroundTruth(boxes, labels, masks, boxes.clone(), joints, ignore, valid)
+    keypoints[..., 2] *= (valid & ~ignore)[..., None]
+    return GroundTruth(boxes, labels, masks, boxes.clone(), keypoints, ignore, valid)
 
 
 def one(bundle: Any, b: int) -> Any:
-    """Picture `b` of a batch alone."""
+    """Image `b` of a batch alone."""
     return type(bundle)(*(None if field is None else field[b : b + 1] for field in bundle))
 
 
@@ -97,11 +101,11 @@ def terms(losses: Losses) -> dict[str, Term]:
 
 
 def assert_same_detections(got: Detections, wanted: Detections) -> None:
-    """The first picture of both: scores to 1e-4, boxes to 0.01 pixel, masks and joints too."""
+    """The first image of both: scores to 1e-4, boxes to 0.01 pixel, masks and keypoints too."""
     filled = int(wanted.valid[0].sum())
     assert int(got.valid[0].sum()) == filled
     assert torch.equal(got.labels[0, :filled], wanted.labels[0, :filled])
-    for field, tolerance in (("scores", 1e-4), ("boxes", 0.01), ("masks", 1e-3), ("joints", 0.01)):
+    for field, tolerance in (("scores", 1e-4), ("boxes", 0.01), ("masks", 1e-3), ("keypoints", 0.01)):
         g, w = getattr(got, field), getattr(wanted, field)
         assert (g is None) == (w is None)
         if w is not None:

@@ -1,4 +1,4 @@
-"""Every configuration of the paper's tables: it trains, it predicts, and a batch is the sum of its pictures."""
+"""Every configuration of the paper's tables: it trains, it predicts, and a batch is the sum of its images."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from maskrcnn.config import ModelConfig, preset
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
-from tests.model.small import assert_same_detections, decided, objects, one, pictures, small, terms
+from tests.model.small import assert_same_detections, decided, drawn_images, objects, one, small, terms
 
-JOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 NO_MASKS: dict[str, Any] = {"mask_head": {"enabled": False}}
 R_101 = {"blocks": (3, 4, 23, 3)}
 CONFIGS: dict[str, ModelConfig] = {
@@ -42,17 +42,17 @@ CONFIGS: dict[str, ModelConfig] = {
     "MLP of three": small(mask_head={"kind": "mlp3"}),
     "MLP of three, softmax": small(mask_head={"kind": "mlp3", "loss": "softmax"}),
     "Faster R-CNN": small(**NO_MASKS),
-    "masks and joints": small(**JOINTS),
-    "joints alone, Detectron's way": small(
+    "masks and keypoints": small(**NUM_KEYPOINTS),
+    "keypoints alone, Detectron's way": small(
         **NO_MASKS,
         keypoint_head={"enabled": True, "upsample": "deconv", "score": "logit", "frame": "image", "points": "pixels"},
         box_arithmetic={"inclusive": True, "frame": "image", "nms_closed": True},
     ),
-    "C4 with joints": small("R-18-C4", **JOINTS),
-    "joints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
-    "joints, RoIPool": small(**NO_MASKS, **JOINTS, pool={"operator": "roi_pool", "aggregate": "max"}),
+    "C4 with keypoints": small("R-18-C4", **NUM_KEYPOINTS),
+    "keypoints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
+    "keypoints, RoIPool": small(**NO_MASKS, **NUM_KEYPOINTS, pool={"operator": "roi_pool", "aggregate": "max"}),
     "hard examples": small(box_head={"ohem": True}),
-    "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **JOINTS),
+    "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **NUM_KEYPOINTS),
     "soft mask targets": small(mask_head={"target": "soft"}, rpn={"normalise": "counted"}),
 } | {
     f"{operator}, {aggregate}": small("R-18-C4", pool={"operator": operator, "aggregate": aggregate})
@@ -64,7 +64,7 @@ CONFIGS: dict[str, ModelConfig] = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_trains_and_every_parameter_has_a_gradient(name) -> None:
     model = decided(CONFIGS[name]).train()
-    losses = model.loss(pictures(), objects())
+    losses = model.loss(drawn_images(), objects())
     expected = {"rpn_class", "rpn_box", "box_class", "box_box"}
     expected |= {"mask"} if CONFIGS[name].mask_head.enabled else set()
     expected |= {"keypoint"} if CONFIGS[name].keypoint_head.enabled else set()
@@ -78,20 +78,20 @@ def test_it_trains_and_every_parameter_has_a_gradient(name) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_of_a_batch_are_the_sum_of_its_pictures(name) -> None:
+def test_losses_of_a_batch_are_the_sum_of_its_images(name) -> None:
     model = decided(CONFIGS[name]).train()
     with torch.no_grad():
-        both = terms(model.loss(pictures(), objects()))
-        alone = [terms(model.loss(one(pictures(), b), one(objects(), b))) for b in range(2)]
+        both = terms(model.loss(drawn_images(), objects()))
+        alone = [terms(model.loss(one(drawn_images(), b), one(objects(), b))) for b in range(2)]
     for term, value in both.items():
         torch.testing.assert_close(sum(part[term].count for part in alone), value.count)
         torch.testing.assert_close(sum(part[term].sum for part in alone), value.sum, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_detections_of_a_batch_are_those_of_its_pictures(name) -> None:
+def test_detections_of_a_batch_are_those_of_its_images(name) -> None:
     model = decided(CONFIGS[name]).eval()
-    images = pictures()
+    images = drawn_images()
     with torch.inference_mode():
         both = model.detect(images)
         for b in range(2):
@@ -100,12 +100,12 @@ def test_detections_of_a_batch_are_those_of_its_pictures(name) -> None:
     limits = images.sizes.flip(-1).repeat(1, 2)[:, None]
     assert ((both.boxes >= 0) & (both.boxes <= limits)).all()
     assert (both.masks is None) != CONFIGS[name].mask_head.enabled
-    assert (both.joints is None) != CONFIGS[name].keypoint_head.enabled
+    assert (both.keypoints is None) != CONFIGS[name].keypoint_head.enabled
     if both.masks is not None:
         assert ((both.masks >= 0) & (both.masks <= 1)).all()
 
 
-@pytest.mark.parametrize("name", ["R-50-C4", "masks and joints"])
+@pytest.mark.parametrize("name", ["R-50-C4", "masks and keypoints"])
 def test_a_saved_model_holds_every_weight_once(name) -> None:
     state = build(CONFIGS[name]).state_dict()
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
@@ -152,13 +152,13 @@ def test_parameters_of_variants_are_as_many_as_detectron2s() -> None:
         mask_head=replace(config.mask_head, class_agnostic=True),
     )
     assert parameters(agnostic) == 43_999_013
-    joints = replace(
+    keypoints = replace(
         config,
         classes=1,
         mask_head=replace(config.mask_head, enabled=False),
         keypoint_head=replace(config.keypoint_head, enabled=True),
     )
-    assert parameters(joints) == 59_133_158
+    assert parameters(keypoints) == 59_133_158
     norms = replace(
         config,
         backbone=replace(config.backbone, norm="gn"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskrcnn.model.inference import candidates, competing_mask_probabilities, joints, select
+from maskrcnn.model.inference import candidates, competing_mask_probabilities, keypoints, select
 from maskrcnn.structures import Detections, Proposals
 
 NUMBERS = {"weights": (10.0, 10.0, 5.0, 5.0), "score_threshold": 0.05, "nms_iou": 0.5, "max_detections": 4}
@@ -12,7 +12,7 @@ BOXES = torch.tensor([[[10.0, 10, 30, 30], [11, 10, 31, 30], [50, 50, 70, 70], [
 
 
 def found(scores: list[list[float]], boxes: torch.Tensor = BOXES, **changes):
-    """What is left of proposals in a picture of 60 x 100, given scores of two classes and background, no deltas."""
+    """What is left of proposals in an image of 60 x 100, given scores of two classes and background, no deltas."""
     N = boxes.shape[1]
     proposals = Proposals(boxes, torch.zeros(1, N), changes.pop("valid", torch.ones(1, N, dtype=torch.bool)))
     scales = changes.pop("scales", torch.ones(1, 2))
@@ -66,7 +66,7 @@ def test_small_boxes_are_dropped_on_request() -> None:
     assert found(scores, min_size=5.0).valid.sum() == 0
 
 
-def test_in_the_pictures_own_pixels_widths_count_one_more() -> None:
+def test_in_the_images_own_pixels_widths_count_one_more() -> None:
     """Scale 2 and inclusive corners: boxes of 10 x 10 and 10 x 5 pixels overlap by exactly half there."""
     boxes = torch.tensor([[[0.0, 0, 18, 18], [0, 0, 18, 8]]])
     scores = [[0.9, 0.0, 0.1], [0.8, 0.0, 0.2]]
@@ -74,22 +74,22 @@ def test_in_the_pictures_own_pixels_widths_count_one_more() -> None:
     assert found(scores, boxes, in_image=True, **way).valid.sum() == 1
     assert found(scores, boxes, in_image=False, **way).valid.sum() == 2
     got = found([[0.9, 0.0, 0.1]], torch.tensor([[[0.0, 0, 300, 300]]]), in_image=True, **way)
-    assert got.boxes[0, 0].tolist() == [0, 0, 98, 58]  # the picture is 30 x 50: its last pixel is 49, 29
+    assert got.boxes[0, 0].tolist() == [0, 0, 98, 58]  # the image is 30 x 50: its last pixel is 49, 29
 
 
 @pytest.mark.parametrize("points", ["cells", "pixels"])
 @pytest.mark.parametrize("in_image", [False, True])
-def test_joints_lie_in_their_boxes_on_the_canvas(in_image, points) -> None:
-    """One cell of 4 x 4 each; the box is 8 x 8 on the canvas, 4 x 2 in the picture."""
+def test_keypoints_lie_in_their_boxes_on_the_canvas(in_image, points) -> None:
+    """One cell of 4 x 4 each; the box is 8 x 8 on the canvas, 4 x 2 in the image."""
     logits = torch.zeros(1, 2, 1, 4, 4)
     logits[0, 0, 0, 1, 2] = 20.0
     boxes = torch.tensor([[[10.0, 20, 18, 28], [0, 0, 0, 0]]])
     valid = torch.tensor([[True, False]])
     detections = Detections(boxes, torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int64), None, None, valid)
-    got = joints(
+    got = keypoints(
         logits, detections, torch.tensor([[4.0, 2.0]]), score="logit", points=points, in_image=in_image, bound=(30, 30)
     )
-    # of pixels, on the canvas a cell is two, of which the first counts; in the picture half a pixel high, one wide
+    # of pixels, on the canvas a cell is two, of which the first counts; in the image half a pixel high, one wide
     x, y = (15.0, 23.0) if points == "cells" else (15.0, 22.0) if in_image else (14.5, 22.5)
     torch.testing.assert_close(got[0, 0, 0, :2], torch.tensor([x, y]), rtol=0, atol=1e-4)
     assert got[0, 0, 0, 2] > 5

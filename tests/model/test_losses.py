@@ -34,7 +34,7 @@ def test_its_slope_by_hand(beta, answer) -> None:
 
 @pytest.mark.parametrize(("normalise", "count"), [("samples", 8.0), ("counted", 3.0)])
 def test_the_rpns_loss_by_hand(normalise, count) -> None:
-    """Three anchors of two pictures sampled; the logit 0 costs log 2, whatever it should say."""
+    """Three anchors of two images sampled; the logit 0 costs log 2, whatever it should say."""
     targets = AnchorTargets(
         index=torch.tensor([[4, 1], [2, 0]]),
         deltas=torch.tensor([[[1.0, 0, 0, 0], [9, 9, 9, 9]], [[9, 9, 9, 9], [float("nan")] * 4]]),
@@ -100,8 +100,8 @@ def test_masks_that_compete_by_hand() -> None:
     assert term.count == 4
 
 
-def test_the_joint_branchs_loss_by_hand() -> None:
-    """Uniform over 3136 cells, two joints seen; the third's map is NaN and costs nothing, forward and backward."""
+def test_the_keypoint_branchs_loss_by_hand() -> None:
+    """Uniform over 3136 cells, two keypoints seen; the third's map is NaN and costs nothing, forward and backward."""
     logits = torch.zeros(1, 1, 3, 56, 56)
     logits[0, 0, 2] = float("nan")
     logits.requires_grad_()

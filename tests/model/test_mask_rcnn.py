@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from maskrcnn.model.losses import total
 from maskrcnn.ops.dispatch import use
 from maskrcnn.structures import GroundTruth, Images, Proposals
-from tests.model.small import assert_same_detections, decided, objects, one, pictures, small, terms
+from tests.model.small import assert_same_detections, decided, drawn_images, objects, one, small, terms
 
-JOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 NAN = float("nan")
 
 
@@ -24,27 +24,27 @@ def poisoned_objects() -> GroundTruth:
     empty = ~gt.valid
     assert gt.masks is not None
     assert gt.mask_boxes is not None
-    assert gt.joints is not None
+    assert gt.keypoints is not None
     return GroundTruth(
         torch.where(empty[..., None], NAN, gt.boxes),
         torch.where(empty, 1 << 40, gt.labels),
         gt.masks | empty[..., None, None],
         torch.where(empty[..., None], NAN, gt.mask_boxes),
-        torch.where(empty[..., None, None], NAN, gt.joints),
+        torch.where(empty[..., None, None], NAN, gt.keypoints),
         gt.ignore | empty,
         gt.valid,
     )
 
 
-def poisoned_pictures() -> Images:
-    """Pixels outside the picture are not black."""
-    images = pictures()
+def poisoned_images() -> Images:
+    """Pixels outside the image are not black."""
+    images = drawn_images()
     images.pixels[1, :, 50:], images.pixels[1, :, :, 70:] = 255, 131
     return images
 
 
 @pytest.mark.parametrize("skip_empty", [True, False])
-@pytest.mark.parametrize("config", [small(**JOINTS), small("R-18-C4", **JOINTS)], ids=["FPN", "C4"])
+@pytest.mark.parametrize("config", [small(**NUM_KEYPOINTS), small("R-18-C4", **NUM_KEYPOINTS)], ids=["FPN", "C4"])
 def test_padding_never_matters(config, skip_empty) -> None:
     model = decided(config, skip_empty=skip_empty).train()
 
@@ -55,21 +55,21 @@ def test_padding_never_matters(config, skip_empty) -> None:
         found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         return found | {name: term.sum.detach() for name, term in terms(losses).items()}
 
-    wanted, got = step(pictures(), objects()), step(poisoned_pictures(), poisoned_objects())
+    wanted, got = step(drawn_images(), objects()), step(poisoned_images(), poisoned_objects())
     for name, value in wanted.items():
         assert torch.equal(got[name], value), name
 
 
 def test_without_objects_there_is_a_loss_and_no_harm() -> None:
-    """One picture empty, then both; every padding slot is poison."""
-    model = decided(small(**JOINTS)).train()
+    """One image empty, then both; every padding slot is poison."""
+    model = decided(small(**NUM_KEYPOINTS)).train()
     gt = poisoned_objects()
     for empty in ([1], [0, 1]):
         gt.valid[empty] = False
         hurt = gt._replace(
             boxes=torch.where(gt.valid[..., None], gt.boxes, NAN), ignore=torch.where(gt.valid, gt.ignore, True)
         )
-        losses = model.loss(pictures(), hurt)
+        losses = model.loss(drawn_images(), hurt)
         assert total(losses).isfinite()
         total(losses).backward()
     assert {name for name, term in terms(losses).items() if term.count == 0} == {"mask", "keypoint"}
@@ -78,7 +78,7 @@ def test_without_objects_there_is_a_loss_and_no_harm() -> None:
 
 
 def test_live_norms_of_a_trunk_see_rois_only() -> None:
-    """More slots than any picture fills: the same losses and statistics as with just enough."""
+    """More slots than any image fills: the same losses and statistics as with just enough."""
     every = {"samples": 200, "positive_fraction": 0.5}  # no RoI is left to chance
     results, fresh = [], decided(small("R-18-C4", backbone={"norm": "bn"}, box_head=every)).train()
     gt = objects()
@@ -87,7 +87,7 @@ def test_live_norms_of_a_trunk_see_rois_only() -> None:
         scores = torch.zeros(len(valid), valid.shape[1] + more)
         given = Proposals(F.pad(boxes, (0, 0, 0, more), value=7.0), scores, F.pad(valid, (0, more)))
         model = copy.deepcopy(fresh)
-        losses = model.loss(pictures(), gt, given)
+        losses = model.loss(drawn_images(), gt, given)
         results.append({name: term.sum.detach() for name, term in terms(losses).items()} | dict(model.named_buffers()))
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value)
@@ -102,8 +102,8 @@ def test_live_norms_do_not_count_the_search_for_hard_examples(skip_empty) -> Non
     assert mine is not None
     searching.steps = searching.steps._replace(mine_rois=lambda *said: found.append(mine(*said)) or found[0])
     given.steps = given.steps._replace(mine_rois=None, sample_rois=lambda *_: found[0])
-    wanted = {name: term.sum for name, term in terms(searching.loss(pictures(), objects())).items()}
-    got = {name: term.sum for name, term in terms(given.loss(pictures(), objects())).items()}
+    wanted = {name: term.sum for name, term in terms(searching.loss(drawn_images(), objects())).items()}
+    got = {name: term.sum for name, term in terms(given.loss(drawn_images(), objects())).items()}
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(dict(given.named_buffers()), dict(searching.named_buffers()))
     counts = {int(count) for name, count in searching.named_buffers() if name.endswith("num_batches_tracked")}
@@ -111,12 +111,12 @@ def test_live_norms_do_not_count_the_search_for_hard_examples(skip_empty) -> Non
 
 
 def test_live_norms_of_a_head_see_objects_only() -> None:
-    """A picture without objects beside another one changes no statistic of the mask head."""
+    """An image without objects beside another one changes no statistic of the mask head."""
     fresh, gt = decided(small(mask_head={"norm": "bn"})).train(), objects()
     gt.valid[1] = False
     both, alone = copy.deepcopy(fresh), copy.deepcopy(fresh)
-    both.loss(pictures(), gt)
-    alone.loss(first(pictures()), first(gt))
+    both.loss(drawn_images(), gt)
+    alone.loss(first(drawn_images()), first(gt))
     assert isinstance(both.mask_head, torch.nn.Module)
     for name, value in both.mask_head.named_buffers():
         torch.testing.assert_close(alone.get_buffer(f"mask_head.{name}"), value, rtol=1e-4, atol=1e-5)
@@ -124,23 +124,23 @@ def test_live_norms_of_a_head_see_objects_only() -> None:
 
 
 def first(bundle: Any) -> Any:
-    """The same of the first picture alone."""
+    """The same of the first image alone."""
     return bundle._replace(**{
         name: value[:1] for name, value in bundle._asdict().items() if isinstance(value, torch.Tensor)
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [small(**JOINTS), small("R-18-C4", **JOINTS)], ids=["FPN", "C4"])
+@pytest.mark.parametrize("config", [small(**NUM_KEYPOINTS), small("R-18-C4", **NUM_KEYPOINTS)], ids=["FPN", "C4"])
 def test_skipping_empty_slots_changes_nothing(config) -> None:
     skipping, plain = decided(config), decided(config, skip_empty=False)
     plain.load_state_dict(skipping.state_dict())
     with torch.no_grad():
-        wanted, got = skipping.train().loss(pictures(), objects()), plain.train().loss(pictures(), objects())
+        wanted, got = skipping.train().loss(drawn_images(), objects()), plain.train().loss(drawn_images(), objects())
         for name, term in terms(wanted).items():
             torch.testing.assert_close(terms(got)[name], term)
-        detections = plain.eval().detect(pictures())
+        detections = plain.eval().detect(drawn_images())
         for b in range(2):
-            assert_same_detections(one(detections, b), one(skipping.eval().detect(pictures()), b))
+            assert_same_detections(one(detections, b), one(skipping.eval().detect(drawn_images()), b))
     assert detections.boxes.shape[1] == config.box_head.max_detections
 
 
@@ -166,11 +166,13 @@ def test_the_guard_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [small(**JOINTS), small("R-18-C4"), small(box_head={"ohem": True})], ids=["FPN", "C4", "hard examples"]
+    "config",
+    [small(**NUM_KEYPOINTS), small("R-18-C4"), small(box_head={"ohem": True})],
+    ids=["FPN", "C4", "hard examples"],
 )
 def test_no_step_looks_at_a_tensor(config) -> None:
     model = decided(config, skip_empty=False)
-    images, gt = pictures(), objects()
+    images, gt = drawn_images(), objects()
     with use("reference"), NoLooking():
         total(model.train().loss(images, gt)).backward()
         with torch.inference_mode():
@@ -179,7 +181,7 @@ def test_no_step_looks_at_a_tensor(config) -> None:
 
 def test_given_proposals_replace_the_rpn() -> None:
     """The true boxes as proposals: every detection is near one of them, and the RPN has no part in the loss."""
-    model, images, gt = decided(small()), pictures(), objects()
+    model, images, gt = decided(small()), drawn_images(), objects()
     given = Proposals(gt.boxes, torch.zeros(2, 4), gt.valid)
     rois = []
     model.steps = model.steps._replace(
@@ -197,7 +199,7 @@ def test_given_proposals_replace_the_rpn() -> None:
 
 @pytest.mark.parametrize("features", ["shared", "own"])
 def test_the_rpns_loss_alone_is_its_part_of_the_whole(features) -> None:
-    model, images, gt = decided(small(rpn={"features": features})), pictures(), objects()
+    model, images, gt = decided(small(rpn={"features": features})), drawn_images(), objects()
     alone, whole = model.rpn_loss(images, gt), model.loss(images, gt)
     assert set(terms(alone)) == {"rpn_class", "rpn_box"}
     for name, term in terms(alone).items():
@@ -214,7 +216,7 @@ def test_features_of_its_own_make_the_rpn_independent_of_the_others() -> None:
     state = shared.state_dict()
     twice = {f"rpn_features.{name}": t for name, t in state.items() if name.startswith(("backbone.", "neck."))}
     own.load_state_dict(state | twice)
-    images = pictures()
+    images = drawn_images()
     with torch.no_grad():
         pyramid = own.pyramid(images)
         torch.testing.assert_close(own.score_anchors(images, pyramid), shared.score_anchors(images))
@@ -227,18 +229,19 @@ def test_features_of_its_own_make_the_rpn_independent_of_the_others() -> None:
 
 
 def test_describing_the_boxes_found_is_detecting() -> None:
-    model, images = decided(small(**JOINTS)).eval(), pictures()
+    model, images = decided(small(**NUM_KEYPOINTS)).eval(), drawn_images()
     with torch.inference_mode():
         pyramid = model.pyramid(images)
         boxes = model.detect_boxes(pyramid, images)
         assert boxes.masks is None
-        assert boxes.joints is None
+        assert boxes.keypoints is None
         described, detected = model.describe(pyramid, images, boxes), model.detect(images)
     for got, wanted in zip(described, detected, strict=True):
         torch.testing.assert_close(got, wanted)
-    assert described.joints is not None
-    inside = (described.joints[..., :2] >= described.boxes[:, :, None, :2] - 1e-3) & (
-        described.joints[..., :2] <= described.boxes[:, :, None, 2:].maximum(described.boxes[:, :, None, :2] + 1) + 1e-3
+    assert described.keypoints is not None
+    inside = (described.keypoints[..., :2] >= described.boxes[:, :, None, :2] - 1e-3) & (
+        described.keypoints[..., :2]
+        <= described.boxes[:, :, None, 2:].maximum(described.boxes[:, :, None, :2] + 1) + 1e-3
     )
     assert inside.all()
 
@@ -246,7 +249,7 @@ def test_describing_the_boxes_found_is_detecting() -> None:
 def test_channels_are_reversed_for_weights_that_saw_blue_first() -> None:
     rgb, bgr = (decided(small(input={"channel_order": order})).eval() for order in ("rgb", "bgr"))
     bgr.load_state_dict(rgb.state_dict())
-    images = pictures()
+    images = drawn_images()
     with torch.inference_mode():
         wanted = rgb.pyramid(images._replace(pixels=images.pixels.flip(1)))
         got = bgr.pyramid(images)

@@ -23,7 +23,7 @@ def rois_on(boxes, objects, valid=None) -> RoIs:
 
 
 def ground_truth(bitmaps, polygons=None) -> GroundTruth:
-    """Objects of a picture of `SIZE` that is its own canvas; `polygons` for the rule that draws them."""
+    """Objects of an image of `SIZE` that is its own canvas; `polygons` for the rule that draws them."""
     G = len(bitmaps)
     bits, frames = windows(bitmaps, np.arange(SIZE[0]), np.arange(SIZE[1]))
     outlines = None

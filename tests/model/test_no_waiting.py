@@ -26,14 +26,14 @@ from maskrcnn.training.loop import _LossOf, step
 from maskrcnn.training.optim import build_optimizer
 from maskrcnn.training.state import Average, Progress, State
 from maskrcnn.training.watch import Watch
-from tests.model.small import decided, objects, pictures, small
+from tests.model.small import decided, drawn_images, objects, small
 
 pytest.importorskip("triton")
 
-JOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 CONFIGS = {
     "FPN": small(),
-    "keypoints": small(**JOINTS),
+    "keypoints": small(**NUM_KEYPOINTS),
     "C4": small("R-18-C4"),
     "adaptive samples": small(pool={"sampling": 0}),
     "hard examples": small(box_head={"ohem": True}),
@@ -84,7 +84,7 @@ def hollow(value: Any) -> Any:
 def test_detecting_never_waits(name) -> None:
     model = prepare(decided(CONFIGS[name], skip_empty=False), fuse=False)
     with FakeTensorMode(), torch.no_grad():
-        model, images = hollow(model), hollow(pictures())
+        model, images = hollow(model), hollow(drawn_images())
         with NoCopies(), recorded_paths() as paths:
             found = model.detect(images)
     slots = CONFIGS[name].box_head.max_detections
@@ -97,11 +97,11 @@ def test_detecting_never_waits(name) -> None:
 def test_several_views_never_wait() -> None:
     model = prepare(decided(CONFIGS["keypoints"], skip_empty=False), fuse=False)
     with FakeTensorMode(), torch.no_grad():
-        model, views = hollow(model), [hollow(pictures()) for _ in range(4)]
+        model, views = hollow(model), [hollow(drawn_images()) for _ in range(4)]
         with NoCopies():
             found = detect_views(model, views, flip=True, flip_pairs=[(0, 1), (3, 4)])
     assert found.masks is not None
-    assert found.joints is not None
+    assert found.keypoints is not None
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -111,7 +111,7 @@ def test_a_training_step_never_waits(name, monkeypatch) -> None:
     config, among = TrainConfig(ema=0.99), alone()
     model = decided(CONFIGS[name], skip_empty=False).train()
     with FakeTensorMode():
-        model, images, gt = (hollow(value) for value in (model, pictures(), objects()))
+        model, images, gt = (hollow(value) for value in (model, drawn_images(), objects()))
         job = Job(config, Path(), 2, lambda *_: [], None, None, lambda *_: None, precision="bf16")
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         state = State(model, build_optimizer(model, config), Average(model, config.ema), scaler, Progress())

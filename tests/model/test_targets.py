@@ -1,4 +1,4 @@
-"""What anchors, RoIs, masks and joints should say, by hand."""
+"""What anchors, RoIs, masks and keypoints should say, by hand."""
 
 import torch
 
@@ -35,10 +35,10 @@ def ground_truth() -> GroundTruth:
     flags = torch.tensor([[True, True, True, False]])
     masks = torch.zeros(1, 4, 8, 8, dtype=torch.bool)
     masks[0, 0, :, :4] = True  # the left half
-    joints = torch.zeros(1, 4, 2, 3)
-    joints[0, 0] = torch.tensor([[5.0, 10, 2], [15, 10, 0]])
+    keypoints = torch.zeros(1, 4, 2, 3)
+    keypoints[0, 0] = torch.tensor([[5.0, 10, 2], [15, 10, 0]])
     ignore = torch.tensor([[False, False, True, True]])
-    return GroundTruth(boxes, torch.tensor([[2, 1, 0, 99]]), masks, boxes.clone(), joints, ignore, flags)
+    return GroundTruth(boxes, torch.tensor([[2, 1, 0, 99]]), masks, boxes.clone(), keypoints, ignore, flags)
 
 
 def labelled(**changes):
@@ -141,8 +141,10 @@ def test_an_object_without_mask_teaches_none() -> None:
     assert with_masks(fg, gt).valid.tolist() == [[True, False]]
 
 
-def test_joints_fall_into_cells() -> None:
-    """The first joint lies 5 of 20 to the right, half way down; the second is not labelled; elsewhere none is seen."""
+def test_keypoints_fall_into_cells() -> None:
+    """The first keypoint lies 5 of 20 to the right, half way down; the second is not labelled; elsewhere none is
+    seen.
+    """
     cells, seen = keypoint_targets(rois_on([[0.0, 0, 20, 20], [30, 30, 50, 50]]), ground_truth(), side=4)
     assert cells.tolist() == [[[2 * 4 + 1, 0], [0, 0]]]
     assert seen.tolist() == [[[True, False], [False, False]]]

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one view is the plain answer, a mirrored picture gives a mirrored one, maps are averaged."""
+"""Test-time augmentation: one view is the plain answer, a mirrored image gives a mirrored one, maps are averaged."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.tta import TTA, choose_views, detect_views
 from maskrcnn.structures import Detections, Images
 from maskrcnn.weights.interop.profiles import with_profile
-from tests.model.small import JOINTS, assert_same_detections, decided, one, pictures, small
+from tests.model.small import NUM_KEYPOINTS, assert_same_detections, decided, drawn_images, one, small
 
 KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 DETECTRON = {"inclusive": True, "frame": "image", "nms_closed": True}
@@ -22,7 +22,7 @@ PAIRS = [(0, 1), (3, 4)]
 
 
 def mirrored(images: Images) -> Images:
-    """Picture by picture, on the canvas."""
+    """Image by image, on the canvas."""
     pixels = images.pixels.clone()
     for b, (_, width) in enumerate(images.sizes.tolist()):
         pixels[b, :, :, :width] = images.pixels[b, :, :, :width].flip(-1)
@@ -30,7 +30,7 @@ def mirrored(images: Images) -> Images:
 
 
 def enlarged(images: Images) -> Images:
-    """The same pictures twice as large."""
+    """The same images twice as large."""
     pixels = images.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return images._replace(pixels=pixels, sizes=images.sizes * 2, scales=images.scales * 2)
 
@@ -58,8 +58,8 @@ CONFIGS = pytest.mark.parametrize(
 @torch.no_grad()
 def test_one_view_is_the_plain_answer(config) -> None:
     model = unsure(config)
-    plain = model.detect(pictures())
-    got = detect_views(model, [pictures()], flip=False, flip_pairs=PAIRS)
+    plain = model.detect(drawn_images())
+    got = detect_views(model, [drawn_images()], flip=False, flip_pairs=PAIRS)
     for b in range(2):
         assert plain.valid[b].any()
         assert_same_detections(one(got, b), one(plain, b))
@@ -67,9 +67,9 @@ def test_one_view_is_the_plain_answer(config) -> None:
 
 @CONFIGS
 @torch.no_grad()
-def test_a_mirrored_picture_gives_a_mirrored_answer(config) -> None:
+def test_a_mirrored_image_gives_a_mirrored_answer(config) -> None:
     model = unsure(config)
-    views = [pictures(), enlarged(pictures())]
+    views = [drawn_images(), enlarged(drawn_images())]
     mirrors = [mirrored(view) for view in views]
     straight = detect_views(model, views + mirrors, flip=True, flip_pairs=PAIRS)
     got = detect_views(model, mirrors + views, flip=True, flip_pairs=PAIRS)
@@ -84,10 +84,10 @@ def test_a_mirror_is_exact_where_a_size_is_rounded(profile, width) -> None:
     config = with_profile(small(input={"min_size": 101, "max_size": 400}), profile)
     model = unsure(config)
     model.std.fill_(58)  # some profiles' is 1: with these weights all scores would be next to 1
-    picture = np.random.default_rng(0).integers(0, 256, (97, width, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (97, width, 3), dtype=np.uint8)
     rule = config.input
-    straight = detect_views(model, prepare_views(picture, rule, flip=True), flip=True, flip_pairs=PAIRS)
-    views = prepare_views(picture[:, ::-1], rule, flip=True)
+    straight = detect_views(model, prepare_views(image, rule, flip=True), flip=True, flip_pairs=PAIRS)
+    views = prepare_views(image[:, ::-1], rule, flip=True)
     got = detect_views(model, views, flip=True, flip_pairs=PAIRS)
     check_mirrored(got, straight, views[0], inclusive=config.box_arithmetic.inclusive)
 
@@ -97,28 +97,31 @@ def check_mirrored(got: Detections, straight: Detections, images: Images, *, inc
     width = (images.original_sizes[:, 1:] - float(inclusive)) * images.scales[:, 1:]  # [B 1]
     x1, y1, x2, y2 = straight.boxes.unbind(-1)
     boxes = torch.stack((width - x2, y1, width - x1, y2), -1)
-    joints = straight.joints
-    if joints is not None:
-        joints = joints[:, :, [1, 0, 2, 4, 3]]
-        joints = torch.cat((width[..., None, None] - joints[..., :1], joints[..., 1:]), -1)
+    keypoints = straight.keypoints
+    if keypoints is not None:
+        keypoints = keypoints[:, :, [1, 0, 2, 4, 3]]
+        keypoints = torch.cat((width[..., None, None] - keypoints[..., :1], keypoints[..., 1:]), -1)
     masks = None if straight.masks is None else straight.masks.flip(-1)
     for b in range(len(width)):
-        assert_same_detections(one(got, b), one(straight._replace(boxes=boxes, masks=masks, joints=joints), b))
+        assert_same_detections(one(got, b), one(straight._replace(boxes=boxes, masks=masks, keypoints=keypoints), b))
 
 
 @torch.no_grad()
 def test_a_view_of_its_own_adds_something() -> None:
     """The other tests would not see a second view that is not looked at."""
     model = unsure(small())
-    plain = detect_views(model, [pictures()], flip=False, flip_pairs=[])
-    for views, flip in (([pictures(), enlarged(pictures())], False), ([pictures(), mirrored(pictures())], True)):
+    plain = detect_views(model, [drawn_images()], flip=False, flip_pairs=[])
+    for views, flip in (
+        ([drawn_images(), enlarged(drawn_images())], False),
+        ([drawn_images(), mirrored(drawn_images())], True),
+    ):
         got = detect_views(model, views, flip=flip, flip_pairs=[])
         assert not torch.equal(got.scores, plain.scores)
 
 
 def stub(model, found: Sequence[Detections], masks: Sequence[Tensor], heatmaps: Sequence[Tensor]) -> list[Tensor]:
     """Makes the model say, of its first, second ... view, these candidates, masks and maps. Gives the boxes it is asked
-    about, view by view, and at last the maps that joints are read from.
+    about, view by view, and at last the maps that keypoints are read from.
     """
     asked: list[Tensor] = []
     turns = iter(found)
@@ -126,23 +129,25 @@ def stub(model, found: Sequence[Detections], masks: Sequence[Tensor], heatmaps: 
     model.pyramid = lambda images: []
     model.candidates = lambda pyramid, images: next(turns)
     model.details = lambda pyramid, detections: asked.append(detections.boxes[0]) or next(details)
-    model.steps = model.steps._replace(joints=lambda maps, *_, **__: asked.append(maps) or torch.zeros(1, 2, JOINTS, 3))
+    model.steps = model.steps._replace(
+        keypoints=lambda maps, *_, **__: asked.append(maps) or torch.zeros(1, 2, NUM_KEYPOINTS, 3)
+    )
     return asked
 
 
 def said(*rows: tuple[float, float, float, float, float]) -> Detections:
-    """Candidates of class 0 in one picture: box and score."""
+    """Candidates of class 0 in one image: box and score."""
     table = torch.tensor([rows])
     labels = torch.zeros(table.shape[:2], dtype=torch.int64)
     return Detections(table[..., :4], table[..., 4], labels, None, None, torch.ones_like(labels, dtype=torch.bool))
 
 
 def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
-    """A picture of 128 x 192, seen at half its size, 64 x 96, and at its own, each mirrored too.
+    """An image of 128 x 192, seen at half its size, 64 x 96, and at its own, each mirrored too.
 
     One object at (20, 40, 60, 100), found in all four views, a little off in the third; another only in the last.
     """
-    images = one(pictures(), 0)
+    images = one(drawn_images(), 0)
     views = [images, enlarged(images)] * 2  # mirrored, they are of the same sizes
     found = [
         said((10, 20, 30, 50, 0.8)),
@@ -151,9 +156,9 @@ def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
         said((132, 40, 172, 100, 0.6), (2, 4, 42, 64, 0.5)),  # the second at (150, 4, 190, 64)
     ]
     ramp = torch.tensor([0.1, 0.2, 0.4, 0.8]).expand(1, 2, 4, 4)
-    maps = torch.zeros(4, 1, 2, JOINTS, 8, 8)
-    maps[0, ..., 0, 3, 1] = 2.0  # the first joint, at column 1
-    maps[2, ..., 1, 3, 6] = 4.0  # mirrored: the second joint, at column 6
+    maps = torch.zeros(4, 1, 2, NUM_KEYPOINTS, 8, 8)
+    maps[0, ..., 0, 3, 1] = 2.0  # the first keypoint, at column 1
+    maps[2, ..., 1, 3, 6] = 4.0  # mirrored: the second keypoint, at column 6
     model = decided(small(**KEYPOINTS))
     asked = stub(model, found, [ramp, ramp * 0.5, ramp, ramp * 0], list(maps))
     got = detect_views(model, views, flip=True, flip_pairs=PAIRS)
@@ -167,7 +172,7 @@ def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
     assert got.masks is not None
     average = (1.5 * ramp + ramp.flip(-1)) / 4
     torch.testing.assert_close(got.masks, average)
-    wanted = torch.zeros(1, 2, JOINTS, 8, 8)
+    wanted = torch.zeros(1, 2, NUM_KEYPOINTS, 8, 8)
     wanted[..., 0, 3, 1] = (2.0 + 4.0) / 4
     torch.testing.assert_close(asked[4], wanted)
 

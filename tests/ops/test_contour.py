@@ -66,7 +66,7 @@ def test_the_pixels_of_paste_lie_inside(seed, side, rule, threshold) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(1, 28), st.sampled_from([0.5, 0.35]))
 def test_vertices_lie_where_the_pasted_value_is_the_threshold(seed, side, threshold) -> None:
-    """Each vertex is made the centre of a one-pixel picture, and `paste` asked for the value there."""
+    """Each vertex is made the centre of a one-pixel image, and `paste` asked for the value there."""
     mask = torch.rand(1, side, side, generator=torch.Generator().manual_seed(seed))
     box = torch.tensor([[33.25, 35.5, 85.75, 77.125]])  # far from where the outline would be cut
     outline = trace(mask[0].numpy(), box[0].numpy(), (120, 120), threshold=threshold)
@@ -78,7 +78,7 @@ def test_vertices_lie_where_the_pasted_value_is_the_threshold(seed, side, thresh
 
 def test_rings_do_not_repeat_points() -> None:
     mask = torch.rand(28, 28, generator=torch.Generator().manual_seed(0)).numpy()
-    outline = trace(mask, np.array([-4.0, -4.0, 30.0, 30.0]), (20, 20))  # cut by the picture
+    outline = trace(mask, np.array([-4.0, -4.0, 30.0, 30.0]), (20, 20))  # cut by the image
     assert len(outline.outer) > 5
     for ring in outline.outer + outline.holes:
         assert (ring != np.roll(ring, 1, axis=0)).any(axis=1).all()

@@ -1,33 +1,33 @@
-"""Joints to cells and back: answers by hand, the round trip, and the way of the rivals as an oracle."""
+"""Keypoints to cells and back: answers by hand, the round trip, and the way of the rivals as an oracle."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from maskrcnn.ops.heatmap import decode_joints, encode_joints
+from maskrcnn.ops.heatmap import decode_keypoints, encode_keypoints
 
 NAN = float("nan")
 
 
 def test_cells_by_hand() -> None:
-    """What torchvision gave for these joints of the box (10, 20, 30, 52)."""
-    joints = torch.tensor([[10.0, 20, 2], [30, 52, 1], [9.9, 20, 2], [20, 30, 0], [29.99, 51.99, 2]])
-    cells, seen = encode_joints(joints[None], torch.tensor([[10.0, 20, 30, 52]]), side=56)
+    """What torchvision gave for these keypoints of the box (10, 20, 30, 52)."""
+    keypoints = torch.tensor([[10.0, 20, 2], [30, 52, 1], [9.9, 20, 2], [20, 30, 0], [29.99, 51.99, 2]])
+    cells, seen = encode_keypoints(keypoints[None], torch.tensor([[10.0, 20, 30, 52]]), side=56)
     assert cells.tolist() == [[0, 3135, 0, 0, 3135]]
     assert seen.tolist() == [[True, True, False, False, True]]
 
 
-def test_joints_without_numbers_and_boxes_without_extent_are_not_seen() -> None:
-    joints = torch.tensor([[[NAN, NAN, NAN], [NAN, 5.0, 2.0], [5.0, 7.0, 2.0]]]).expand(2, 3, 3)
-    cells, seen = encode_joints(joints, torch.tensor([[4.0, 4, 4, 4], [NAN, NAN, NAN, NAN]]), side=8)
+def test_keypoints_without_numbers_and_boxes_without_extent_are_not_seen() -> None:
+    keypoints = torch.tensor([[[NAN, NAN, NAN], [NAN, 5.0, 2.0], [5.0, 7.0, 2.0]]]).expand(2, 3, 3)
+    cells, seen = encode_keypoints(keypoints, torch.tensor([[4.0, 4, 4, 4], [NAN, NAN, NAN, NAN]]), side=8)
     assert not seen.any()
     assert not cells.any()
 
 
 @pytest.mark.parametrize("points", ["cells", "pixels"])
 @pytest.mark.parametrize("bound", [None, (168, 280)])
-def test_decoding_returns_the_joint_within_half_a_cell(bound, points, torch_rng) -> None:
+def test_decoding_returns_the_keypoint_within_half_a_cell(bound, points, torch_rng) -> None:
     """Pixels do so where a cell's centre is one's, with sides of 1, 3 and 5 pixels a cell, and half a pixel more else.
 
     They can miss a lone cell in a box with fewer pixels than cells.
@@ -41,15 +41,15 @@ def test_decoding_returns_the_joint_within_half_a_cell(bound, points, torch_rng)
     share = torch.rand(N, J, 2, generator=torch_rng)
     if points == "cells":
         share[:, 0], share[:, 1] = 0.1 / Q, 1 - 0.1 / Q  # far out in the first and the last cell
-    joints = low[:, None] + side[:, None] * share
-    cells, seen = encode_joints(torch.cat((joints, torch.full((N, J, 1), 2.0)), -1), boxes, side=Q)
+    keypoints = low[:, None] + side[:, None] * share
+    cells, seen = encode_keypoints(torch.cat((keypoints, torch.full((N, J, 1), 2.0)), -1), boxes, side=Q)
     assert seen.all()
     logits = 10.0 * F.one_hot(cells, Q * Q).float().unflatten(-1, (Q, Q))
-    got = decode_joints(logits, boxes, bound=bound, points=points)
+    got = decode_keypoints(logits, boxes, bound=bound, points=points)
     reach = 0.5 * side / Q
     exact = N if points == "cells" else 3
     reach[exact:] += 0.5
-    away = (got[..., :2] - joints).abs()
+    away = (got[..., :2] - keypoints).abs()
     assert (away <= reach[:, None] + 5e-5).all()
     score = np.exp(10) / (np.exp(10) + Q * Q - 1)
     torch.testing.assert_close(got[:exact, :, 2], torch.full((exact, J), score), rtol=1e-4, atol=0)
@@ -63,7 +63,7 @@ def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
     side = torch.tensor([[70.3, 61.0], [56.0, 56.0], [12.2, 80.0], [0.3, 9.0], [33.0, 0.0], [56.5, 7.1]])
     boxes = torch.cat((low, low + side), 1)
     for score in ("probability", "logit"):
-        got = decode_joints(logits, boxes, score=score, points="pixels", bound=bound)
+        got = decode_keypoints(logits, boxes, score=score, points="pixels", bound=bound)
         for n, (w, h) in enumerate(side.clamp(min=1).tolist()):
             width, height = int(np.ceil(w)), int(np.ceil(h))
             resized = F.interpolate(logits[n : n + 1], (height, width), mode="bicubic", align_corners=False)[0]
@@ -78,8 +78,8 @@ def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
 @pytest.mark.parametrize("wrong", [{"score": "oks"}, {"points": "lattice"}])
 def test_words_of_no_meaning_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
-        decode_joints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), **wrong)
+        decode_keypoints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), **wrong)
 
 
-def test_no_detections_have_no_joints() -> None:
-    assert decode_joints(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4)).shape == (0, 3, 3)
+def test_no_detections_have_no_keypoints() -> None:
+    assert decode_keypoints(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4)).shape == (0, 3, 3)

@@ -74,7 +74,7 @@ def test_encode_equals_pycocotools_of_paste_byte_for_byte(scene, rule, threshold
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("rule", RULES)
-def test_a_large_picture(rule, impl) -> None:
+def test_a_large_image(rule, impl) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     rng = torch.Generator().manual_seed(1)
     masks = F.interpolate(torch.rand(3, 1, 8, 8, generator=rng), (28, 28), mode="bicubic")[:, 0].clamp(0, 1)

@@ -55,7 +55,7 @@ def test_a_single_pixel_spreads_the_weights(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_pictures_of_a_batch_do_not_see_each_other(impl) -> None:
+def test_images_of_a_batch_do_not_see_each_other(impl) -> None:
     x, weight, bias, _ = drawn((3, 4, 4, 33, 50), torch.float32)
     weights = transform_weights(weight, torch.float32)
     x[1] = torch.nan
@@ -66,6 +66,6 @@ def test_pictures_of_a_batch_do_not_see_each_other(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_no_pictures_give_no_answers(impl) -> None:
+def test_no_images_give_no_answers(impl) -> None:
     weights = transform_weights(torch.zeros(4, 2, 3, 3), torch.float32)
     assert winograd(torch.zeros(0, 2, 5, 6), weights, torch.zeros(4), relu=True, impl=impl).shape == (0, 4, 5, 6)

@@ -83,9 +83,9 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_pictures_that_could_not_be_read_are_counted_at_the_end(tmp_path: Path) -> None:
+def test_images_that_could_not_be_read_are_counted_at_the_end(tmp_path: Path) -> None:
     (said,) = train(make_job(tmp_path, alone(), epochs=0.1)._replace(unread=lambda: {"a.jpg", "b.jpg"}))
-    assert said.startswith("2 of the pictures met could not be read")
+    assert said.startswith("2 of the images met could not be read")
 
 
 def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:

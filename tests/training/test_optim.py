@@ -61,7 +61,7 @@ def test_named_schedules_are_their_steps_on_coco(name, model, images, steps, dro
         assert around == pytest.approx([rate * 0.1**number, rate * 0.1 ** (number + 1)])
 
 
-def test_joints_train_as_long_as_the_papers() -> None:
+def test_keypoints_train_as_long_as_the_papers() -> None:
     config = override(Config(), ["model.keypoint_head.enabled=true"])
     assert schedule_settings("paper", config.model) == schedule_settings("1x", config.model)
 

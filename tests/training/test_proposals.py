@@ -1,4 +1,4 @@
-"""Proposals in a file, and on the canvas of a training picture."""
+"""Proposals in a file, and on the canvas of a training image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def true_boxes(dataset) -> dict[int, torch.Tensor]:
     ],
     ids=["turned and scaled", "two sizes", "cropped"],
 )
-def test_boxes_go_where_the_picture_goes(tmp_path: Path, augmentation: AugmentConfig) -> None:
+def test_boxes_go_where_the_image_goes(tmp_path: Path, augmentation: AugmentConfig) -> None:
     """The true boxes as proposals, over epochs: they lie on the loader's own, which have no mask to be cut by."""
     dataset, rule = read_coco(write_coco(tmp_path, SCENES)), tiny_config().input
     loader = TrainLoader(dataset, rule, augmentation, batch=2, masks=False)
@@ -85,7 +85,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
         image_id: boxes.tolist() for image_id, (boxes, _) in found.items()
     }
     assert kept.scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
-    assert kept.pictures() == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
+    assert kept.images() == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
     assert (kept.weights, kept.config) == ("abc", OWN)
     torch.testing.assert_close(kept.network, dict(rpn_of(model).state_dict()))
 
@@ -109,7 +109,7 @@ def test_images_without_proposals_are_an_error_that_names_one(tmp_path: Path) ->
         check_covers(keep_none(tmp_path / "p", dataset.subset([0, 3])), dataset, "p")
 
 
-def test_proposals_of_other_pictures_are_an_error_that_names_the_first(tmp_path: Path) -> None:
+def test_proposals_of_other_images_are_an_error_that_names_the_first(tmp_path: Path) -> None:
     """Ids coincide, as every exporter counts from 1: names and sizes must, too; folder and order are free."""
     dataset = read_coco(write_coco(tmp_path, SCENES))
     kept = keep_none(tmp_path / "p", dataset)
@@ -139,7 +139,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
             wanted = model.steps.propose_train(rpn, images.sizes)
         got = boxes[int(image_ids)]
         assert len(got) == int(wanted.valid.sum()) > 10
-        torch.testing.assert_close(got[:5], wanted.boxes[0, :5], rtol=0, atol=1e-2)  # these pictures keep their size
+        torch.testing.assert_close(got[:5], wanted.boxes[0, :5], rtol=0, atol=1e-2)  # these images keep their size
     found = {image_id: (part, torch.zeros(len(part))) for image_id, part in boxes.items()}
     assert recall_of(found, dataset) == figures
     assert figures["objects"] == 4
@@ -150,7 +150,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
 
 def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     write_coco(tmp_path, SCENES)
-    (tmp_path / "images" / "c.png").write_text("no picture")
+    (tmp_path / "images" / "c.png").write_text("no image")
     dataset = read_coco(tmp_path / "train.json")
     loader = EvalLoader(dataset, OWN.input, warn=lambda text: None)
     found = compute_proposals(build(OWN), loader, precision="fp32", step="test")

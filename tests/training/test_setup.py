@@ -91,32 +91,32 @@ def test_classes_and_slots_follow_the_data(data: Path) -> None:
     assert made.config.model.rpn.post_nms_test == 1200
 
 
-def test_joints_follow_the_data(data: Path) -> None:
+def test_keypoints_follow_the_data(data: Path) -> None:
     reading = {**READING, "keypoints": True}
     with pytest.raises(DataError, match=r"train\.json: no category has keypoints"):
         make_plan(data, reading=reading)
-    joints = {"wave": ["head", "left_end", "right_end"], "leaf": ["stalk"]}
+    keypoints = {"wave": ["head", "left_end", "right_end"], "leaf": ["stalk"]}
     for path in (data / "train.json", data / "val.json"):
         content = json.loads(path.read_text())
         for category in content["categories"]:
-            category |= {"keypoints": joints.get(category["name"], [])}
+            category |= {"keypoints": keypoints.get(category["name"], [])}
         path.write_text(json.dumps(content))
     named = {"model.keypoint_head.enabled": True}
     made, said = make_plan(data, reading=reading, named=named)
-    assert made.config.model.keypoint_head.joints == made.train.num_joints == 4
-    assert "joints of wave: 3, 1 pairs of them exchanged by a mirror, sigma 0.05 to 0.05" in said
+    assert made.config.model.keypoint_head.num_keypoints == made.train.num_keypoints == 4
+    assert "keypoints of wave: 3, 1 pairs of them exchanged by a mirror, sigma 0.05 to 0.05" in said
     alike, _ = make_plan(data, "model.keypoint_head.enabled=true")  # the setting alone says the same
     assert alike.config == made.config
-    assert alike.train.num_joints == 4
+    assert alike.train.num_keypoints == 4
     without, said = make_plan(data)
     assert not without.config.model.keypoint_head.enabled
-    assert without.train.num_joints == 0
-    assert not any(line.startswith("joints") for line in said)
+    assert without.train.num_keypoints == 0
+    assert not any(line.startswith("keypoints") for line in said)
 
 
 @pytest.mark.parametrize(("profile", "expected"), [("detectron", 60), ("torchvision", 61), ("ours", 60.5)])
-def test_a_mirror_moves_joints_as_the_profile_does(data: Path, profile: str, expected: float) -> None:
-    """Joints at column 3 of 64."""
+def test_a_mirror_moves_keypoints_as_the_profile_does(data: Path, profile: str, expected: float) -> None:
+    """Keypoints at column 3 of 64."""
     content = json.loads((data / "train.json").read_text())
     content["categories"] = [category | {"keypoints": ["top"]} for category in content["categories"]]
     content["annotations"] = [row | {"keypoints": [3, 4, 2]} for row in content["annotations"] if row["image_id"] == 1]
@@ -125,8 +125,8 @@ def test_a_mirror_moves_joints_as_the_profile_does(data: Path, profile: str, exp
     val = str(data / "train.json")
     made, _ = make_plan(data, *mirror, reading={**READING, "val": val, "keypoints": True})
     made = made._replace(config=replace(made.config, model=with_profile(made.config.model, profile)))
-    joints = [gt.joints[gt.valid] for _, gt, _ in make_job(made, alone()).epoch(0, 0)]
-    assert {float(x) for found in joints for x in found[:, :, 0].sum(1)} == {2 * expected}
+    keypoints = [gt.keypoints[gt.valid] for _, gt, _ in make_job(made, alone()).epoch(0, 0)]
+    assert {float(x) for found in keypoints for x in found[:, :, 0].sum(1)} == {2 * expected}
 
 
 def test_the_rate_is_printed_for_the_images_of_a_step(data: Path) -> None:

@@ -227,7 +227,7 @@ def test_stages_have_names_and_an_order() -> None:
 
 def test_both_networks_start_from_the_weights_given(whole: Path, data: Path, tmp_path: Path) -> None:
     """A checkpoint of shared features gives its backbone to both."""
-    start = train(data, model="R-18-FPN-tiny", out=tmp_path / "joint", epochs=0.5, overrides=SMALLEST)
+    start = train(data, model="R-18-FPN-tiny", out=tmp_path / "keypoint", epochs=0.5, overrides=SMALLEST)
     shared = load_checkpoint(start).state
     run(data, tmp_path / "run", "train.lr=0", model=None, weights=start, epochs=1)
     state = load_checkpoint(tmp_path / "run" / "model.safetensors").state

@@ -10,7 +10,7 @@ import torch
 
 import maskrcnn
 from maskrcnn.data.drawn import draw_dataset
-from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, JOINTS
+from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, KEYPOINTS
 from maskrcnn.errors import ConfigError
 from maskrcnn.training.distributed import alone
 from maskrcnn.training.loop import begin, divide, train
@@ -76,8 +76,8 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(data: Path, capsys: pytest.Cap
     assert json.loads((data / "again.json").read_text())["objects"] == 2
 
 
-def test_joints_are_trained_and_measured(tmp_path: Path) -> None:
-    draw_dataset(tmp_path, train=4, val=2, seed=0, joints=True)
+def test_keypoints_are_trained_and_measured(tmp_path: Path) -> None:
+    draw_dataset(tmp_path, train=4, val=2, seed=0, keypoints=True)
     head = ("model.keypoint_head.convs=1", "model.keypoint_head.channels=16")
     final = run(tmp_path, *head, keypoints=True, masks=False)
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -85,9 +85,9 @@ def test_joints_are_trained_and_measured(tmp_path: Path) -> None:
     assert not any("mask" in loss for loss in losses)
     assert 5 < max(loss["keypoint"] for loss in losses) < 11  # log 56^2 = 8.05 where every place is as likely
     checkpoint = load_checkpoint(final)
-    assert checkpoint.categories[FIGURE].joints == JOINTS
+    assert checkpoint.categories[FIGURE].keypoints == KEYPOINTS
     assert checkpoint.categories[FIGURE].flip_pairs == FLIP_PAIRS
-    assert checkpoint.config.keypoint_head.joints == len(JOINTS)
+    assert checkpoint.config.keypoint_head.num_keypoints == len(KEYPOINTS)
     metrics = maskrcnn.evaluate(final, tmp_path, precision="fp32", workers=0)
     assert metrics["keypoint"] == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["keypoint"])
     predictor = maskrcnn.load(final)

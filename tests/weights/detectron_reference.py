@@ -29,7 +29,7 @@ class Rules(NamedTuple):
 
 
 class Found(NamedTuple):
-    boxes: Array  # [D 4], inclusive, in pixels of the picture
+    boxes: Array  # [D 4], inclusive, in pixels of the image
     scores: Array
     labels: Array  # 1 .. K
     masks: Array  # bool [D H W]
@@ -102,15 +102,15 @@ def deconv(x: Array, blobs: Blobs, name: str) -> Array:
     return out + blobs[f"{name}_b"][:, None, None]
 
 
-# --- picture ---------------------------------------------------------------------------------------------------------
+# --- image ---------------------------------------------------------------------------------------------------------
 
 
-def blob_of(picture: Array, short_side: int) -> tuple[Array, float]:
+def blob_of(image: Array, short_side: int) -> tuple[Array, float]:
     """RGB uint8 [h w 3] to BGR [3 H W] without means, resized with OpenCV's linear rule; and the scale."""
-    scale = short_side / min(picture.shape[:2])
-    pixels = picture[:, :, ::-1].astype(np.float64) - MEANS
+    scale = short_side / min(image.shape[:2])
+    pixels = image[:, :, ::-1].astype(np.float64) - MEANS
     for axis in (0, 1):
-        count = picture.shape[axis]
+        count = image.shape[axis]
         at = ((np.arange(round(count * scale)) + 0.5) / scale - 0.5).clip(0, count - 1)
         low = np.floor(at).astype(int)
         high, share = np.minimum(low + 1, count - 1), at - low
@@ -206,10 +206,10 @@ def roi_align(feature: Array, box: Array, stride: int, side: int, sampling: int)
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def detect(blobs: Blobs, picture: Array, rules: Rules) -> Found:
-    """Everything on one picture, whose canvas needs no padding."""
+def detect(blobs: Blobs, image: Array, rules: Rules) -> Found:
+    """Everything on one image, whose canvas needs no padding."""
     blobs = {name: array.astype(np.float64) for name, array in blobs.items()}
-    data, scale = blob_of(picture, rules.short_side)
+    data, scale = blob_of(image, rules.short_side)
     x = max_pool(relu(affine(conv(data, blobs["conv1_w"], stride=2), blobs, "res_conv1")))
     c2 = stage(x, blobs, 2, 1)
     c3 = stage(c2, blobs, 3, 2)
@@ -220,9 +220,9 @@ def detect(blobs: Blobs, picture: Array, rules: Rules) -> Found:
     else:
         maps = pyramid(blobs, [c2, c3, c4, stage(c4, blobs, 5, 2)])
         proposals = propose(blobs, {**maps, 64: maps[32][:, ::2, ::2]}, "_fpn2", data.shape[1:], rules)
-    boxes, scores, labels = classify(blobs, maps, proposals, scale, picture.shape[:2], rules)
+    boxes, scores, labels = classify(blobs, maps, proposals, scale, image.shape[:2], rules)
     masks = [
-        paste(small_mask(blobs, maps, box * scale, label), box, picture.shape[:2])
+        paste(small_mask(blobs, maps, box * scale, label), box, image.shape[:2])
         for box, label in zip(boxes, labels, strict=True)
     ]
     return Found(np.array(boxes), np.array(scores), np.array(labels), np.array(masks))
@@ -274,7 +274,7 @@ def pooled(blobs: Blobs, maps: dict[int, Array], box: Array, side: int) -> Array
 def classify(
     blobs: Blobs, maps: dict[int, Array], proposals: list[Array], scale: float, size: tuple[int, ...], rules: Rules
 ) -> tuple[list[Array], list[float], list[int]]:
-    """Boxes in the picture, scores, classes from 1."""
+    """Boxes in the image, scores, classes from 1."""
     candidates: dict[int, list[tuple[float, Array]]] = {}
     for proposal in proposals:
         x = pooled(blobs, maps, proposal, 7)

@@ -29,26 +29,26 @@ def test_eighty_classes_are_those_that_occur() -> None:
     assert (found[16].id, found[16].name) == (18, "dog")
 
 
-def test_joints_of_a_person() -> None:
+def test_keypoints_of_a_person() -> None:
     (person,) = name_classes(replace(CONFIG, classes=1, keypoint_head=KeypointHeadConfig(enabled=True)))
-    assert (person.id, person.name, len(person.joints), person.joints[5]) == (1, "person", 17, "left_shoulder")
-    assert {(person.joints[a], person.joints[b]) for a, b in person.flip_pairs} == {
+    assert (person.id, person.name, len(person.keypoints), person.keypoints[5]) == (1, "person", 17, "left_shoulder")
+    assert {(person.keypoints[a], person.keypoints[b]) for a, b in person.flip_pairs} == {
         (f"left_{part}", f"right_{part}")
         for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
     }
     assert len(person.sigmas) == 17
     assert len(person.skeleton) == 19
     assert {("left_shoulder", "left_elbow"), ("nose", "right_eye")} <= {
-        (person.joints[a], person.joints[b]) for a, b in person.skeleton
+        (person.keypoints[a], person.keypoints[b]) for a, b in person.skeleton
     }
 
 
 def test_what_is_not_known_is_numbered_or_given() -> None:
-    config = replace(CONFIG, classes=2, keypoint_head=KeypointHeadConfig(enabled=True, joints=3))
+    config = replace(CONFIG, classes=2, keypoint_head=KeypointHeadConfig(enabled=True, num_keypoints=3))
     assert [category.name for category in name_classes(config)] == ["class-1", "class-2"]
-    assert name_classes(config)[0].joints == ("joint-1", "joint-2", "joint-3")
-    assert [(category.joints, category.shared) for category in name_classes(config)[1:]] == [
-        (("joint-1", "joint-2", "joint-3"), True)
+    assert name_classes(config)[0].keypoints == ("keypoint-1", "keypoint-2", "keypoint-3")
+    assert [(category.keypoints, category.shared) for category in name_classes(config)[1:]] == [
+        (("keypoint-1", "keypoint-2", "keypoint-3"), True)
     ]
     assert [category.name for category in name_classes(config, ["a", "b"])] == ["a", "b"]
     with pytest.raises(ConfigError, match="2 classes; 1 names"):

@@ -102,13 +102,13 @@ RESNETS:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_answers_are_those_of_detectron(kind: str, seed: int, tmp_path: Path) -> None:
     blobs = make_blobs(kind, seed)
-    picture = np.random.default_rng(seed).integers(0, 256, (32, 48, 3)).astype(np.uint8)
-    expected = with_extent(detect(blobs, picture, RULES))
+    image = np.random.default_rng(seed).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    expected = with_extent(detect(blobs, image, RULES))
     assert len(expected.boxes) >= 5
     found = read_checkpoint(write(tmp_path / "model_final.pkl", blobs, CFG), settings=SETTINGS)
     assert found.config.profile == "detectron"
     save_checkpoint(tmp_path / "m.safetensors", found.state, found.config, found.categories, found.provenance)
-    (result,) = load(tmp_path / "m.safetensors").predict([picture])
+    (result,) = load(tmp_path / "m.safetensors").predict([image])
     order = match(expected.boxes, expected.labels, result.boxes, result.labels)
     assert len(result.boxes) == len(expected.boxes)
     assert (order >= 0).all()

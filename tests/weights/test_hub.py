@@ -237,8 +237,8 @@ def test_the_manifest_by_hand() -> None:
     assert v1.address == "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     assert v1.digest == "sha256:bf2d0c1e"
     assert 178_000_000 < v1.size < 178_200_000
-    joints = find("detectron:e2e_keypoint_rcnn_R-50-FPN_1x")
-    assert joints.address == (
+    keypoints = find("detectron:e2e_keypoint_rcnn_R-50-FPN_1x")
+    assert keypoints.address == (
         f"{base}/detectron/37697547/12_2017_baselines/e2e_keypoint_rcnn_R-50-FPN_1x.yaml.08_42_54.kdzV35ao/output/train/"
         "keypoints_coco_2014_train%3Akeypoints_coco_2014_valminusminival/generalized_rcnn/model_final.pkl"
     )

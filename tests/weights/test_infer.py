@@ -25,7 +25,7 @@ READ = {  # what shapes say
     "rpn": ("convs",),
     "box_head": ("kind", "pool_size", "channels", "norm", "class_agnostic"),
     "mask_head": ("enabled", "kind", "convs", "channels", "norm", "class_agnostic"),
-    "keypoint_head": ("enabled", "joints", "convs", "channels"),
+    "keypoint_head": ("enabled", "num_keypoints", "convs", "channels"),
 }
 FPN = preset("R-50-FPN")
 C4 = preset("R-50-C4")
@@ -58,11 +58,11 @@ CASES: dict[str, ModelConfig] = {
         mask_head=MaskHeadConfig(norm="bn"),
     ),
     "boxes alone": replace(FPN, mask_head=MaskHeadConfig(enabled=False)),
-    "joints alone": replace(
+    "keypoints alone": replace(
         FPN, classes=1, mask_head=MaskHeadConfig(enabled=False), keypoint_head=KeypointHeadConfig(enabled=True)
     ),
-    "five joints and masks": replace(
-        FPN, classes=1, keypoint_head=KeypointHeadConfig(enabled=True, joints=5, convs=2, channels=64)
+    "five keypoints and masks": replace(
+        FPN, classes=1, keypoint_head=KeypointHeadConfig(enabled=True, num_keypoints=5, convs=2, channels=64)
     ),
     "no class in boxes and masks": replace(
         FPN, box_head=replace(FPN.box_head, class_agnostic=True), mask_head=MaskHeadConfig(class_agnostic=True)

@@ -11,7 +11,7 @@ from maskrcnn.model.build import build
 from maskrcnn.weights.interop.profiles import PROFILE_NAMES, with_profile
 
 
-def with_joints(config: ModelConfig) -> ModelConfig:
+def with_keypoints(config: ModelConfig) -> ModelConfig:
     return replace(config, keypoint_head=replace(config.keypoint_head, enabled=True))
 
 
@@ -35,7 +35,7 @@ def test_the_papers_numbers() -> None:
     assert (c4.box_head.samples, c4.rpn.post_nms_test, c4.box_head.res5_stride) == (64, 300, 1)
     assert (fpn.box_head.samples, fpn.rpn.post_nms_test, fpn.pool.sampling) == (512, 1000, 2)
     assert c4.box_head.nms_iou == fpn.box_head.nms_iou == 0.3
-    assert with_profile(with_joints(preset("R-50-FPN")), "paper").box_head.nms_iou == 0.5
+    assert with_profile(with_keypoints(preset("R-50-FPN")), "paper").box_head.nms_iou == 0.5
 
 
 def test_detectron2s_numbers_depend_on_backbone_and_task() -> None:
@@ -44,8 +44,8 @@ def test_detectron2s_numbers_depend_on_backbone_and_task() -> None:
     assert (fpn.input.std, x101.input.std) == ((1.0, 1.0, 1.0), (57.375, 57.12, 58.395))
     assert (fpn.input.canvas, c4.input.canvas) == ("multiple-of-32", "exact")
     assert (fpn.rpn.post_nms_train, c4.rpn.post_nms_train) == (1000, 2000)
-    joints = with_profile(with_joints(preset("R-50-FPN")), "detectron2")
-    assert (joints.rpn.post_nms_train, joints.box_head.smooth_l1_beta) == (1500, 0.5)
+    keypoints = with_profile(with_keypoints(preset("R-50-FPN")), "detectron2")
+    assert (keypoints.rpn.post_nms_train, keypoints.box_head.smooth_l1_beta) == (1500, 0.5)
 
 
 def test_what_is_no_switch_stays() -> None:

@@ -142,8 +142,8 @@ def test_what_each_origin_was_trained_with(tmp_path: Path) -> None:
     assert (fpn.backbone.stride_in, fpn.pool.aligned, fpn.pool.sampling) == ("1x1", True, 0)
     assert (fpn.input.canvas, c4.input.canvas) == ("multiple-of-32", "exact")
     assert (c4.rpn.pre_nms_train, c4.rpn.pre_nms_test, c4.rpn.post_nms_train) == (12000, 6000, 2000)
-    joints = read("detectron2-keypoint_rcnn_R_50_FPN")
-    assert (joints.rpn.post_nms_train, joints.box_head.smooth_l1_beta) == (1500, 0.5)
+    keypoints = read("detectron2-keypoint_rcnn_R_50_FPN")
+    assert (keypoints.rpn.post_nms_train, keypoints.box_head.smooth_l1_beta) == (1500, 0.5)
     x101 = read("detectron2-mask_rcnn_X_101_32x8d_FPN")
     assert (x101.backbone.stride_in, x101.input.std) == ("3x3", (57.375, 57.12, 58.395))
 

@@ -30,7 +30,7 @@ V2 = replace(
     box_head=replace(FULL.box_head, kind="4conv1fc", norm="bn"),
     mask_head=MaskHeadConfig(norm="bn"),
 )
-JOINTS = replace(
+KEYPOINTS = replace(
     FULL, classes=1, mask_head=MaskHeadConfig(enabled=False), keypoint_head=KeypointHeadConfig(enabled=True)
 )
 BOXES = replace(FULL, mask_head=MaskHeadConfig(enabled=False))
@@ -48,10 +48,10 @@ GOLDENS: dict[str, ModelConfig] = {
     "torchvision-maskrcnn_resnet50_fpn": live(replace(FULL, classes=90)),
     "torchvision-maskrcnn_resnet50_fpn_v2": replace(V2, classes=90),
     "torchvision-fasterrcnn_resnet50_fpn": live(replace(BOXES, classes=90)),
-    "torchvision-keypointrcnn_resnet50_fpn": live(JOINTS),
+    "torchvision-keypointrcnn_resnet50_fpn": live(KEYPOINTS),
     "detectron2-mask_rcnn_R_50_FPN": FULL,
     "detectron2-faster_rcnn_R_50_FPN": BOXES,
-    "detectron2-keypoint_rcnn_R_50_FPN": JOINTS,
+    "detectron2-keypoint_rcnn_R_50_FPN": KEYPOINTS,
     "detectron2-mask_rcnn_R_50_C4": preset("R-50-C4"),
     "detectron2-mask_rcnn_R_50_DC5": dc5(preset("R-50-C5")),
     "detectron2-mask_rcnn_X_101_32x8d_FPN": preset("X-101-32x8d-FPN"),
@@ -105,13 +105,13 @@ ROUND = {
     "torchvision masks": ("torchvision", FULL, ".pth"),
     "torchvision live": ("torchvision", live(FULL), ".pth"),
     "torchvision second": ("torchvision", V2, ".pt"),
-    "torchvision joints": ("torchvision", JOINTS, ".pth"),
+    "torchvision keypoints": ("torchvision", KEYPOINTS, ".pth"),
     "torchvision boxes, R-18": ("torchvision", replace(preset("R-18-FPN"), mask_head=BOXES.mask_head), ".pth"),
     "detectron2 masks": ("detectron2", FULL, ".pth"),
     "detectron2 pickle": ("detectron2", FULL, ".pkl"),
     "detectron2 C4": ("detectron2", preset("R-50-C4"), ".pkl"),
     "detectron2 DC5": ("detectron2", dc5(preset("R-50-C5")), ".pth"),
-    "detectron2 joints": ("detectron2", JOINTS, ".pkl"),
+    "detectron2 keypoints": ("detectron2", KEYPOINTS, ".pkl"),
     "detectron2 group norms": ("detectron2", GN, ".pkl"),
     "detectron2 two RPN convolutions": ("detectron2", replace(FULL, rpn=replace(FULL.rpn, convs=2)), ".pth"),
     "detectron2 no classes": ("detectron2", AGNOSTIC, ".pth"),
@@ -190,16 +190,16 @@ def test_our_own_models_fit_detectron2_and_the_settings_are_told(tmp_path: Path)
 
 
 def test_the_settings_told_are_those_that_differ_from_the_base_file(tmp_path: Path) -> None:
-    """By hand, from its reference of settings; masks and joints have pools of their own there."""
+    """By hand, from its reference of settings; masks and keypoints have pools of their own there."""
     gn = write_foreign(tmp_path / "a.pkl", drawn(small(GN)), "detectron2")
     assert gn["_BASE_"] == "Base-RCNN-FPN.yaml"
     assert (gn["MODEL.RESNETS.DEPTH"], gn["MODEL.RESNETS.NORM"], gn["MODEL.FPN.NORM"]) == (50, "GN", "GN")
     assert [gn[f"MODEL.ROI_BOX_HEAD.{name}"] for name in ("NUM_CONV", "NUM_FC", "NORM")] == [4, 1, "GN"]
     assert gn["MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"] == 2
-    joints = write_foreign(tmp_path / "b.pkl", drawn(with_profile(small(JOINTS), "detectron2")), "detectron2")
-    assert (joints["MODEL.MASK_ON"], joints["MODEL.KEYPOINT_ON"]) == (False, True)
-    assert joints["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"] == [16, 16]
-    assert not any("ROI_MASK_HEAD" in name for name in joints)
+    keypoints = write_foreign(tmp_path / "b.pkl", drawn(with_profile(small(KEYPOINTS), "detectron2")), "detectron2")
+    assert (keypoints["MODEL.MASK_ON"], keypoints["MODEL.KEYPOINT_ON"]) == (False, True)
+    assert keypoints["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"] == [16, 16]
+    assert not any("ROI_MASK_HEAD" in name for name in keypoints)
     c4 = write_foreign(tmp_path / "c.pkl", drawn(with_profile(small(preset("R-50-C4")), "detectron2")), "detectron2")
     assert c4["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] == 14
     assert c4["MODEL.ROI_MASK_HEAD.NUM_CONV"] == 0
@@ -236,8 +236,8 @@ def test_what_torchvision_cannot_express_is_a_table_unless_forced(tmp_path: Path
         ("torchvision", lambda c: replace(c, input=replace(c.input, zoom=2.0)), "input.zoom"),
         ("torchvision", lambda c: replace(c, input=replace(c.input, channels=4)), "input.channels"),
         ("torchvision", lambda c: c, "rpn.min_size"),
-        ("torchvision", lambda c: JOINTS, "keypoint_head.score"),
-        ("detectron2", lambda c: with_profile(JOINTS, "detectron"), "keypoint_head.frame"),
+        ("torchvision", lambda c: KEYPOINTS, "keypoint_head.score"),
+        ("detectron2", lambda c: with_profile(KEYPOINTS, "detectron"), "keypoint_head.frame"),
         ("detectron2", lambda c: replace(c, input=replace(c.input, canvas="buckets")), "input.canvas"),
         ("detectron2", lambda c: preset("R-18-C4"), "backbone.block"),
         ("detectron2", lambda c: with_profile(preset("R-50-C4"), "paper"), "box_head.res5_stride"),

@@ -50,7 +50,7 @@ def read_coco(
             `train2017/`).
         images_dir: where the images lie instead.
         strict: the first bad record is a `DataError` instead of an entry in the report.
-        keypoints: read joints; at least one category must name some.
+        keypoints: read keypoints; at least one category must name some.
         impl: "json", or "numba" for the scanner of large files; None decides by the size. The answer is the same.
 
     Raises `DataError` naming the file where it is missing, not json, not COCO, has no category or none of its images,
@@ -108,10 +108,10 @@ def find_splits(
 
 def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
     if keypoints:
-        joints = tuple(
+        keypoint_patterns = tuple(
             pattern.replace("instances", "person_keypoints") for pattern in patterns if "instances" in pattern
         )
-        patterns = joints + patterns
+        patterns = keypoint_patterns + patterns
     for pattern in patterns:
         parent, name = (folder / pattern).parent, PurePosixPath(pattern).name
         found = sorted(file for file in _listing(parent) if fnmatch(file, name))

@@ -1,4 +1,4 @@
-"""The categories of a COCO file, and the joints that they name."""
+"""The categories of a COCO file, and the keypoints that they name."""
 
 import re
 from pathlib import Path
@@ -8,23 +8,35 @@ from ...categories import Category, category_table
 from ...errors import DataError
 from .coco_flat import integer
 
-# The evaluation constants of COCO's person joints (cocoeval.py); any other joint gets 0.05, their rough middle.
+# The evaluation constants of COCO's person keypoints (cocoeval.py); any other keypoint gets 0.05, their rough middle.
 COCO_SIGMAS = {
     "nose": 0.026,
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("eye", 0.025), ("ear", 0.035))},
     **{
-        f"{side}_{joint}": sigma
+        f"{side}_{keypoint}": sigma
         for side in ("left", "right")
-        for joint, sigma in (("shoulder", 0.079), ("elbow", 0.072))
+        for keypoint, sigma in (("eye", 0.025), ("ear", 0.035))
     },
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("wrist", 0.062), ("hip", 0.107))},
-    **{f"{side}_{joint}": sigma for side in ("left", "right") for joint, sigma in (("knee", 0.087), ("ankle", 0.089))},
+    **{
+        f"{side}_{keypoint}": sigma
+        for side in ("left", "right")
+        for keypoint, sigma in (("shoulder", 0.079), ("elbow", 0.072))
+    },
+    **{
+        f"{side}_{keypoint}": sigma
+        for side in ("left", "right")
+        for keypoint, sigma in (("wrist", 0.062), ("hip", 0.107))
+    },
+    **{
+        f"{side}_{keypoint}": sigma
+        for side in ("left", "right")
+        for keypoint, sigma in (("knee", 0.087), ("ankle", 0.089))
+    },
 }
 OTHER_SIGMA = 0.05
 
 
 def read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Category, ...]:
-    """By id; with their joints where `keypoints` are wanted.
+    """By id; with their keypoints where `keypoints` are wanted.
 
     Raises `DataError` where one has no id or name, where one of these stands twice, or where there is none.
     """
@@ -33,7 +45,7 @@ def read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Ca
         id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if id is None or not isinstance(name, str) or not name:
             raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
-        categories.append(_with_joints(Category(id, name), entry, path) if keypoints else Category(id, name))
+        categories.append(_with_keypoints(Category(id, name), entry, path) if keypoints else Category(id, name))
     categories.sort(key=lambda category: category.id)
     if not categories:
         raise DataError(f"{path}: there are no categories")
@@ -43,13 +55,13 @@ def read_categories(entries: list[Any], path: Path, keypoints: bool) -> tuple[Ca
             raise DataError(
                 f"{path}: the category {what} {', '.join(twice)} stands more than once\n{category_table(categories)}"
             )
-    if keypoints and not any(category.joints for category in categories):
+    if keypoints and not any(category.keypoints for category in categories):
         raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
     return tuple(categories)
 
 
-def _with_joints(category: Category, entry: dict, path: Path) -> Category:
-    """Joints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names
+def _with_keypoints(category: Category, entry: dict, path: Path) -> Category:
+    """Keypoints as the json names them. Flip pairs and sigmas may stand there too (`flip_pairs`, `sigmas`), else names
     decide.
     """
     where = f"{path}: category {category.name!r}"
@@ -63,7 +75,7 @@ def _with_joints(category: Category, entry: dict, path: Path) -> Category:
     else:
         flips = _pairs(given_pairs, len(names), f"{where}: flip_pairs", base=0)
         if len({end for pair in flips for end in pair}) < 2 * len(flips):
-            raise DataError(f"{where}: flip_pairs must name a joint once at most; they are {given_pairs!r:.80}")
+            raise DataError(f"{where}: flip_pairs must name a keypoint once at most; they are {given_pairs!r:.80}")
     if sigmas is None:
         sigmas = [COCO_SIGMAS.get(name, OTHER_SIGMA) for name in names]
     elif (
@@ -72,15 +84,15 @@ def _with_joints(category: Category, entry: dict, path: Path) -> Category:
         or not all(isinstance(sigma, (int, float)) and 0 < sigma < 100 for sigma in sigmas)
     ):
         raise DataError(f"{where}: sigmas must be {len(names)} positive numbers; they are {sigmas!r:.80}")
-    return category._replace(joints=tuple(names), skeleton=pairs, flip_pairs=flips, sigmas=tuple(map(float, sigmas)))
+    return category._replace(keypoints=tuple(names), skeleton=pairs, flip_pairs=flips, sigmas=tuple(map(float, sigmas)))
 
 
 def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, int], ...]:
     if given is None:
         return ()
-    wanted = f"must be pairs of joints, counted from {base} to {count - 1 + base}"
+    wanted = f"must be pairs of keypoints, counted from {base} to {count - 1 + base}"
     if not count:
-        wanted = "needs joints, and the category names none in keypoints"
+        wanted = "needs keypoints, and the category names none in keypoints"
     wrong = DataError(f"{what} {wanted}; it is {given!r:.80}")
     if not isinstance(given, list):
         raise wrong
@@ -98,8 +110,8 @@ _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Joints whose names differ in their side only, and both are there: left_eye and right_eye, L_Eye and R_Eye, eye.l
-    and eye.r.
+    """Keypoints whose names differ in their side only, and both are there: left_eye and right_eye, L_Eye and R_Eye,
+    eye.l and eye.r.
     """
     places = {name.lower(): place for place, name in enumerate(names)}
     mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}

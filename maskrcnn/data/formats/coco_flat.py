@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...categories import Category, joint_slices
+from ...categories import Category, keypoint_slices
 from ..problems import Report
 from ..records import NO_MASK, POLYGONS, RLE
 from .coco_objects import FAR, Columns
@@ -39,17 +39,17 @@ class Flat:
         self.image_rows, self.sizes = image_rows, sizes
         self.labels = {category.id: label for label, category in enumerate(categories)}
         self.report, self.keypoints = report, keypoints
-        self.slices = joint_slices(categories)
-        self.num_joints = self.slices[-1].stop if keypoints else 0
+        self.slices = keypoint_slices(categories)
+        self.num_keypoints = self.slices[-1].stop if keypoints else 0
         self._places, self._rows, self._ids, self._label_of = array("q"), array("q"), array("q"), array("q")
         self._has_id, self._ignore, self._kinds, self._spans = bytearray(), bytearray(), bytearray(), array("q")
-        self._boxes, self._areas, self._joints = array("d"), array("d"), array("f")
+        self._boxes, self._areas, self._keypoints = array("d"), array("d"), array("f")
         self._values, self._part_stops = array("d"), array("q", [0])
         self._counts, self._characters, self._string_stops = array("q"), bytearray(), array("q", [0])
 
     def columns(self) -> Columns:
         """What has been added. Nothing can be added any more."""
-        joints = _column(self._joints, np.float32).reshape(len(self._ids), self.num_joints, 3)
+        keypoints = _column(self._keypoints, np.float32).reshape(len(self._ids), self.num_keypoints, 3)
         return Columns(
             places=_column(self._places, np.int64),
             rows=_column(self._rows, np.int64),
@@ -61,7 +61,7 @@ class Flat:
             spans=_column(self._spans, np.int64).reshape(-1, 2),
             boxes=_column(self._boxes, np.float64).reshape(-1, 4),
             areas=_column(self._areas, np.float64),
-            joints=joints if self.keypoints else None,
+            keypoints=keypoints if self.keypoints else None,
             points=_column(self._values, np.float64).reshape(-1, 2),
             part_offsets=_column(self._part_stops, np.int64),
             counts=_column(self._counts, np.int64),
@@ -88,9 +88,9 @@ class Flat:
         segmentation = annotation.get("segmentation")
         if not segmentation and box is None:
             return self._drop(annotation, "neither a segmentation nor a box", _show(annotation.get("bbox")))
-        joints = self._read_joints(annotation, label) if self.keypoints else None
-        if isinstance(joints, str):
-            return self._drop(annotation, joints)
+        keypoints = self._read_keypoints(annotation, label) if self.keypoints else None
+        if isinstance(keypoints, str):
+            return self._drop(annotation, keypoints)
         wrong = self._add_segmentation(annotation, segmentation)
         if wrong is not None:
             return self._drop(annotation, *wrong)
@@ -102,32 +102,32 @@ class Flat:
         self._ignore.append(bool(annotation.get("iscrowd") or annotation.get("ignore")))
         self._boxes.extend(box or [np.nan] * 4)
         self._areas.extend(_numbers([annotation.get("area")], 1) or [np.nan])
-        if joints is not None:
-            self._joints.frombytes(joints.tobytes())
+        if keypoints is not None:
+            self._keypoints.frombytes(keypoints.tobytes())
         return None
 
     def _drop(self, annotation: dict, reason: str, detail: str = "", kind: Any = "annotation") -> None:
         ids = integer(annotation.get("image_id")), integer(annotation.get("id"))
         self.report.add(kind, reason, image_id=ids[0], annotation_id=ids[1], detail=detail)
 
-    def _read_joints(self, annotation: dict, label: int) -> np.ndarray | str:
+    def _read_keypoints(self, annotation: dict, label: int) -> np.ndarray | str:
         """float32 [J 3], or what is wrong."""
-        joints = np.zeros((self.num_joints, 3), np.float32)
+        keypoints = np.zeros((self.num_keypoints, 3), np.float32)
         place, given = self.slices[label], annotation.get("keypoints")
         if not given:
-            return joints
+            return keypoints
         wanted = 3 * (place.stop - place.start)
         if not wanted:
             self._drop(annotation, "keypoints of a category that names none, ignored", kind="repair")
-            return joints
+            return keypoints
         numbers = _numbers(given, wanted)
         if numbers is None:
             return f"keypoints that are not {wanted} numbers"
         own = np.array(numbers).reshape(-1, 3)
         if not (np.abs(own) < FAR).all() or not np.isin(own[:, 2], (0, 1, 2)).all():
             return "keypoints that are no positions, or whose visibility is not 0, 1 or 2"
-        joints[place] = own
-        return joints
+        keypoints[place] = own
+        return keypoints
 
     def _add_segmentation(self, annotation: dict, given: Any) -> tuple[str, str] | None:
         """Appends the object's mask; what is wrong with it, where it cannot be."""

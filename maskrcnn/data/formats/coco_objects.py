@@ -32,7 +32,7 @@ class Columns(NamedTuple):
     spans: np.ndarray  # int64 [n 2]: the range of polygons or of counts; -1 and the number of a compressed string
     boxes: np.ndarray  # float64 [n 4], x, y, width, height; NaN where there is none
     areas: np.ndarray  # float64 [n], NaN where there is none
-    joints: np.ndarray | None  # float32 [n J 3]
+    keypoints: np.ndarray | None  # float32 [n J 3]
     points: np.ndarray  # float64 [points 2], polygons end to end
     part_offsets: np.ndarray  # int64 [parts + 1]
     counts: np.ndarray  # int64, uncompressed run lengths end to end
@@ -55,7 +55,9 @@ def join(a: Columns, b: Columns) -> Columns:
     }
     return Columns(
         **by_object,
-        joints=None if a.joints is None or b.joints is None else np.concatenate([a.joints, b.joints])[order],
+        keypoints=None
+        if a.keypoints is None or b.keypoints is None
+        else np.concatenate([a.keypoints, b.keypoints])[order],
         points=np.concatenate([a.points, b.points]),
         part_offsets=np.concatenate([a.part_offsets, len(a.points) + b.part_offsets[1:]]),
         counts=np.concatenate([a.counts, b.counts]),
@@ -97,7 +99,7 @@ class _Check:
             boxes=boxes[order],
             ignore=columns.ignore[order],
             areas=areas[order],
-            joints=None if columns.joints is None else columns.joints[order],
+            keypoints=None if columns.keypoints is None else columns.keypoints[order],
             kinds=kinds[order],
             spans=spans[order],
             part_offsets=part_offsets,

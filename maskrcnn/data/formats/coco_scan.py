@@ -17,12 +17,12 @@ from .coco_objects import FAR, Columns, join
 SCAN_FROM = 1 << 24  # bytes; json reads less in the time that the scanner takes to load, or to compile once
 
 # Columns of `whole`: where the record's text begins and ends, then what it says.
-BEGIN, END, KIND, FIRST, LAST, HEIGHT, WIDTH, JOINTS_FIRST, JOINTS_LAST = range(9)
+BEGIN, END, KIND, FIRST, LAST, HEIGHT, WIDTH, KEYPOINTS_FIRST, KEYPOINTS_LAST = range(9)
 IMAGE_ID, CATEGORY_ID, ID, IGNORE = range(9, 13)
 WHOLE_COLUMNS, REAL_COLUMNS = 13, 5
 ODD = -1  # a value of KIND, beside those of `ObjectTable.kinds`
 # Counters in `used`.
-VALUES, PARTS, COUNTS, CHARACTERS, STRINGS, JOINTS = range(6)
+VALUES, PARTS, COUNTS, CHARACTERS, STRINGS, KEYPOINTS = range(6)
 COUNTERS = 6
 
 
@@ -41,7 +41,7 @@ class Scan(NamedTuple):
     counts: np.ndarray
     characters: np.ndarray
     stops: np.ndarray
-    joints: np.ndarray
+    keypoint_rows: np.ndarray
 
 
 def reader_of(size: int) -> str:
@@ -64,10 +64,10 @@ def scan_annotations(content: bytes, *, keypoints: bool) -> tuple[Scan, slice] |
     most_records, most_lists, most_numbers = bounds(text, first)
     whole, reals = np.empty((most_records, WHOLE_COLUMNS), np.int64), np.empty((most_records, REAL_COLUMNS))
     values, parts = np.empty(most_numbers), np.empty(most_lists, np.int64)
-    counts, joints = np.empty(most_numbers, np.int64), np.empty(most_numbers if keypoints else 0)
+    counts, keypoint_rows = np.empty(most_numbers, np.int64), np.empty(most_numbers if keypoints else 0)
     characters, stops = np.empty(len(text) - first, np.uint8), np.empty(most_records, np.int64)
     used = np.zeros(COUNTERS, np.int64)
-    last, records = scan(text, first, whole, reals, values, parts, counts, characters, stops, joints, used)
+    last, records = scan(text, first, whole, reals, values, parts, counts, characters, stops, keypoint_rows, used)
     if last < 0:
         return None
     found = Scan(
@@ -79,7 +79,7 @@ def scan_annotations(content: bytes, *, keypoints: bool) -> tuple[Scan, slice] |
         counts[: used[COUNTS]],
         characters[: used[CHARACTERS]],
         stops[: used[STRINGS]],
-        joints[: used[JOINTS]],
+        keypoint_rows[: used[KEYPOINTS]],
     )
     return found, slice(first, last)
 
@@ -97,7 +97,7 @@ def scanned_columns(scan: Scan, flat: Flat) -> Columns:
     good = plain & (rows >= 0) & (labels >= 0)
     runs = np.flatnonzero(good & (whole[:, KIND] == RLE))
     good[runs] = (whole[runs, HEIGHT : WIDTH + 1] == flat.sizes[rows[runs]]).all(axis=1)
-    joints = _read_joints(scan, flat, labels, good) if flat.keypoints else None
+    keypoint_rows = _read_keypoints(scan, flat, labels, good) if flat.keypoints else None
     for place in np.flatnonzero(~good & ~lost).tolist():
         flat.add(_loaded(scan.content[whole[place, BEGIN] : whole[place, END]]), place)
     places = np.flatnonzero(good)
@@ -112,7 +112,7 @@ def scanned_columns(scan: Scan, flat: Flat) -> Columns:
         spans=whole[places, FIRST : LAST + 1],
         boxes=scan.reals[places, :4],
         areas=scan.reals[places, 4],
-        joints=None if joints is None else joints[places],
+        keypoints=None if keypoint_rows is None else keypoint_rows[places],
         points=scan.values.reshape(-1, 2),
         part_offsets=np.concatenate([[0], scan.parts // 2]),
         counts=scan.counts,
@@ -139,18 +139,18 @@ def _translated(ids: np.ndarray, table: dict[int, int]) -> np.ndarray:
     return np.where(keys[at] == ids, values[at], -2)
 
 
-def _read_joints(scan: Scan, flat: Flat, labels: np.ndarray, good: np.ndarray) -> np.ndarray:
+def _read_keypoints(scan: Scan, flat: Flat, labels: np.ndarray, good: np.ndarray) -> np.ndarray:
     """float32 [n J 3]. Whatever is not as it should be is no longer `good`."""
-    first = scan.whole[:, JOINTS_FIRST]
-    lengths = scan.whole[:, JOINTS_LAST] - first
-    joints = np.zeros((len(labels), flat.num_joints, 3), np.float32)
+    first = scan.whole[:, KEYPOINTS_FIRST]
+    lengths = scan.whole[:, KEYPOINTS_LAST] - first
+    keypoint_rows = np.zeros((len(labels), flat.num_keypoints, 3), np.float32)
     sound = lengths == 0
     for label, place in enumerate(flat.slices):
         width = 3 * (place.stop - place.start)
         mine = np.flatnonzero(good & (labels == label) & (lengths == width) & ~sound)
-        own = scan.joints[first[mine, None] + np.arange(width)].reshape(len(mine), width // 3, 3)
+        own = scan.keypoint_rows[first[mine, None] + np.arange(width)].reshape(len(mine), width // 3, 3)
         right = (np.abs(own) < FAR).all(axis=(1, 2)) & np.isin(own[:, :, 2], (0, 1, 2)).all(axis=1)
-        joints[mine[right], place] = own[right]
+        keypoint_rows[mine[right], place] = own[right]
         sound[mine[right]] = True
     good &= sound
-    return joints
+    return keypoint_rows

@@ -20,9 +20,9 @@ from .coco_scan import (
     ID,
     IGNORE,
     IMAGE_ID,
-    JOINTS,
-    JOINTS_FIRST,
-    JOINTS_LAST,
+    KEYPOINTS,
+    KEYPOINTS_FIRST,
+    KEYPOINTS_LAST,
     KIND,
     LAST,
     ODD,
@@ -72,14 +72,14 @@ _NEEDED = (1 << IMAGE_ID) | (1 << CATEGORY_ID) | (1 << ID) | (1 << _BBOX)
 
 @njit(cache=True, nogil=True)
 @no_type_check  # a wrapped function could not be compiled
-def scan(text, i, whole, reals, values, parts, counts, characters, stops, joints, used):  # noqa: ANN001, ANN201
+def scan(text, i, whole, reals, values, parts, counts, characters, stops, keypoint_rows, used):  # noqa: ANN001, ANN201
     """The list that begins at `i`. Returns where it ends, -1 where it is no list of json, and the number of records.
 
     Row by row `whole` (int64 [most 13], columns as in coco_scan.py) and `reals` (float64 [most 5]: box and area, NaN
     for none); end to end `values` (float64, corners of polygons), `parts` (int64, how many values after each polygon),
-    `counts` (int64, of run lengths), `characters` (uint8, of compressed ones) with `stops` (int64), `joints` (float64;
-    empty: not wanted). FIRST and LAST are a range of `parts` or of `counts`, or -1 and the number of a string. All must
-    be as long as `bounds` says; `used` (int64 [6]) starts with zeros.
+    `counts` (int64, of run lengths), `characters` (uint8, of compressed ones) with `stops` (int64), `keypoints`
+    (float64; empty: not wanted). FIRST and LAST are a range of `parts` or of `counts`, or -1 and the number of a
+    string. All must be as long as `bounds` says; `used` (int64 [6]) starts with zeros.
     """
     n, rows = len(text), 0
     before = np.empty(len(used), np.int64)
@@ -91,7 +91,7 @@ def scan(text, i, whole, reals, values, parts, counts, characters, stops, joints
         row[:] = 0
         real[:] = np.nan
         before[:] = used
-        end = _record(text, i, row, real, values, parts, counts, characters, stops, joints, used)
+        end = _record(text, i, row, real, values, parts, counts, characters, stops, keypoint_rows, used)
         if end < 0:
             used[:], row[:] = before, 0
             row[KIND] = ODD
@@ -109,7 +109,7 @@ def scan(text, i, whole, reals, values, parts, counts, characters, stops, joints
 
 @njit(cache=True, nogil=True)
 @no_type_check  # a wrapped function could not be compiled
-def _record(text, i, row, real, values, parts, counts, characters, stops, joints, used):  # noqa: ANN001, ANN202
+def _record(text, i, row, real, values, parts, counts, characters, stops, keypoint_rows, used):  # noqa: ANN001, ANN202
     """Where the object at `i` ends, or -1: it is odd."""
     if text[i] != OPEN_OBJECT:
         return -1
@@ -141,13 +141,13 @@ def _record(text, i, row, real, values, parts, counts, characters, stops, joints
         elif field == IGNORE or field == _ISCROWD:
             i, crowd = flag(text, i)
             row[IGNORE] |= crowd
-        elif field == _KEYPOINTS and len(joints):
-            row[JOINTS_FIRST] = used[JOINTS]
+        elif field == _KEYPOINTS and len(keypoint_rows):
+            row[KEYPOINTS_FIRST] = used[KEYPOINTS]
             if text[i] == OPEN_LIST:
-                i, used[JOINTS] = numbers(text, i, joints, used[JOINTS])
+                i, used[KEYPOINTS] = numbers(text, i, keypoint_rows, used[KEYPOINTS])
             else:
                 i = literal(text, i, NULL)
-            row[JOINTS_LAST] = used[JOINTS]
+            row[KEYPOINTS_LAST] = used[KEYPOINTS]
         else:
             i = skip(text, i)
         if i < 0:

@@ -337,7 +337,7 @@ def _owning_backward_kernel(
     grad_ptr,  # [B * R, SIZE, SIZE, C]
     boxes_ptr,  # [B * R, 4]
     levels_ptr,  # [B * R], -1 where the slot is empty
-    images_ptr,  # [B * R], whose maps they are; of picture b those of b, B + b, 2 B + b, ...
+    images_ptr,  # [B * R], whose maps they are; of image b those of b, B + b, 2 B + b, ...
     level,
     H,
     W,

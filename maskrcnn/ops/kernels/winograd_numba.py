@@ -34,7 +34,7 @@ def winograd_numba(x: Tensor, weights: Tensor, bias: Tensor, add: Tensor | None,
 
 @numba.njit(inline="always")
 def _place(tile, H, W):
-    """Picture, row and column of the first of the tile's pixels."""
+    """Image, row and column of the first of the tile's pixels."""
     across = (W + 1) // 2
     row = tile // across
     down = (H + 1) // 2

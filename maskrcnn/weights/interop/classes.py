@@ -19,17 +19,18 @@ COCO_NAMES = (
     "refrigerator,,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 ).split(",")
 _PAIRED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-_JOINTS = ("nose", *(f"{side}_{joint}" for joint in _PAIRED for side in ("left", "right")))
+_KEYPOINTS = ("nose", *(f"{side}_{keypoint}" for keypoint in _PAIRED for side in ("left", "right")))
 _SKELETON = "15-13 13-11 16-14 14-12 11-12 5-11 6-12 5-6 5-7 6-8 7-9 8-10 1-2 0-1 0-2 1-3 2-4 3-5 4-6"
 _UNUSED = "unused-"
 
 
 def name_classes(config: ModelConfig, names: Sequence[str] | None = None) -> tuple[Category, ...]:
-    """The categories of a model that came without: `names` in order, else COCO's for 80, 90 or (with joints) 1 class.
+    """The categories of a model that came without: `names` in order, else COCO's for 80, 90 or (with keypoints) 1
+    class.
 
-    Ids that COCO skips are named `unused-12`, ...; what is not known is `class-1`, ... Joints, which have no classes in
-    other frameworks, are those of every class. Raises `ConfigError` where `names` are not as many as there are classes,
-    or not different.
+    Ids that COCO skips are named `unused-12`, ...; what is not known is `class-1`, ... Keypoints, which have no classes
+    in other frameworks, are those of every class. Raises `ConfigError` where `names` are not as many as there are
+    classes, or not different.
     """
     if names is not None:
         if len(names) != config.classes or len(set(names)) < len(names):
@@ -46,7 +47,9 @@ def name_classes(config: ModelConfig, names: Sequence[str] | None = None) -> tup
     else:
         found = [Category(number, f"class-{number}") for number in range(1, config.classes + 1)]
     if config.keypoint_head.enabled:
-        found = [_with_joints(category, config.keypoint_head.joints, shared=len(found) > 1) for category in found]
+        found = [
+            _with_keypoints(category, config.keypoint_head.num_keypoints, shared=len(found) > 1) for category in found
+        ]
     return tuple(found)
 
 
@@ -89,13 +92,13 @@ def _predictors() -> list[tuple[str, int, int]]:
     return [(f"{stem}.{end}", per, background) for stem, per, background in kinds for end in ("weight", "bias")]
 
 
-def _with_joints(category: Category, count: int, *, shared: bool) -> Category:
+def _with_keypoints(category: Category, count: int, *, shared: bool) -> Category:
     category = category._replace(shared=shared)
-    if count != len(_JOINTS):
-        names = tuple(f"joint-{number}" for number in range(1, count + 1))
-        return category._replace(joints=names, sigmas=(OTHER_SIGMA,) * count)
+    if count != len(_KEYPOINTS):
+        names = tuple(f"keypoint-{number}" for number in range(1, count + 1))
+        return category._replace(keypoints=names, sigmas=(OTHER_SIGMA,) * count)
     pairs = tuple((left, left + 1) for left in range(1, count, 2))
-    sigmas = tuple(COCO_SIGMAS[joint] for joint in _JOINTS)
+    sigmas = tuple(COCO_SIGMAS[keypoint] for keypoint in _KEYPOINTS)
     ends = [bone.split("-") for bone in _SKELETON.split()]
     skeleton = tuple((int(start), int(end)) for start, end in ends)
-    return category._replace(joints=_JOINTS, skeleton=skeleton, flip_pairs=pairs, sigmas=sigmas)
+    return category._replace(keypoints=_KEYPOINTS, skeleton=skeleton, flip_pairs=pairs, sigmas=sigmas)

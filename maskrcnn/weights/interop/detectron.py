@@ -152,7 +152,7 @@ DETECTRON = Origin(
     recognise=_recognise,
     backbone_prefix=_backbone_prefix,
     table=_TABLE,
-    # Momentum of the solver, the fixed bilinear weights of the joints, a stem's zero bias, ImageNet's classifier.
+    # Momentum of the solver, the fixed bilinear weights of the keypoints, a stem's zero bias, ImageNet's classifier.
     ignored=re.compile(r".*_momentum|kps_score_[wb]|conv1_b|fc1000_[wb]|pred_[wb]|lr|weight_order|model_iter.*"),
     to_ours=_to_ours,
     settle=_settle,

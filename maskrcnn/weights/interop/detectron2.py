@@ -1,4 +1,4 @@
-"""Detectron2's models: FPN, C4 and DC5, masks, boxes, joints, every norm; and its backbones alone.
+"""Detectron2's models: FPN, C4 and DC5, masks, boxes, keypoints, every norm; and its backbones alone.
 
 Background is the last class, as with us. Pixels are BGR of 0..255; a ResNet of MSRA has its strides in the 1x1
 convolutions, a ResNeXt and a model of group norms in the 3x3.

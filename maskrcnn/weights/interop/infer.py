@@ -33,7 +33,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
 def infer(shapes: Shapes) -> ModelConfig:
     """The `ModelConfig` whose model has tensors of these names and shapes; every switch has its default.
 
-    Depth, width, cardinality, norms, features, convolutions, classes and joints are read; sides of pooled maps too
+    Depth, width, cardinality, norms, features, convolutions, classes and keypoints are read; sides of pooled maps too
     where a layer depends on them. Raises `CheckpointError` for what is no Mask R-CNN.
     """
     features = _features(shapes)
@@ -148,9 +148,9 @@ def _mask_head(shapes: Shapes, features: str, classes: int) -> MaskHeadConfig:
 def _keypoint_head(shapes: Shapes) -> KeypointHeadConfig:
     if "keypoint_head.deconv.weight" not in shapes:
         return KeypointHeadConfig()
-    channels, joints = _shape(shapes, "keypoint_head.deconv.weight")[:2]
+    channels, keypoints = _shape(shapes, "keypoint_head.deconv.weight")[:2]
     return KeypointHeadConfig(
-        enabled=True, joints=joints, convs=_count(shapes, "keypoint_head.convs"), channels=channels
+        enabled=True, num_keypoints=keypoints, convs=_count(shapes, "keypoint_head.convs"), channels=channels
     )
 
 

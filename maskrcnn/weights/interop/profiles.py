@@ -97,7 +97,7 @@ def with_profile(config: ModelConfig, name: str) -> ModelConfig:
     """`config` with every switch of profile `name` set, as it stands for its backbone, features and task.
 
     Only switches change. The network stays, with its norms, and so do its classes, its anchors' sizes and the
-    thresholds. Ask for joints before, because the paper and Detectron2 train and suppress differently with them.
+    thresholds. Ask for keypoints before, because the paper and Detectron2 train and suppress differently with them.
     Raises `ConfigError` for an unknown profile.
     """
     if name not in PROFILE_NAMES:
@@ -112,10 +112,10 @@ def with_profile(config: ModelConfig, name: str) -> ModelConfig:
 
 def _steps_to(config: ModelConfig, name: str) -> list[Values]:
     """What to set after `ours`, later values over earlier ones."""
-    pyramid, joints = config.backbone.features == "fpn", config.keypoint_head.enabled
+    pyramid, keypoints = config.backbone.features == "fpn", config.keypoint_head.enabled
     match name:
         case "paper":
-            steps: list[Values] = [{"box_head": {"nms_iou": 0.5 if joints else 0.3}}]
+            steps: list[Values] = [{"box_head": {"nms_iou": 0.5 if keypoints else 0.3}}]
             if not pyramid:
                 steps.append({"rpn": {"post_nms_test": 300}, "box_head": {"samples": 64}})
             if config.backbone.features == "c4":
@@ -127,7 +127,7 @@ def _steps_to(config: ModelConfig, name: str) -> list[Values]:
                 steps.append({"input": {"std": (57.375, 57.12, 58.395)}})
             if not pyramid:
                 steps.append({"input": {"canvas": "exact"}})
-            if joints:
+            if keypoints:
                 steps.append({"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}})
             return steps
         case "detectron":

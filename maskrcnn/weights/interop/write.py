@@ -165,7 +165,7 @@ def _torchvision_settings(config: ModelConfig) -> dict[str, Any]:
         "sampling_ratio of MultiScaleRoIAlign": config.pool.sampling,
     }
     if config.keypoint_head.enabled:
-        settings["num_keypoints"] = config.keypoint_head.joints
+        settings["num_keypoints"] = config.keypoint_head.num_keypoints
     for name, head in (("mask", config.mask_head), ("keypoint", config.keypoint_head)):
         if head.enabled and head.pool_size != 14:
             settings[f"output_size of its {name}_roi_pool"] = head.pool_size
@@ -218,7 +218,7 @@ def _detectron2_settings(config: ModelConfig) -> dict[str, Any]:
 
 def _detectron2_heads(config: ModelConfig) -> dict[str, Any]:
     """The keys of the heads that there are."""
-    box, mask, joints = config.box_head, config.mask_head, config.keypoint_head
+    box, mask, keypoints = config.box_head, config.mask_head, config.keypoint_head
     convs = {"4conv1fc": 4}.get(box.kind, 0)
     values: dict[str, Any] = {
         "BOX_HEAD.BBOX_REG_WEIGHTS": list(box.weights),
@@ -235,10 +235,10 @@ def _detectron2_heads(config: ModelConfig) -> dict[str, Any]:
         values |= {"MASK_HEAD.NUM_CONV": mask.convs if mask.kind == "fcn" else 0}
         values |= {"MASK_HEAD.CLS_AGNOSTIC_MASK": mask.class_agnostic}
         sides |= {"MASK_HEAD": mask.pool_size} if mask.kind == "fcn" else {}
-    if joints.enabled:
-        values |= {"KEYPOINT_HEAD.NUM_KEYPOINTS": joints.joints}
-        values |= {"KEYPOINT_HEAD.CONV_DIMS": [joints.channels] * joints.convs}
-        sides |= {"KEYPOINT_HEAD": joints.pool_size}
+    if keypoints.enabled:
+        values |= {"KEYPOINT_HEAD.NUM_KEYPOINTS": keypoints.num_keypoints}
+        values |= {"KEYPOINT_HEAD.CONV_DIMS": [keypoints.channels] * keypoints.convs}
+        sides |= {"KEYPOINT_HEAD": keypoints.pool_size}
     for head, side in sides.items():
         values[f"{head}.POOLER_RESOLUTION"] = side
         values[f"{head}.POOLER_TYPE"] = "ROIAlignV2" if config.pool.aligned else "ROIAlign"
