@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import CheckpointError, ConfigError, DataError, MaskRCNNError, TrainingError
 
 if TYPE_CHECKING:
-    from .config import Config, ModelConfig, TrainConfig
+    from .config import TTA, Config, ModelConfig, TrainConfig
     from .evaluation.run import evaluate
-    from .model.tta import TTA
     from .predict import Predictor, load
     from .results import Result
     from .training.loop import train
@@ -43,7 +42,7 @@ _HOMES = {
     "Predictor": "predict",
     "load": "predict",
     "Result": "results",
-    "TTA": "model.tta",
+    "TTA": "config",
     "evaluate": "evaluation.run",
     "train": "training.loop",
 }

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from .config import InputConfig
+from .config import ONE_VIEW, TTA, InputConfig
+from .ops.boxes import to_image
 from .ops.grids import Axis
 from .ops.interpolate import interpolate
 from .structures import Images
@@ -230,16 +231,14 @@ def prepare_image(
     return _images(batch, [size], [(height, width)], [seed], [scales])
 
 
-def prepare_views(
-    array: np.ndarray, rule: InputConfig, scales: Sequence[float] = (1.0,), *, flip: bool = False
-) -> tuple[Images, ...]:
-    """One image as `rule` has it, at each of `scales` times that size; with `flip` then all of these mirrored.
+def prepare_views(array: np.ndarray, rule: InputConfig, views: TTA = ONE_VIEW) -> Images:
+    """One image as `rule` has it, at each of the views' scales times that size; with `flip` then all of these mirrored.
 
-    Mirrored is what is resized: `opencv` in Detectron may begin a resized image's last pixel beyond the image, and
-    a mirror laid afterwards would stand that much aside.
+    The first view is the batch, the others are its `views`. Mirrored is what is resized: `opencv` in Detectron may
+    begin a resized image's last pixel beyond the image, and a mirror laid afterwards would be off by that much.
     """
-    images = (array, np.ascontiguousarray(array[:, ::-1])) if flip else (array,)
-    return tuple(
+    arrays = (array, np.ascontiguousarray(array[:, ::-1])) if views.flip else (array,)
+    first, *others = (
         prepare_image(
             image,
             min_size=max(round(rule.min_size * scale), 1) if rule.min_size else 0,
@@ -249,42 +248,28 @@ def prepare_views(
             size_rounding=rule.size_rounding,
             canvas=rule.canvas,
         )
-        for image in images
-        for scale in scales
+        for image in arrays
+        for scale in views.scales
     )
+    return first._replace(views=tuple(others))
 
 
 _resize = resize  # in `prepare_image` the name is the configuration's
 
 
 def join(batches: Sequence[Images]) -> Images:
-    """Several batches of one canvas as one."""
-    return Images(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
+    """Several batches of one canvas as one, their views too."""
+    tensors = (torch.cat(fields) for fields in zip(*(batch[:-1] for batch in batches), strict=True))
+    return Images(*tensors, views=tuple(join(views) for views in zip(*(batch.views for batch in batches), strict=True)))
 
 
-def boxes_to_image(boxes: Float[Tensor, "B N 4"], images: Images) -> Float[Tensor, "B N 4"]:
+def boxes_to_image(boxes: Float[Tensor, "B N 4"], images: Images, *, inclusive: bool = False) -> Float[Tensor, "B N 4"]:
     """Canvas boxes in pixels of the original images, cut to them."""
     limits = images.original_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)
-    return (boxes / _xyxy_scales(images, boxes)).clamp(min=0).minimum(limits)
-
-
-def boxes_to_canvas(boxes: Float[Tensor, "B N 4"], images: Images) -> Float[Tensor, "B N 4"]:
-    """Boxes of the original images on the canvas."""
-    return boxes * _xyxy_scales(images, boxes)
+    return to_image(boxes, images.scales, inclusive).clamp(min=0).minimum(limits)
 
 
 def keypoints_to_image(keypoints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
     """Keypoints (x, y, score) of the canvas in pixels of the original images."""
     scales = images.scales.flip(1)[:, None, None].to(keypoints)
     return torch.cat((keypoints[..., :2] / scales, keypoints[..., 2:]), dim=-1)
-
-
-def keypoints_to_canvas(keypoints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
-    """Keypoints (x, y, v) of the original images on the canvas."""
-    scales = images.scales.flip(1)[:, None, None].to(keypoints)
-    return torch.cat((keypoints[..., :2] * scales, keypoints[..., 2:]), dim=-1)
-
-
-def _xyxy_scales(images: Images, like: Tensor) -> Tensor:
-    """[B 1 4]."""
-    return images.scales.flip(1).repeat(1, 2)[:, None].to(like)

@@ -8,6 +8,7 @@ the switches in which the frameworks differ.
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -71,9 +72,9 @@ class AnchorConfig:
 
 @dataclass(frozen=True)
 class BoxArithmetic:
-    """How widths are counted: `inclusive` boxes end on their last pixel, so a width is x2 - x1 + 1 (Detectron)."""
+    """How boxes are read. Detectron's weights see boxes that end on their last pixel: a width is x2 - x1 + 1."""
 
-    inclusive: bool = False
+    inclusive: bool = False  # inside the model 1 is added to x2 and y2; pool, clip and heatmaps take it off again
     frame: Literal["canvas", "image"] = "canvas"  # where final boxes are decoded, clipped and suppressed
     nms_closed: bool = False  # suppress at IoU >= threshold instead of >
 
@@ -183,6 +184,27 @@ class ModelConfig:
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     keypoint_head: KeypointHeadConfig = field(default_factory=KeypointHeadConfig)
+
+
+@dataclass(frozen=True)
+class TTA:
+    """The views of test-time augmentation. The default is the paper's: shorter sides of 400, 500 .. 1200 for 800.
+
+    Raises `ConfigError` if a scale is not within 0.1 to 10. The scale nearest 1 comes first: its canvas is the
+    answer's.
+    """
+
+    scales: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5)  # of the model's own size
+    flip: bool = True  # each view also mirrored left to right
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
+            raise ConfigError(f"tta takes scales between 0.1 and 10, such as 0.5,1,1.5; it got {list(self.scales)}")
+        nearest_first = sorted(self.scales, key=lambda scale: (abs(math.log(scale)), -scale))
+        object.__setattr__(self, "scales", tuple(nearest_first))
+
+
+ONE_VIEW = TTA(scales=(1.0,), flip=False)  # the image as it is
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Where a model runs and in which precision: the choices behind `device=None` and `precision="auto"`."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from .errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -16,6 +17,14 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def to_device(bundle: T, device: torch.device) -> T:
+    """A bundle of tensors and bundles, some of them perhaps None, on `device`."""
+    if isinstance(bundle, tuple):
+        fields = [to_device(field, device) for field in bundle]
+        return type(bundle)(*fields) if hasattr(bundle, "_fields") else type(bundle)(fields)  # type: ignore[return-value]
+    return bundle.to(device, non_blocking=True) if isinstance(bundle, torch.Tensor) else bundle  # type: ignore[return-value]
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -4,7 +4,6 @@ Images are read ahead in threads while the network runs, and those that share a 
 the order of the inputs. At most a few batches are in memory, however many inputs there are.
 """
 
-import copy
 import os
 import warnings
 from collections import deque
@@ -17,37 +16,21 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from .accelerate.prepare import limit, prepare
-from .canvas import join, prepare_views
-from .categories import Category, flip_pairs
-from .config import ModelConfig
-from .device import Precision, arithmetic, choose_device, choose_precision
+from .canvas import join
+from .categories import Category
+from .config import TTA, ModelConfig
+from .device import Precision, choose_precision
+from .engine import Engine, open_model
 from .errors import ConfigError, DataError
 from .images import read_image
 from .inputs import expand
-from .model.build import build
 from .model.mask_rcnn import MaskRCNN
-from .model.tta import TTA, choose_views, detect_views
-from .results import Result, from_detections
+from .results import Result
 from .structures import Images
-from .weights.checkpoint import restore
-from .weights.read import read_checkpoint
 
 _WINDOW = 3  # batches read ahead, among which images of one canvas are sought
 
 OnError = Literal["raise", "skip"] | Callable[[DataError], None]
-
-
-class LoadedImage(NamedTuple):
-    """One input, read and resized."""
-
-    path: Path | None
-    original: np.ndarray | None  # uint8 [h w I], kept only where there is no file to read it from again
-    views: tuple[Images, ...]  # batches of one; several for test-time augmentation
-
-    @property
-    def canvases(self) -> list[tuple[int, ...]]:
-        return [tuple(view.pixels.shape[2:]) for view in self.views]
 
 
 def load(
@@ -57,46 +40,50 @@ def load(
     settings: Sequence[str] = (),
     classes: Sequence[str] | None = None,
 ) -> "Predictor":
-    """The `Predictor` of a checkpoint, or of a run's folder, on `device` (default: a GPU where there is one).
+    """The `Predictor` of a checkpoint.
 
-    Those of torchvision, Detectron2 and Detectron will do, and names such as `torchvision:maskrcnn_resnet50_fpn`. What
-    those cannot say is the origin's default unless given: `settings` such as "box_head.score_threshold=0.5", and the
-    names of the `classes` in order. Raises `CheckpointError` naming the file for one that cannot be read or is of no
-    kind known here.
+    Args:
+        path: a file of ours, torchvision's, Detectron2's or Detectron's; the folder of a run; or the name of a release,
+            such as `torchvision:maskrcnn_resnet50_fpn`, which is downloaded once.
+        device: such as "cpu" or "cuda:1"; by default a GPU if there is one.
+        settings: what a file of another framework cannot say, such as "box_head.score_threshold=0.5"; by default the
+            origin's values.
+        classes: the names of such a file's classes, in order; by default COCO's.
+
+    Raises `CheckpointError` naming the file if it cannot be read or is of no known kind.
     """
-    checkpoint = read_checkpoint(path, settings=settings, classes=classes)
-    target = choose_device(device)
-    model = build(checkpoint.config, skip_empty=target.type == "cpu")
-    restore(model, checkpoint.state, path)
-    return Predictor(model, checkpoint.config, checkpoint.categories, device=target)
+    model, categories = open_model(path, device=device, settings=settings, classes=classes)
+    return Predictor(model, categories)
 
 
 class Predictor:
-    """A trained model and what it needs to know: its config and its categories. It remembers no image.
+    """A trained model and its categories. It remembers no image.
 
-    What `predict` runs is a prepared copy of `model`, kept for the next call, and made anew where `model` has changed.
+    What `predict` runs is an engine over a prepared copy of `model`. It is kept for the next call, and made anew if
+    `model` has changed.
     """
 
-    def __init__(
-        self,
-        model: MaskRCNN,
-        config: ModelConfig,
-        categories: tuple[Category, ...],
-        *,
-        device: str | torch.device | None = None,
-    ) -> None:
-        self.device = choose_device(device)
-        self.model = model.to(self.device).eval()
-        self.config = config
-        self.categories = categories
-        self._copies: dict[Precision, tuple[_Fingerprint, MaskRCNN]] = {}
+    def __init__(self, model: MaskRCNN, categories: Sequence[Category]) -> None:
+        self.model = model.eval()
+        self.categories = tuple(categories)
+        self._engines: dict[Precision, tuple[_Fingerprint, Engine]] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
 
     def predict(
         self,
         inputs: Any,
         *,
         batch: int = 1,
-        precision: str = "auto",  # auto, fp32, bf16 or fp16
+        precision: str = "auto",
         score_threshold: float | None = None,
         max_detections: int | None = None,
         tta: TTA | bool = False,
@@ -107,14 +94,15 @@ class Predictor:
 
         Args:
             inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, or any iterable of these.
-            batch: images that run together, at most; only those whose canvas is the same can.
-            precision: `auto` is fp32 for weights of other origin, else bf16 where the device is fast at it.
-            score_threshold: least score, 0..1; default the model's own.
-            max_detections: most detections of an image; default the model's own.
+            batch: images that run together, at most; only images with the same canvas can.
+            precision: "fp32", "bf16", "fp16", or "auto": fp32 for weights of another framework, else bf16 if the device
+                is fast at it.
+            score_threshold: the least score, 0..1; by default the model's own.
+            max_detections: most detections of an image; by default the model's own.
             tta: test-time augmentation: each image is seen at several scales and mirrored. True takes the paper's 18
                 views, which cost 18 times as much; `TTA` others.
-            on_error: for an image that cannot be read, `raise` a `DataError`; `skip` it, with a warning; or call this
-                with the error and go on.
+            on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
+                function with the error and go on.
             threads: that read and resize images ahead.
 
         Raises `ConfigError` for impossible arguments at once, `DataError` naming the file when its turn comes.
@@ -123,53 +111,17 @@ class Predictor:
             raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
-        network = self._prepared(precision, score_threshold, max_detections)._replace(tta=choose_views(tta))
-        return self._stream(expand(inputs), network, batch, on_error, threads)
+        engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
+        return _stream(expand(inputs), engine, batch, on_error, threads)
 
-    def _prepared(self, precision: str, score_threshold: float | None, max_detections: int | None) -> "_Network":
+    def engine(self, precision: str = "auto") -> Engine:
+        """The engine over a prepared copy of the model, in a precision as for `predict`."""
         chosen = choose_precision(precision, self.device, self.config.profile)
-        model = copy.copy(self._copy(chosen))  # whose steps are its own, and all else shared
-        limit(model, score_threshold, max_detections)
-        return _Network(model, self.config, self.categories, self.device, chosen)
-
-    def _copy(self, precision: Precision) -> MaskRCNN:
         now = _fingerprint(self.model)
-        kept = self._copies.get(precision)
+        kept = self._engines.get(chosen)
         if kept is None or kept[0] != now:
-            kept = self._copies[precision] = now, prepare(self.model, precision)
+            kept = self._engines[chosen] = now, Engine.of(self.model, self.categories, chosen)
         return kept[1]
-
-    def _stream(
-        self, sources: Iterator[Any], network: "_Network", batch: int, on_error: OnError, threads: int
-    ) -> Iterator[Result]:
-        """Reads ahead a window of images, runs those that share the first one's canvas, gives results in order."""
-        skipped = 0
-        with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
-            window: deque[_Slot] = deque()
-            try:
-                while True:
-                    while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                        window.append(_Slot(pool.submit(load_image, source, self.config, network.tta)))
-                    if not window:
-                        break
-                    first = window[0]
-                    if first.result is None:
-                        try:
-                            first.image()
-                        except DataError as error:
-                            skipped += 1
-                            window.popleft()
-                            _report(error, on_error)
-                            continue
-                        network.run(_together(window, batch))
-                    result = window.popleft().result
-                    assert result is not None
-                    yield result
-            finally:
-                for slot in window:
-                    slot.future.cancel()
-        if skipped and on_error == "skip":
-            warnings.warn(f"{skipped} of the images could not be read and were passed over", stacklevel=2)
 
 
 _Fingerprint = tuple[tuple[int, int], ...]
@@ -179,6 +131,28 @@ def _fingerprint(model: MaskRCNN) -> _Fingerprint:
     """Another one after any tensor was replaced or written to (but through `.data`, which PyTorch does not count)."""
     tensors = (*model.parameters(), *model.buffers())
     return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
+class LoadedImage(NamedTuple):
+    """One input, read and resized."""
+
+    path: Path | None
+    original: np.ndarray | None  # uint8 [h w I], kept only if there is no file to read it from again
+    images: Images  # a batch of one
+
+    @property
+    def canvases(self) -> list[tuple[int, ...]]:
+        """Of all views."""
+        return [tuple(view.pixels.shape[2:]) for view in (self.images, *self.images.views)]
+
+
+def load_image(source: Any, engine: Engine) -> LoadedImage:
+    """Reads one input and lays it on its canvas. Raises `DataError` naming the file."""
+    if isinstance(source, DataError):
+        raise source
+    array = read_image(source, channels=engine.config.input.channels)
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    return LoadedImage(path, array if path is None else None, engine.prepare(array))
 
 
 class _Slot:
@@ -197,49 +171,43 @@ class _Slot:
         return self.result is None and self.future.exception() is None
 
 
-class _Network(NamedTuple):
-    """A prepared model and all that turns images into results."""
-
-    model: MaskRCNN
-    config: ModelConfig
-    categories: tuple[Category, ...]
-    device: torch.device
-    precision: Precision
-    tta: TTA | None = None
-
-    def run(self, slots: list[_Slot]) -> None:
-        """Fills in the results of slots whose images share a canvas."""
-        images = [slot.image() for slot in slots]
-        views = [join(view) for view in zip(*(image.views for image in images), strict=True)]
-        there = [Images(*(field.to(self.device) for field in view)) for view in views]
-        with torch.inference_mode(), arithmetic(self.precision, self.device):
-            if self.tta is None:
-                detections = self.model.detect(there[0])
-            else:
-                pairs = flip_pairs(self.categories)
-                detections = detect_views(self.model, there, flip=self.tta.flip, flip_pairs=pairs)
-        results = from_detections(
-            detections,
-            views[0],
-            self.categories,
-            [image.path for image in images],
-            originals=[image.original for image in images],
-            paste_rule=self.config.mask_head.paste,
-            threshold=self.config.mask_head.threshold,
-            keypoint_shift=self.config.keypoint_head.shift,
-        )
-        for slot, result in zip(slots, results, strict=True):
-            slot.result = result
-
-
-def load_image(source: Any, config: ModelConfig, tta: TTA | None = None) -> LoadedImage:
-    """Reads one input and resizes it as `config` has it, to the views of `tta`. Raises `DataError` naming the file."""
-    if isinstance(source, DataError):
-        raise source
-    array = read_image(source, channels=config.input.channels)
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    views = prepare_views(array, config.input, **(tta._asdict() if tta else {}))
-    return LoadedImage(path, array if path is None else None, views)
+def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnError, threads: int) -> Iterator[Result]:
+    """Reads ahead a window of images, runs those that share the first one's canvas, gives results in order."""
+    skipped = 0
+    with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
+        window: deque[_Slot] = deque()
+        try:
+            while True:
+                while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
+                    window.append(_Slot(pool.submit(load_image, source, engine)))
+                if not window:
+                    break
+                first = window[0]
+                if first.result is None:
+                    try:
+                        first.image()
+                    except DataError as error:
+                        skipped += 1
+                        window.popleft()
+                        _report(error, on_error)
+                        continue
+                    slots = _together(window, batch)
+                    loaded = [slot.image() for slot in slots]
+                    results = engine.results(
+                        join([each.images for each in loaded]),
+                        [each.path for each in loaded],
+                        originals=[each.original for each in loaded],
+                    )
+                    for slot, result in zip(slots, results, strict=True):
+                        slot.result = result
+                result = window.popleft().result
+                assert result is not None
+                yield result
+        finally:
+            for slot in window:
+                slot.future.cancel()
+    if skipped and on_error == "skip":
+        warnings.warn(f"{skipped} of the images could not be read and were passed over", stacklevel=2)
 
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:

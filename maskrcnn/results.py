@@ -16,6 +16,7 @@ import torch
 
 from .canvas import boxes_to_image, keypoints_to_image
 from .categories import Category, keypoint_slices
+from .config import ModelConfig
 from .errors import ConfigError
 from .ops import rle
 from .ops.contour import Outline, trace
@@ -44,6 +45,7 @@ class Result:
     image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
     paste_rule: str = "grid"  # see ops.paste
     threshold: float = 0.5  # of masks
+    inclusive: bool = False  # masks are laid over boxes that end on their last pixel (Detectron)
     keypoint_shift: float = 0.0  # taken off keypoints in COCO rows, which count pixels where `keypoints` measures
 
     def __len__(self) -> int:
@@ -82,7 +84,7 @@ class Result:
         """COCO's compressed RLE of each object, `{"size": [H, W], "counts": bytes}`, or None without masks."""
         if self.small_masks is None:
             return None
-        masks, boxes = torch.from_numpy(self.small_masks), torch.from_numpy(self.boxes)
+        masks, boxes = torch.from_numpy(self.small_masks), torch.from_numpy(self._mask_boxes())
         return rle.encode(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule)
 
     @cached_property
@@ -92,7 +94,7 @@ class Result:
             return None
         return [
             trace(mask, box, self.size, threshold=self.threshold, rule=self.paste_rule)
-            for mask, box in zip(self.small_masks, self.boxes, strict=True)
+            for mask, box in zip(self.small_masks, self._mask_boxes(), strict=True)
         ]
 
     @property
@@ -171,8 +173,12 @@ class Result:
 
     def _paste(self, index: slice | list[int]) -> np.ndarray:
         assert self.small_masks is not None
-        masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self.boxes[index])
+        masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self._mask_boxes()[index])
         return paste(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule).numpy()
+
+    def _mask_boxes(self) -> np.ndarray:
+        """float32 [D 4]: what the masks are laid over."""
+        return self.boxes - np.array([0, 0, 1, 1], np.float32) if self.inclusive else self.boxes
 
     def _require_masks(self) -> None:
         if self.small_masks is None:
@@ -182,25 +188,22 @@ class Result:
 def from_detections(
     detections: Detections,
     images: Images,
+    config: ModelConfig,
     categories: Sequence[Category],
     paths: Sequence[Path | None] | None = None,
     *,
     originals: Sequence[np.ndarray | None] | None = None,
     image_ids: Sequence[int | str] | None = None,
-    paste_rule: str = "grid",
-    threshold: float = 0.5,
-    keypoint_shift: float = 0.0,
 ) -> list[Result]:
-    """One `Result` for each image of a batch: canvas boxes and keypoints brought back to its own pixels.
+    """One `Result` for each image of a batch: canvas boxes and keypoints brought back to the image's own pixels.
 
-    Boxes are cut to the image, and those that nothing is left of are dropped. `categories` are those of the labels
-    0..K-1, in that order; `originals` the images, uint8 [H W C], of those that came from no file.
+    Boxes are cut to the image and dropped if nothing is left. `categories` are those of the labels 0..K-1, in that
+    order; `originals` the images, uint8 [H W C], that came from no file.
     """
-    B = len(detections.boxes)
-    boxes = boxes_to_image(detections.boxes.float(), images)
-    keypoints = (
-        None if detections.keypoints is None else _numpy(keypoints_to_image(detections.keypoints.float(), images))
-    )
+    inclusive = config.box_arithmetic.inclusive
+    boxes = boxes_to_image(detections.boxes.float(), images, inclusive=inclusive)
+    keypoints = detections.keypoints
+    keypoints = None if keypoints is None else _numpy(keypoints_to_image(keypoints.float(), images))
     keep = _numpy(detections.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1))
     corners, scores, labels = _numpy(boxes), _numpy(detections.scores.float()), _numpy(detections.labels)
     masks = None if detections.masks is None else _numpy(detections.masks.float())
@@ -220,12 +223,12 @@ def from_detections(
                 path=paths[b] if paths else None,
                 image=originals[b] if originals else None,
                 image_id=image_ids[b] if image_ids else None,
-                paste_rule=paste_rule,
-                threshold=threshold,
-                keypoint_shift=keypoint_shift,
+                paste_rule=config.mask_head.paste,
+                threshold=config.mask_head.threshold,
+                inclusive=inclusive,
+                keypoint_shift=config.keypoint_head.shift,
             )
         )
-    assert len(results) == B
     return results
 
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..device import DTYPES, Precision
-from ..errors import ConfigError
 from ..model.backbone import ResNet
 from ..model.box_head import BoxHead
-from ..model.layers import ConvNorm, FrozenBatchNorm
+from ..model.layers import ConvNorm, FrozenBatchNorm, Normalise
 from ..model.mask_rcnn import MaskRCNN
 from .fused import FusedConv, WinogradConv, can_fuse, suits_winograd
 
@@ -31,8 +30,8 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
     if any(isinstance(module, FusedConv | WinogradConv) for module in model.modules()):
         raise ValueError("this model is prepared already; prepare the one that it is a copy of")
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
-    if prepared.reverse_channels:
-        _read_as_it_comes(prepared)
+    prepared.precision = precision
+    _read_channels_as_they_come(prepared)
     for module in prepared.modules():
         if isinstance(module, ConvNorm):
             _fold(module)
@@ -52,23 +51,6 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
     return prepared
 
 
-def limit(prepared: MaskRCNN, score_threshold: float | None = None, max_detections: int | None = None) -> None:
-    """Gives a prepared model other limits of what it returns; None leaves one as it is.
-
-    Raises `ConfigError` for a threshold outside 0..1 and for fewer than one detection.
-    """
-    steps = prepared.steps
-    if score_threshold is not None:
-        if not 0 <= score_threshold <= 1:
-            raise ConfigError(f"score_threshold is between 0 and 1; it is {score_threshold}")
-        steps = steps._replace(candidates=partial(steps.candidates, score_threshold=score_threshold))
-    if max_detections is not None:
-        if max_detections < 1:
-            raise ConfigError(f"max_detections is 1 or more; it is {max_detections}")
-        steps = steps._replace(select=partial(steps.select, max_detections=max_detections))
-    prepared.steps = steps
-
-
 def _fold(block: ConvNorm) -> None:
     """conv then y = x * s + t becomes one convolution with weight w * s and bias t."""
     found = _affine(block.norm)
@@ -82,13 +64,16 @@ def _fold(block: ConvNorm) -> None:
     block.norm = None
 
 
-def _read_as_it_comes(model: MaskRCNN) -> None:
-    """First convolutions' weights in the order of the image's channels, instead of the image in theirs."""
-    for module in model.modules():  # the backbone, and that of an RPN with features of its own
+def _read_channels_as_they_come(model: MaskRCNN) -> None:
+    """Puts the first convolutions' weights in the order of the image's channels, instead of the image in theirs."""
+    if not model.normalise.reverse_channels:
+        return
+    for module in model.modules():  # also those of an RPN with features of its own
         if isinstance(module, ResNet):
             stem = module.stem.conv
             stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
-    model.mean, model.std, model.reverse_channels = model.mean.flip(1), model.std.flip(1), False
+        if isinstance(module, Normalise):
+            module.mean, module.std, module.reverse_channels = module.mean.flip(1), module.std.flip(1), False
 
 
 def _replace(model: nn.Module, suits: Callable[[ConvNorm], bool], make: Callable[[ConvNorm], nn.Module]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..model.tta import TTA
+    from ..config import TTA
 
 TtaOption = Annotated[bool, typer.Option("--tta", help="Test-time augmentation: several scales, mirrored too.")]
 ViewsOption = Annotated[
@@ -22,8 +22,8 @@ def parse_views(tta: bool, text: str | None) -> "TTA | bool":
     """The views that the two options ask for; the second implies the first. Raises `ConfigError` for other words."""
     if text is None:
         return tta
+    from ..config import TTA
     from ..errors import ConfigError
-    from ..model.tta import TTA
 
     words = [word.strip() for word in text.split(",")]
     try:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from ..config import AugmentConfig, InputConfig
+from ..config import ONE_VIEW, TTA, AugmentConfig, InputConfig
 from ..errors import DataError
 from .augment import NO_AUGMENTATION
-from .parcel import Batch, Job, Maker, Parcel, Views, unfold
+from .parcel import Batch, Job, Maker, Parcel, unfold
 from .records import Dataset
 
 _WINDOW = 32  # batches of an evaluation among which images of one canvas are gathered
@@ -202,15 +202,14 @@ class EvalLoader(_Loader):
         masks: bool = True,
         mask_rule: str = "hard",
         keypoint_shift: float = 0.0,
-        view_scales: tuple[float, ...] = (),
-        view_flip: bool = False,
+        views: TTA = ONE_VIEW,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
         masks = masks and gt
         kept = (dataset, rule, NO_AUGMENTATION, 0, rule.canvas)
-        maker = Maker(*kept, masks, keypoint_shift, False, mask_rule, view_scales, view_flip)
+        maker = Maker(*kept, masks, keypoint_shift, False, mask_rule, views)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self.plan = self._plan(batch, range(rank, len(dataset), world))
@@ -223,20 +222,12 @@ class EvalLoader(_Loader):
         """This rank's batches. One iterator at a time."""
         return (unfold(parcel, gt=self.gt) for parcel in self._stream(self.plan))
 
-    def views(self) -> Iterator[Views]:
-        """This rank's images at each of `view_scales`, or once where there are none; with `view_flip` then
-        mirrored. One iterator at a time.
-        """
-        for parcel in self._stream(self.plan):
-            assert parcel.images is not None
-            yield Views(tuple(parcel.views) or (parcel.images,), parcel.image_ids)
-
     def _plan(self, batch: int, mine: range) -> list[Job]:
         jobs = []
         for first in range(0, len(mine), batch * _WINDOW):
             groups: dict[tuple[int, ...], list[int]] = {}
             for index in mine[first : first + batch * _WINDOW]:
-                size = self._maker.sizes[index].tolist() if self._maker.view_scales else ()
+                size = self._maker.sizes[index].tolist() if self._maker.views != ONE_VIEW else ()
                 groups.setdefault((*self._maker.canvas(index, 0), *size), []).append(index)
             for (height, width, *_), indices in groups.items():
                 jobs += [Job(0, tuple(indices[i : i + batch]), (height, width)) for i in range(0, len(indices), batch)]

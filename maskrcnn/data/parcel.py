@@ -16,7 +16,7 @@ from torch.utils import data
 
 from ..canvas import canvas_size, join, prepare_views, to_images
 from ..categories import flip_pairs
-from ..config import AugmentConfig, InputConfig
+from ..config import ONE_VIEW, TTA, AugmentConfig, InputConfig
 from ..errors import DataError
 from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
@@ -32,13 +32,6 @@ class Batch(NamedTuple):
 
     images: Images
     gt: GroundTruth | None  # None where an evaluation did not ask for it
-    image_ids: Int[Tensor, " B"]
-
-
-class Views(NamedTuple):
-    """A batch of images, seen at one or more sizes."""
-
-    views: tuple[Images, ...]
     image_ids: Int[Tensor, " B"]
 
 
@@ -65,7 +58,6 @@ class Parcel(NamedTuple):
     problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
     mask_side: int = MASK_SIDE  # S
     outlines: Outlines | None = None  # spans [N 2]
-    views: tuple[Images, ...] = ()  # the same images at the maker's `view_scales`
 
 
 @dataclass
@@ -87,8 +79,7 @@ class Maker(data.Dataset):
     keypoint_shift: float
     replace: bool
     mask_rule: str = "hard"
-    view_scales: tuple[float, ...] = ()
-    view_flip: bool = False
+    views: TTA = ONE_VIEW
     inclusive: bool = False
 
     def __post_init__(self) -> None:
@@ -157,18 +148,18 @@ class Maker(data.Dataset):
     def _read(self, record: Record) -> np.ndarray:
         return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
 
-    def _views(self, indices: list[int]) -> tuple[Images, ...]:
-        if not indices or not self.view_scales:
-            return ()
-        images = (self._read(self.dataset.record(index)) for index in indices)
-        views = [prepare_views(image, self.rule, self.view_scales, flip=self.view_flip) for image in images]
-        return tuple(join(view) for view in zip(*views, strict=True))
+    def _seen(self, indices: list[int]) -> Images:
+        """The images as test-time augmentation sees them."""
+        arrays = (self._read(self.dataset.record(index)) for index in indices)
+        return join([prepare_views(array, self.rule, self.views) for array in arrays])
 
     def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:
         indices = [index for index, _ in made]
         samples = [sample for _, sample in made]
         images = None
-        if made:
+        if made and self.views != ONE_VIEW:
+            images = self._seen(indices)
+        elif made:
             images = to_images(
                 [sample.image for sample in samples],
                 [(int(h), int(w)) for h, w in self.sizes[indices]],
@@ -195,7 +186,6 @@ class Maker(data.Dataset):
             problems=problems,
             mask_side=side,
             outlines=_pack_outlines(samples) if self.masks and self.mask_rule == "polygon" else None,
-            views=self._views(indices),
         )
 
 

@@ -1,29 +1,20 @@
-"""A model over a data set: loader, `detect`, rows as COCO writes them, gathered from all ranks, metrics."""
+"""A model over a data set: its detections as COCO writes them, and their metrics."""
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..accelerate.prepare import limit, prepare
-from ..categories import Category, flip_pairs
-from ..config import ModelConfig
+from ..config import TTA
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
 from ..data.records import keypoint_order
-from ..device import arithmetic, choose_device, choose_precision
+from ..engine import Engine, open_model
 from ..errors import ConfigError
 from ..files import replacing
-from ..model.build import build
-from ..model.mask_rcnn import MaskRCNN
-from ..model.tta import TTA, choose_views, detect_views
-from ..results import from_detections
-from ..structures import Images
-from ..weights.checkpoint import restore
-from ..weights.read import read_checkpoint
 from .coco import Metrics, evaluate_rows
 
 Rows = list[dict[str, Any]]
@@ -43,38 +34,45 @@ def evaluate(
     strict: bool = False,
     device: str | torch.device | None = None,
 ) -> Metrics:
-    """The metrics of a checkpoint on a COCO data set, which are also written to `out` (default: nowhere), a json.
+    """The metrics of a checkpoint on a data set in COCO's format: boxes, masks and keypoints, as far as both have them.
 
-    `weights` is a checkpoint of any origin, a run's folder or a release's name; `data` a json, or a folder whose val
-    json is taken. Categories are matched by name; what has no counterpart is listed in the metrics. `max_detections`
-    (default: the model's own) bounds what the model gives and what counts. Raises `CheckpointError`, `ConfigError` and
-    `DataError`.
+    Args:
+        weights: a checkpoint of any origin, the folder of a run, or the name of a release.
+        data: a json, or a folder, of which the json for validation is taken. Categories are matched by name; the
+            metrics list those without a counterpart.
+        images: the folder of the images, if they do not lie beside the json.
+        out: a json file for the metrics; by default none is written.
+        max_detections: most detections of an image, for the model and in the metrics; by default the model's own.
+        batch: images that run together, at most; only images with the same canvas can.
+        workers: processes that read and resize images; 0 reads them in this one.
+        precision: "fp32", "bf16", "fp16", or "auto", as for `Predictor.predict`.
+        tta: test-time augmentation, as for `Predictor.predict`.
+        strict: a bad annotation or image is an error; otherwise it is left out and counted.
+        device: such as "cpu" or "cuda:1"; by default a GPU if there is one.
+
+    Raises `CheckpointError`, `ConfigError` and `DataError`.
     """
     started = time.perf_counter()
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch is 1 or more and workers 0 or more; they are {batch} and {workers}")
-    checkpoint = read_checkpoint(weights)
-    config, categories = checkpoint.config, checkpoint.categories
-    target, views = choose_device(device), choose_views(tta)
-    train_json, val_json = find_splits(data, keypoints=config.keypoint_head.enabled)
-    dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
+    model, categories = open_model(weights, device=device)
+    engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
+    keypoints = engine.config.keypoint_head.enabled
+    train_json, val_json = find_splits(data, keypoints=keypoints)
+    dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=keypoints)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
-    model = build(config, skip_empty=target.type == "cpu").to(target)
-    restore(model, checkpoint.state, weights)
-    chosen = choose_precision(precision, target, config.profile)
-    seen: Any = {"view_scales": views.scales, "view_flip": views.flip} if views else {}
-    loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict, **seen)
-    limits: Any = {"precision": chosen, "max_detections": max_detections, "tta": views}
-    rows = detect_rows(model, loader, config, categories, **limits)
+    loader = EvalLoader(
+        dataset, engine.config.input, batch=batch, workers=workers, strict=strict, views=engine.backend.views
+    )
+    metrics = measure(engine, loader, detect_rows(engine, loader))
     loader.close()
-    metrics = measure(rows, loader, config, categories, max_detections)
-    metrics |= {"weights": str(weights), "data": str(dataset.json_path), "precision": chosen}
-    if told := dataset.report.summary():
-        metrics["notes"].append(told)
+    metrics |= {"weights": str(weights), "data": str(dataset.json_path), "precision": engine.backend.precision}
+    if lost := dataset.report.summary():
+        metrics["notes"].append(lost)
     if loader.problems:
         metrics["notes"].append(f"images that could not be read: {len(loader.problems)}; their objects count as missed")
-    if views:
-        metrics["tta"] = views._asdict()
+    if tta:
+        metrics["tta"] = {"scales": engine.backend.views.scales, "flip": engine.backend.views.flip}
     metrics["seconds"] = time.perf_counter() - started
     if out is not None:
         with replacing(out) as temporary:
@@ -82,64 +80,30 @@ def evaluate(
     return metrics
 
 
-def measure(
-    rows: Iterable[dict[str, Any]],
-    loader: EvalLoader,
-    config: ModelConfig,
-    categories: Sequence[Category],
-    max_detections: int | None = None,
-) -> Metrics:
+def detect_rows(engine: Engine, loader: EvalLoader, *, progress: Callable[[int], None] | None = None) -> Rows:
+    """What the engine finds in the loader's images, which are this rank's share, as COCO's rows.
+
+    `progress` is called with the number of images done.
+    """
+    rows: Rows = []
+    done = 0
+    for images, _, image_ids in loader:
+        results = engine.results(images, image_ids=image_ids.tolist())
+        rows += [row for result in results for row in result.to_coco()]
+        done += len(results)
+        if progress is not None:
+            progress(done)
+    return rows
+
+
+def measure(engine: Engine, loader: EvalLoader, rows: Iterable[dict[str, Any]]) -> Metrics:
     """The metrics of rows over all images of the loader's data set, for the branches that the model has."""
+    config = engine.config
     branches = {"box": True, "mask": config.mask_head.enabled, "keypoint": config.keypoint_head.enabled}
     return evaluate_rows(
         loader.dataset,
         rows,
-        max_detections=max_detections or config.box_head.max_detections,
+        max_detections=config.box_head.max_detections,
         tasks=[task for task, present in branches.items() if present],
-        categories=categories,
+        categories=engine.categories,
     )
-
-
-@torch.inference_mode()
-def detect_rows(
-    model: MaskRCNN,
-    loader: EvalLoader,
-    config: ModelConfig,
-    categories: Sequence[Category],
-    *,
-    precision: Any = "fp32",
-    max_detections: int | None = None,
-    tta: TTA | None = None,
-    tell: Callable[[int], None] | None = None,
-) -> Rows:
-    """What the model finds in the loader's images, which are this rank's share, as rows. The model stays as it is.
-
-    `max_detections` replaces the model's; `tta` is what the loader's views were made for; `tell` hears how many images
-    are done.
-    """
-    device = next(model.parameters()).device
-    network = prepare(model, precision)
-    limit(network, max_detections=max_detections)
-    rows: Rows = []
-    done = 0
-    for views, image_ids in loader.views():
-        here = [Images(*(field.to(device, non_blocking=True) for field in view)) for view in views]
-        with arithmetic(precision, device):
-            if tta is None:
-                detections = network.detect(here[0])
-            else:
-                detections = detect_views(network, here, flip=tta.flip, flip_pairs=flip_pairs(categories))
-        results = from_detections(
-            detections,
-            here[0],
-            categories,
-            image_ids=image_ids.tolist(),
-            paste_rule=config.mask_head.paste,
-            threshold=config.mask_head.threshold,
-            keypoint_shift=config.keypoint_head.shift,
-        )
-        rows += [row for result in results for row in result.to_coco()]
-        done += len(image_ids)
-        if tell is not None:
-            tell(done)
-    return rows

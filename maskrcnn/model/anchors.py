@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..config import AnchorConfig
 
-def cell_anchors(
-    sizes: Sequence[float], ratios: Sequence[float], stride: int, *, rounding: str = "none", order: str = "size-major"
-) -> Float[Tensor, "N 4"]:
-    """The anchors of one cell, about the cell's origin: area size^2, height / width = ratio.
 
-    `torchvision` rounds half extents; `detectron` rounds the sides of a stride-sized box, scales it, and centres on
-    (stride - 1) / 2 with inclusive corners.
+def cell_anchors(sizes: Sequence[float], stride: int, config: AnchorConfig) -> Float[Tensor, "N 4"]:
+    """The anchors of one cell of a level, around the cell's origin: area size^2, height / width = ratio.
+
+    `config.rounding` "torchvision" rounds half extents; "detectron" rounds the sides of a stride-sized box, scales it
+    and centres it on (stride - 1) / 2, and the box ends on its last pixel.
     """
-    pairs = (
-        [(s, r) for s in sizes for r in ratios] if order == "size-major" else [(s, r) for r in ratios for s in sizes]
-    )
+    pairs = [(size, ratio) for size in sizes for ratio in config.ratios]
+    if config.order == "ratio-major":
+        pairs = [(size, ratio) for ratio in config.ratios for size in sizes]
     boxes = []
     for size, ratio in pairs:
-        if rounding == "detectron":
+        if config.rounding == "detectron":
             width = round(math.sqrt(stride * stride / ratio))
             height = round(width * ratio)
             half_width, half_height = (width * size / stride - 1) / 2, (height * size / stride - 1) / 2
@@ -30,7 +30,7 @@ def cell_anchors(
             continue
         width = math.sqrt(size * size / ratio)
         half_width, half_height = width / 2, ratio * width / 2
-        if rounding == "torchvision":
+        if config.rounding == "torchvision":
             half_width, half_height = round(half_width), round(half_height)  # half to even, as torch rounds
         boxes.append((-half_width, -half_height, half_width, half_height))
     return torch.tensor(boxes, dtype=torch.float32)

@@ -5,44 +5,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import ConvNorm, init_msra, init_normal, init_xavier
+from ..config import BoxHeadConfig
+from .layers import conv_stack, init_msra, init_normal, init_xavier
 
 
 class BoxHead(nn.Module):
-    """`convs` 3x3 convolutions of 256 channels, then `layers` fully connected ones, then the two predictors.
+    """3x3 convolutions of 256 channels (4conv1fc: four), fully connected layers (2fc: two), then the two predictors.
 
-    2fc is convs=0, layers=2; 4conv1fc is convs=4, layers=1; C4, whose trunk is in the pool, is convs=0, layers=0: there
-    the features are averaged over positions.
+    Of `res5`, whose trunk is in the pool, neither: the features are averaged over their positions.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        pool_size: int,
-        classes: int,
-        *,
-        convs: int,
-        layers: int,
-        channels: int,
-        norm: str,
-        class_agnostic: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, classes: int, config: BoxHeadConfig) -> None:
         super().__init__()
-        self.pool_size = pool_size
-        blocks: list[nn.Module] = []
-        for _ in range(convs):
-            blocks.append(ConvNorm(in_channels, 256, 3, norm=norm, relu=True))
-            in_channels = 256
-        self.convs = nn.Sequential(*blocks)
-        width = in_channels * pool_size * pool_size if layers else in_channels
-        connected: list[nn.Module] = []
+        self.pool_size = config.pool_size
+        convs, layers = {"2fc": (0, 2), "4conv1fc": (4, 1), "res5": (0, 0)}[config.kind]
+        self.convs, in_channels = conv_stack(in_channels, 256, convs, config.norm)
+        width = in_channels * self.pool_size**2 if layers else in_channels
+        self.fc = nn.ModuleList()
         for _ in range(layers):
-            connected.append(nn.Linear(width, channels))
-            width = channels
-        self.fc = nn.ModuleList(connected)
+            self.fc.append(nn.Linear(width, config.channels))
+            width = config.channels
         self.channels_last = False  # how the first layer's weights count the features
         self.class_logits = nn.Linear(width, classes + 1)
-        self.box_deltas = nn.Linear(width, 4 if class_agnostic else 4 * classes)
+        self.box_deltas = nn.Linear(width, 4 if config.class_agnostic else 4 * classes)
         for module in self.convs.modules():
             if isinstance(module, nn.Conv2d):
                 init_msra(module)
@@ -53,7 +38,7 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def count_channels_last(self) -> None:
-        """Reorders the first layer's weights to read features as they lie in memory, which spares copying them."""
+        """Reorders the first layer's weights to read features as they lie in memory, so that nothing is copied."""
         if self.fc and not self.channels_last:
             first = self.fc[0]
             assert isinstance(first, nn.Linear)
@@ -64,7 +49,7 @@ class BoxHead(nn.Module):
     def forward(
         self, features: Float[Tensor, "B R C S S"]
     ) -> tuple[Float[Tensor, "B R K1"], Float[Tensor, "B R Kd 4"]]:
-        """Logits and deltas, Kd = K, or 1 where they are class-agnostic."""
+        """Class logits and deltas, float32; Kd = K, or 1 if they are class-agnostic."""
         x = self.convs(features.flatten(0, 1))
         if self.fc:
             x = (x.permute(0, 2, 3, 1) if self.channels_last else x).flatten(1)

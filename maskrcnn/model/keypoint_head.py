@@ -5,34 +5,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import ConvNorm, init_msra
+from ..config import KeypointHeadConfig
+from .layers import conv_stack, init_msra
 
 
 class KeypointHead(nn.Module):
     """3x3 convolutions with ReLU, a 4x4 deconvolution that doubles the side, and bilinear doubling: Q = 4 S.
 
-    `edges` of the last step: "interpolate" repeats the border; "deconv" adds zeros around it, as Detectron's fixed
-    deconvolution does, which is the same with three quarters of the first and last row and column.
+    `config.upsample`, the last step: "interpolate" repeats the border; "deconv" adds zeros around it, as Detectron's
+    fixed deconvolution does, which is the same with three quarters of the first and last row and column.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_keypoints: int,
-        *,
-        convs: int,
-        channels: int,
-        norm: str = "none",
-        edges: str = "interpolate",
-    ) -> None:
+    def __init__(self, in_channels: int, config: KeypointHeadConfig) -> None:
         super().__init__()
-        blocks: list[nn.Module] = []
-        for _ in range(convs):
-            blocks.append(ConvNorm(in_channels, channels, 3, norm=norm, relu=True))
-            in_channels = channels
-        self.convs = nn.Sequential(*blocks)
-        self.deconv = nn.ConvTranspose2d(in_channels, num_keypoints, 4, 2, 1)
-        self.border = 0.75 if edges == "deconv" else 1.0
+        self.convs, in_channels = conv_stack(in_channels, config.channels, config.convs, config.norm)
+        self.deconv = nn.ConvTranspose2d(in_channels, config.num_keypoints, 4, 2, 1)
+        self.border = 0.75 if config.upsample == "deconv" else 1.0
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 init_msra(module)

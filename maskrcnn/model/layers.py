@@ -2,12 +2,49 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
+
+from ..config import InputConfig
+from ..ops.dispatch import may_look
+from ..structures import Detections, Images, Proposals, RoIs
+
+Slots = TypeVar("Slots", Proposals, RoIs, Detections)
+
+
+class Normalise(nn.Module):
+    """Pixels 0..255 less `mean`, over `std`, zero outside the images. `channel_order` "bgr" reverses the channels."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: InputConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
+        self.reverse_channels = config.channel_order == "bgr"
+
+    def forward(self, images: Images) -> Float[Tensor, "B I H W"]:
+        # Along whole lines of memory: a pixel has too few channels for a fast loop.
+        pixels = images.pixels.permute(0, 2, 3, 1)
+        pixels = (pixels.flip(3) if self.reverse_channels else pixels).contiguous()
+        B, H, W, channels = pixels.shape
+        scale = 1 / self.std.flatten()
+        scale, shift = scale.repeat(W), (-self.mean.flatten() * scale).repeat(W)
+        x = torch.addcmul(shift, pixels.view(B, H, W * channels).to(scale.dtype), scale)
+        if may_look(images.sizes):
+            for line, (height, width) in zip(x, images.sizes.tolist(), strict=True):
+                line[height:] = 0
+                line[:, width * channels :] = 0
+        else:
+            rows = torch.arange(H, device=x.device) < images.sizes[:, :1]  # [B H]
+            columns = torch.arange(W * channels, device=x.device) < images.sizes[:, 1:] * channels  # [B W*I]
+            x = torch.where(rows[:, :, None] & columns[:, None], x, 0.0)
+        return x.view(B, H, W, channels).permute(0, 3, 1, 2)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -84,13 +121,29 @@ class ConvNorm(nn.Module):
         return F.relu(x, inplace=True) if self.relu else x
 
 
-def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
-    """What `branch` makes of the valid slots, [1 N ...] of all images in a row; zeros in the others.
+def conv_stack(in_channels: int, channels: int, count: int, norm: str) -> tuple[nn.Sequential, int]:
+    """`count` 3x3 convolutions with norm and ReLU, and the number of channels that they give."""
+    widths = [in_channels, *[channels] * count]
+    blocks = (ConvNorm(before, channels, 3, norm=norm, relu=True) for before in widths[:-1])
+    return nn.Sequential(*blocks), widths[-1]
 
-    So live batch norms see no slot that is empty. `branch` gives a tensor or a tuple of them. Waits for a device: only
-    where looking is free.
+
+def filled(bundle: Slots) -> Slots:
+    """The bundle without the slots that no image of the batch fills, at least one; all slots if nobody may look."""
+    if not may_look(bundle.valid):
+        return bundle
+    slots = max(1, int(bundle.valid.sum(1).max()))
+    fields: Any = (None if field is None else field[:, :slots] for field in bundle)
+    return type(bundle)(*fields)
+
+
+def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
+    """What `branch` gives for the valid slots, [1 N ...] of all images in a row; zeros in the others.
+
+    So live batch norms count no empty slot. If nobody may look at `valid`, the branch computes every slot. `branch`
+    returns a tensor or a tuple of tensors.
     """
-    if bool(valid.all()):
+    if not may_look(valid) or bool(valid.all()):
         return branch(*inputs)
     rows = valid.flatten().nonzero()[:, 0]
     if not len(rows):

@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..config import BoxHeadConfig, RPNConfig
 from ..ops.boxes import encode, harmless
 from ..structures import AnchorTargets, Losses, RoIs, Term
+from .rpn import RPNOutput
 
 
 def smooth_l1(error: Float[Tensor, "*N"], beta: float) -> Float[Tensor, "*N"]:
@@ -17,37 +19,23 @@ def smooth_l1(error: Float[Tensor, "*N"], beta: float) -> Float[Tensor, "*N"]:
     return torch.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
 
 
-def rpn_loss(
-    logits: Float[Tensor, "B A"],
-    deltas: Float[Tensor, "B A 4"],
-    targets: AnchorTargets,
-    *,
-    samples: int,
-    normalise: str,
-    beta: float,
-) -> tuple[Term, Term]:
+def rpn_loss(scored: RPNOutput, targets: AnchorTargets, config: RPNConfig) -> tuple[Term, Term]:
     """Binary cross-entropy over the sampled anchors, smooth L1 over the foreground ones.
 
-    Both are divided by `samples` per image, or by the number really sampled where `normalise` is "counted".
+    Both are divided by the samples per image, or by the anchors really sampled if `config.normalise` is "counted".
     """
-    picked = logits.gather(1, targets.index)
+    picked = scored.logits.gather(1, targets.index)
     class_loss = F.binary_cross_entropy_with_logits(picked, targets.foreground.float(), reduction="none")
-    error = deltas.gather(1, targets.index[..., None].expand(-1, -1, 4)) - targets.deltas
+    error = scored.deltas.gather(1, targets.index[..., None].expand(-1, -1, 4)) - targets.deltas
     error = torch.where(targets.foreground[..., None], error, 0.0)
     count = targets.valid.sum().float()
-    if normalise == "samples":
-        count = torch.full_like(count, float(samples * len(logits)))
-    return Term((class_loss * targets.valid).sum(), count), Term(smooth_l1(error, beta).sum(), count)
+    if config.normalise == "samples":
+        count = torch.full_like(count, float(config.samples * len(picked)))
+    return Term((class_loss * targets.valid).sum(), count), Term(smooth_l1(error, config.smooth_l1_beta).sum(), count)
 
 
 def roi_errors(
-    class_logits: Float[Tensor, "B R K1"],
-    box_deltas: Float[Tensor, "B R Kd 4"],
-    rois: RoIs,
-    *,
-    weights: tuple[float, float, float, float],
-    beta: float,
-    inclusive: bool = False,
+    class_logits: Float[Tensor, "B R K1"], box_deltas: Float[Tensor, "B R Kd 4"], rois: RoIs, config: BoxHeadConfig
 ) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B R"]]:
     """Softmax cross-entropy of each RoI, and smooth L1 of the true class's deltas, 0 for background and empty slots."""
     per_roi = F.cross_entropy(class_logits.flatten(0, 1), rois.labels.flatten(), reduction="none").view_as(rois.labels)
@@ -56,46 +44,38 @@ def roi_errors(
     boxes, matched = (
         torch.where(rois.foreground[..., None], box, harmless(box)) for box in (rois.boxes, rois.gt_boxes)
     )
-    target = encode(matched, boxes, weights, inclusive=inclusive)
-    error = torch.where(rois.foreground[..., None], predicted - target, 0.0)
-    return per_roi * rois.valid, smooth_l1(error, beta).sum(-1)
+    error = torch.where(rois.foreground[..., None], predicted - encode(matched, boxes, config.weights), 0.0)
+    return per_roi * rois.valid, smooth_l1(error, config.smooth_l1_beta).sum(-1)
 
 
 def box_loss(
-    class_logits: Float[Tensor, "B R K1"],
-    box_deltas: Float[Tensor, "B R Kd 4"],
-    rois: RoIs,
-    *,
-    weights: tuple[float, float, float, float],
-    beta: float,
-    inclusive: bool = False,
+    class_logits: Float[Tensor, "B R K1"], box_deltas: Float[Tensor, "B R Kd 4"], rois: RoIs, config: BoxHeadConfig
 ) -> tuple[Term, Term]:
     """Softmax cross-entropy over the sampled RoIs; smooth L1 of the true class's deltas. Both divided by the RoIs."""
-    classes, boxes = roi_errors(class_logits, box_deltas, rois, weights=weights, beta=beta, inclusive=inclusive)
+    classes, boxes = roi_errors(class_logits, box_deltas, rois, config)
     count = rois.valid.sum().float()
     return Term(classes.sum(), count), Term(boxes.sum(), count)
 
 
-def mask_loss(logits: Float[Tensor, "B F M M"], targets: Float[Tensor, "B F M M"], fg: RoIs) -> Term:
-    """Average binary cross-entropy of the true class's mask, over foreground RoIs and pixels."""
-    logits = torch.where(fg.valid[..., None, None], logits, 0.0)
-    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    side = logits.shape[-1]
-    return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
+def mask_loss(
+    logits: Float[Tensor, "B F M M"] | Float[Tensor, "B F 2 M M"], targets: Float[Tensor, "B F M M"], fg: RoIs
+) -> Term:
+    """Average binary cross-entropy of the true class's mask, over foreground RoIs and pixels.
 
-
-def competing_mask_loss(logs: Float[Tensor, "B F 2 M M"], targets: Float[Tensor, "B F M M"], fg: RoIs) -> Term:
-    """Average multinomial cross-entropy (Table 2b): the true class inside the object, background elsewhere."""
-    logs = torch.where(fg.valid[..., None, None, None], logs, 0.0)
-    loss = -torch.where(targets >= 0.5, logs[:, :, 1], logs[:, :, 0])
-    side = targets.shape[-1]
-    return Term((loss * fg.valid[..., None, None]).sum(), fg.valid.sum().float() * (side * side))
+    If classes compete (Table 2b), `logits` are log-probabilities of background and the true class, and the loss is the
+    multinomial cross-entropy: the true class inside the object, background elsewhere.
+    """
+    valid = fg.valid[..., None, None]
+    if logits.dim() == 5:
+        logs = torch.where(valid[:, :, None], logits, 0.0)
+        loss = -torch.where(targets >= 0.5, logs[:, :, 1], logs[:, :, 0])
+    else:
+        loss = F.binary_cross_entropy_with_logits(torch.where(valid, logits, 0.0), targets, reduction="none")
+    return Term((loss * valid).sum(), fg.valid.sum().float() * targets.shape[-1] ** 2)
 
 
 def keypoint_loss(logits: Float[Tensor, "B F J Q Q"], cells: Int[Tensor, "B F J"], seen: Bool[Tensor, "B F J"]) -> Term:
-    """Cross-entropy of a softmax over the Q x Q positions, over the keypoints that are labelled and inside their
-    RoI.
-    """
+    """Cross-entropy of a softmax over the Q x Q positions, of the keypoints that are labelled and in their RoI."""
     logits = torch.where(seen[..., None, None], logits, 0.0)
     loss = F.cross_entropy(logits.flatten(3).flatten(0, 2), cells.flatten(), reduction="none").view_as(cells)
     return Term((loss * seen).sum(), seen.sum().float())

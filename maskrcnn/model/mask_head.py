@@ -1,41 +1,29 @@
-"""The mask branch, an FCN: pooled features to M x M logits (Figure 4; Table 2e, last row)."""
+"""The mask branch: pooled features to M x M logits, by an FCN (Figure 4) or by the MLPs of Table 2e."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .layers import ConvNorm, init_msra, init_xavier
+from ..config import MaskHeadConfig
+from .layers import conv_stack, init_msra, init_xavier
 
 
 class MaskHead(nn.Module):
     """3x3 convolutions, a 2x2 deconvolution that doubles the side, ReLU after each, a 1x1 predictor: one map per class.
 
     Only one map of a RoI is ever read: the true class's in training, the predicted one's at test. `forward` computes
-    that map alone, which has the value and the gradient of picking it from all K. Where classes `compete` (softmax,
-    Table 2b) all are needed, background's, the first, too.
+    that map alone, which has the value and the gradient of picking it from all K. If classes compete
+    (softmax, Table 2b) all are needed, and background's is the first.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        classes: int,
-        *,
-        convs: int,
-        channels: int,
-        norm: str,
-        class_agnostic: bool,
-        compete: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int, classes: int, config: MaskHeadConfig) -> None:
         super().__init__()
-        blocks: list[nn.Module] = []
-        for _ in range(convs):
-            blocks.append(ConvNorm(in_channels, channels, 3, norm=norm, relu=True))
-            in_channels = channels
-        self.convs = nn.Sequential(*blocks)
-        self.deconv = nn.ConvTranspose2d(in_channels, channels, 2, 2)
-        self.predictor = nn.Conv2d(channels, (1 if class_agnostic else classes) + compete, 1)
-        self.class_agnostic, self.compete = class_agnostic, compete
+        convs = 0 if config.kind == "res5" else config.convs
+        self.convs, in_channels = conv_stack(in_channels, config.channels, convs, config.norm)
+        self.class_agnostic, self.compete = config.class_agnostic, config.loss == "softmax"
+        self.deconv = nn.ConvTranspose2d(in_channels, config.channels, 2, 2)
+        self.predictor = nn.Conv2d(config.channels, (1 if self.class_agnostic else classes) + self.compete, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 init_msra(module)
@@ -48,7 +36,7 @@ class MaskHead(nn.Module):
     ) -> Float[Tensor, "B F M M"] | Float[Tensor, "B F 2 M M"]:
         """Logits of the map of class `labels` (0..K-1) of each RoI, float32.
 
-        Where classes compete: log-probabilities of background and of that class.
+        If classes compete: log-probabilities of background and of that class.
         """
         x = self._upsampled(self.convs(pooled.flatten(0, 1)))  # [N S S 2 2 D]
         rows = torch.zeros_like(labels) if self.class_agnostic else labels
@@ -73,6 +61,40 @@ class MaskHead(nn.Module):
         assert bias is not None
         four = F.linear(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4))
         return F.relu(four, inplace=True).unflatten(-1, (2, 2, -1))
+
+
+class MaskMLPHead(nn.Module):
+    """The mask branch of Table 2e's first two rows: fully connected layers, which lose the layout that the FCN keeps.
+
+    Pooled features, flattened, through two or three hidden layers to K maps of M x M, with M = 2 S as in the FCN.
+    """
+
+    def __init__(self, in_channels: int, classes: int, config: MaskHeadConfig, *, channels: int) -> None:
+        super().__init__()
+        width = in_channels * config.pool_size**2
+        self.fc = nn.ModuleList()
+        for _ in range({"mlp2": 2, "mlp3": 3}[config.kind]):
+            self.fc.append(nn.Linear(width, channels))
+            width = channels
+        self.class_agnostic, self.compete = config.class_agnostic, config.loss == "softmax"
+        self.maps, self.side = (1 if self.class_agnostic else classes) + self.compete, 2 * config.pool_size
+        self.predictor = nn.Linear(width, self.maps * self.side * self.side)
+        for layer in (*self.fc, self.predictor):
+            init_xavier(layer)
+
+    def forward(
+        self, pooled: Float[Tensor, "B F C S S"], labels: Int[Tensor, "B F"]
+    ) -> Float[Tensor, "B F M M"] | Float[Tensor, "B F 2 M M"]:
+        """As `MaskHead.forward`."""
+        x = pooled.flatten(0, 1).flatten(1)
+        for layer in self.fc:
+            x = F.relu(layer(x), inplace=True)
+        maps = self.predictor(x).view(-1, self.maps, self.side, self.side)
+        rows = torch.zeros_like(labels) if self.class_agnostic else labels
+        rows = rows.flatten().clamp(0, self.maps - 1 - self.compete)
+        if self.compete:
+            return background_and_class(maps, rows).unflatten(0, pooled.shape[:2])
+        return maps[torch.arange(len(maps), device=maps.device), rows].float().unflatten(0, pooled.shape[:2])
 
 
 def _arranged(pixels: Float[Tensor, "N S S 2 2 O"]) -> Float[Tensor, "N O M M"]:

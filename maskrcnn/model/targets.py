@@ -1,53 +1,59 @@
-"""What anchors, RoIs and masks should say: match, sample, and crop the ground truth (section 3.1)."""
+"""What anchors, RoIs, masks and keypoints should say: match, sample, and crop the ground truth (section 3.1)."""
 
-from collections.abc import Callable
+import math
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..ops.boxes import encode, harmless
+from ..config import BoxArithmetic, BoxHeadConfig, MaskHeadConfig, RPNConfig
+from ..ops.boxes import encode, harmless, last_pixels
+from ..ops.coco_raster import coco_raster
 from ..ops.crop_masks import crop_masks
 from ..ops.heatmap import encode_keypoints
 from ..ops.match import match
-from ..ops.nms import nms
+from ..ops.roi_align import roi_align
 from ..ops.sample import random_keys, sample
-from ..structures import AnchorTargets, GroundTruth, Proposals, RoIs
+from ..structures import AnchorTargets, GroundTruth, Images, Proposals, RoIs
 
 ANCHOR_STREAM, ROI_STREAM = 1, 2  # keep the random choices of a step apart
+# How much of a box may lie in a crowd before it is no negative; the other frameworks drop crowds from training.
+IGNORED_SHARE = {"ignore": 0.5, "drop": math.inf}
 
 
 def label_anchors(
     anchors: Float[Tensor, "A 4"],
     gt: GroundTruth,
-    sizes: Num[Tensor, "B 2"],
-    seeds: Int[Tensor, " B"],
+    images: Images,
+    config: RPNConfig,
+    arithmetic: BoxArithmetic,
     *,
-    positive_iou: float,
-    negative_iou: float,
-    samples: int,
-    positive_fraction: float,
-    inside_only: bool = False,
-    ignored_share: float = 0.5,
-    inclusive: bool = False,
+    crowds: str,
 ) -> AnchorTargets:
-    """The anchors that carry RPN loss, 256 of an image: IoU >= 0.7 or some object's best is foreground, < 0.3 not.
+    """The anchors that carry RPN loss, 256 per image: foreground at IoU >= 0.7 or as some object's best, else < 0.3.
 
-    One that lies more than `ignored_share` in a crowd is no negative.
+    With `crowds` "ignore", an anchor that lies more than half inside a crowd is no negative.
     """
-    boxes = anchors.expand(len(seeds), -1, -1)
-    candidates = _inside(boxes, sizes) if inside_only else None
-    found = match(boxes, gt.boxes, gt.valid, gt.ignore, candidates=candidates, inclusive=inclusive)
-    positive = (found.iou >= positive_iou) | found.best_of_gt
-    negative = (found.iou < negative_iou) & (found.ignored <= ignored_share) & ~positive
-    if candidates is not None:
-        positive, negative = positive & candidates, negative & candidates
-    keys = random_keys(seeds, anchors.shape[0], ANCHOR_STREAM)
-    index, foreground, valid = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
+    boxes = anchors.expand(len(images.seeds), -1, -1)
+    inside = None
+    if config.inside_only:
+        limits = images.sizes.to(anchors.dtype).flip(-1)[:, None]
+        ends = last_pixels(boxes, arithmetic.inclusive)[..., 2:]
+        inside = (boxes[..., :2] >= 0).all(-1) & (ends < limits).all(-1)
+    found = match(boxes, gt.boxes, gt.valid, gt.ignore, candidates=inside)
+    positive = (found.iou >= config.positive_iou) | found.best_of_gt
+    negative = (found.iou < config.negative_iou) & (found.ignored <= IGNORED_SHARE[crowds]) & ~positive
+    if inside is not None:
+        positive, negative = positive & inside, negative & inside
+    keys = random_keys(images.seeds, anchors.shape[0], ANCHOR_STREAM)
+    index, foreground, valid = sample(
+        positive, negative, keys, size=config.samples, positive_fraction=config.positive_fraction
+    )
     matched = _rows(gt.boxes, found.index.gather(1, index))
     unit = harmless(anchors)
     reference = torch.where(foreground[..., None], anchors[index], unit)
-    deltas = encode(torch.where(foreground[..., None], matched, unit), reference, inclusive=inclusive)
+    deltas = encode(torch.where(foreground[..., None], matched, unit), reference)
     return AnchorTargets(index, deltas, foreground, valid)
 
 
@@ -55,74 +61,45 @@ def sample_rois(
     proposals: Proposals,
     gt: GroundTruth,
     seeds: Int[Tensor, " B"],
+    config: BoxHeadConfig,
     *,
     classes: int,
-    samples: int,
-    positive_fraction: float,
-    positive_iou: float,
-    append_gt: bool = True,
-    ignored_share: float = 0.5,
-    inclusive: bool = False,
+    crowds: str,
 ) -> RoIs:
     """512 (C4: 64) of the proposals and the true boxes, a quarter of them foreground: IoU >= 0.5 with an object.
 
-    One that lies more than `ignored_share` in a crowd is no background.
+    With `crowds` "ignore", a box that lies more than half inside a crowd is no background.
     """
     boxes, valid = proposals.boxes, proposals.valid
-    if append_gt:
+    if config.append_gt:
         boxes = torch.cat((boxes, gt.boxes), dim=1)
         valid = torch.cat((valid, gt.valid & ~gt.ignore), dim=1)
     boxes = torch.where(valid[..., None], boxes, 0.0)
-    found = match(boxes, gt.boxes, gt.valid, gt.ignore, inclusive=inclusive)
-    positive = valid & (found.iou >= positive_iou)
-    negative = valid & (found.iou < positive_iou) & (found.ignored <= ignored_share)
+    found = match(boxes, gt.boxes, gt.valid, gt.ignore)
+    positive = valid & (found.iou >= config.positive_iou)
+    negative = valid & (found.iou < config.positive_iou) & (found.ignored <= IGNORED_SHARE[crowds])
     keys = random_keys(seeds, boxes.shape[1], ROI_STREAM)
-    index, foreground, kept = sample(positive, negative, keys, size=samples, positive_fraction=positive_fraction)
+    index, foreground, kept = sample(
+        positive, negative, keys, size=config.samples, positive_fraction=config.positive_fraction
+    )
     gt_index = torch.where(foreground, found.index.gather(1, index), 0)
     labels = torch.where(foreground, gt.labels.gather(1, gt_index), classes)
     picked = torch.where(kept[..., None], _rows(boxes, index), 0.0)
     return RoIs(picked, labels, gt_index, _rows(gt.boxes, gt_index), foreground, kept)
 
 
-def mine_rois(
-    rois: RoIs,
-    class_logits: Float[Tensor, "B R K1"],
-    box_deltas: Float[Tensor, "B R Kd 4"],
-    *,
-    errors: Callable[..., tuple[Tensor, Tensor]],
-    samples: int,
-    overlap: float = 0.7,
-) -> RoIs:
-    """The `samples` RoIs with the largest loss, foreground first; of two that overlap more than `overlap`, one.
-
-    Online hard example mining (arXiv 1604.03540, section 4). `errors` is `losses.roi_errors`, its numbers bound.
-    """
-    classes, boxes = errors(class_logits, box_deltas, rois)
-    group = torch.zeros_like(rois.labels)
-    index, kept = nms(rois.boxes, classes + boxes, group, rois.valid, iou=overlap, top=samples)
-    foreground = rois.foreground.gather(1, index) & kept
-    order = (foreground.long() * 2 + kept.long()).argsort(dim=1, descending=True, stable=True)
-    index, kept = index.gather(1, order), kept.gather(1, order)
-    first = foreground.gather(1, order)
-    return RoIs(
-        torch.where(kept[..., None], _rows(rois.boxes, index), 0.0),
-        rois.labels.gather(1, index),
-        rois.gt_index.gather(1, index),
-        _rows(rois.gt_boxes, index),
-        first,
-        kept,
-    )
+def foreground(rois: RoIs, config: BoxHeadConfig) -> RoIs:
+    """The foreground RoIs, which the mask and the keypoint branch learn from, in the first F slots."""
+    most = config.samples if config.ohem else round(config.samples * config.positive_fraction)
+    first = RoIs(*(field[:, :most] for field in rois))
+    return first._replace(labels=torch.where(first.foreground, first.labels, 0), valid=first.foreground)
 
 
-def foreground_slots(rois: RoIs, slots: int) -> RoIs:
-    """The first `slots` slots, valid where foreground: the RoIs that the mask and the keypoint branch learn from."""
-    first = RoIs(*(field[:, :slots] for field in rois))
-    labels = torch.where(first.foreground, first.labels, 0)
-    return first._replace(labels=labels, valid=first.foreground)
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
-def with_masks(fg: RoIs, gt: GroundTruth) -> RoIs:
-    """`fg`, valid only where the object's mask is known: one without a bit or an outline is an object of box alone."""
+def with_known_masks(fg: RoIs, gt: GroundTruth) -> RoIs:
+    """`fg`, valid only if the object's mask is known: one without a bit or an outline has a box alone."""
     assert gt.masks is not None
     known = (gt.masks != 0).flatten(2).any(dim=2)  # [B G]
     if gt.outlines is not None:
@@ -130,15 +107,76 @@ def with_masks(fg: RoIs, gt: GroundTruth) -> RoIs:
     return fg._replace(valid=fg.valid & known.gather(1, fg.gt_index))
 
 
-def mask_targets(rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4) -> Float[Tensor, "B F M M"]:
-    """The mask of each RoI's object seen through the RoI, side x side; 0 or 1. Other rules are in `mask_rules`.
+def mask_targets(rois: RoIs, gt: GroundTruth, config: MaskHeadConfig, *, side: int) -> Float[Tensor, "B F M M"]:
+    """The mask of each RoI's object seen through the RoI, side x side, 0..1, by the rule `config.target`.
 
-    Bilinear interpolation of the stored bits at `samples` points per cell and axis, averaged: RoIAlign of the crop.
+    "hard" is ours, 0 or 1. "soft" is torchvision's and "polygon" Detectron2's, so that their weights go on learning
+    what they have learned.
     """
+    rule = {"hard": crop_targets, "soft": bitmap_targets, "polygon": polygon_targets}[config.target]
+    return rule(rois, gt, side=side)
+
+
+def crop_targets(rois: RoIs, gt: GroundTruth, *, side: int, samples: int = 4) -> Float[Tensor, "B F M M"]:
+    """Bilinear interpolation of the stored bits at `samples` points per cell and axis, averaged and cut at 0.5."""
     assert gt.masks is not None
     assert gt.mask_boxes is not None
     covered = crop_masks(gt.masks, gt.mask_boxes, rois.gt_index, rois.boxes, rois.valid, side=side, samples=samples)
     return (covered >= 0.5).float()
+
+
+def bitmap_targets(
+    rois: RoIs, gt: GroundTruth, *, side: int, aligned: bool = False, soft: bool = True
+) -> Float[Tensor, "B F M M"]:
+    """RoIAlign of each RoI's bitmap with as many points as a cell has pixels: torchvision's rule.
+
+    Gives the share of a cell that the object covers or, unless `soft`, whether that is half (with `aligned` that is
+    Detectron2's rule for bitmaps). `gt.mask_boxes` are whole canvas pixels, S of them: each bit is a pixel.
+    """
+    assert gt.masks is not None
+    assert gt.mask_boxes is not None
+    maps = gt.masks.float()[:, :, None].unbind(1)  # G maps [B 1 S S]: what the operator calls levels are the objects
+    corner = gt.mask_boxes.gather(1, rois.gt_index[..., None].expand(-1, -1, 4))[..., :2].repeat(1, 1, 2)
+    covered = roi_align(
+        maps,
+        rois.boxes - corner,
+        rois.gt_index,
+        rois.valid,
+        scales=[(1.0, 1.0)] * len(maps),
+        size=side,
+        sampling=0,
+        aligned=aligned,
+    )[:, :, 0]
+    return covered if soft else (covered >= 0.5).float()
+
+
+def polygon_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> Float[Tensor, "B F M M"]:
+    """Each RoI's polygons, drawn anew by cocoapi's rule on a side x side grid over the RoI: Detectron2's rule.
+
+    An object that came as a bitmap is seen by `bitmap_targets`. The host draws, whatever the device.
+    """
+    assert gt.outlines is not None
+    spans = gt.outlines.spans.gather(1, rois.gt_index[..., None].expand(-1, -1, 2))  # [B F 2]
+    spans = torch.where(rois.valid[..., None], spans, 0)
+    boxes = rois.boxes.detach().float().cpu().flatten(0, 1)
+    sides = torch.where(rois.valid.cpu().reshape(-1, 1), boxes[:, 2:] - boxes[:, :2], 1.0)
+    scales = side / sides.clamp(min=0.1)  # canvas pixels; in float32, as in Detectron2
+    drawn = coco_raster(
+        gt.outlines.points.cpu().numpy(),
+        gt.outlines.parts.cpu().numpy(),
+        spans.cpu().flatten(0, 1).numpy(),
+        boxes[:, :2].numpy().astype(np.float64),
+        scales.numpy().astype(np.float64),
+        (side, side),
+    )
+    targets = torch.from_numpy(drawn).to(rois.boxes).unflatten(0, spans.shape[:2])
+    if gt.masks is None or gt.masks.shape[-1] == 1:  # no object came as a bitmap
+        return targets
+    bitmaps = bitmap_targets(rois, gt, side=side, aligned=True, soft=False)
+    return torch.where((spans[..., 1] > spans[..., 0])[..., None, None], targets, bitmaps)
+
+
+# --- keypoints --------------------------------------------------------------------------------------------------------
 
 
 def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Tensor, "B F J"], Bool[Tensor, "B F J"]]:
@@ -154,8 +192,3 @@ def keypoint_targets(rois: RoIs, gt: GroundTruth, *, side: int) -> tuple[Int[Ten
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows [B N 4] of `table` [B G 4]."""
     return table.gather(1, index[..., None].expand(-1, -1, table.shape[-1]))
-
-
-def _inside(boxes: Tensor, sizes: Tensor) -> Tensor:
-    limits = sizes.to(boxes.dtype).flip(-1)[:, None]
-    return (boxes[..., :2] >= 0).all(-1) & (boxes[..., 2:] < limits).all(-1)

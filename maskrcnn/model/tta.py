@@ -1,94 +1,115 @@
-"""Test-time augmentation (Table 1's rivals; Table 8, last row): one image seen at several scales, also mirrored.
+"""Test-time augmentation (Table 8, last row): one image seen at several scales, also mirrored.
 
-As Detectron does it: the candidates of all views are brought into one frame and suppressed together; the boxes that
-are left go back to every view, whose masks (probabilities) and heatmaps of keypoints (logits) are averaged.
+As Detectron does it: the candidates of all views are brought into one frame and suppressed together. The boxes that
+are left go back to every view, and the masks (probabilities) and heatmaps (logits) that the views give are averaged.
 """
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..structures import Detections, Images
+from ..config import TTA
+from ..device import Precision
+from ..ops.boxes import mirror, to_canvas, to_image
+from ..structures import Detections, Images, Proposals
+from .inference import candidates, locate_keypoints, mask_probabilities, select
+from .layers import filled
 from .mask_rcnn import MaskRCNN
+from .rpn import propose
 
 
-class TTA(NamedTuple):
-    """The views of an image. The default is the paper's: shorter sides of 400, 500 .. 1200 for a model of 800."""
-
-    scales: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.375, 1.5)  # of the model's own size
-    flip: bool = True  # each view also mirrored left to right
-
-
-def choose_views(tta: TTA | bool) -> TTA | None:
-    """`tta`, where True is the paper's views and False none. Raises `ConfigError` for impossible scales.
-
-    The scale nearest 1 comes first: its canvas is the answer's, on which some models seek keypoints pixel by pixel.
-    """
-    if tta is False:
-        return None
-    tta = TTA() if tta is True else tta
-    if not tta.scales or not all(0.1 <= scale <= 10 for scale in tta.scales):
-        raise ConfigError(f"tta takes scales between 0.1 and 10, such as 0.5,1,1.5; it got {list(tta.scales)}")
-    return tta._replace(scales=tuple(sorted(tta.scales, key=lambda scale: (abs(math.log(scale)), -scale))))
-
-
-def detect_views(
-    model: MaskRCNN, views: Sequence[Images], *, flip: bool, flip_pairs: Sequence[tuple[int, int]]
-) -> Detections:
-    """What the model finds in a batch of images, on the canvas of their first view.
+class Views:
+    """A model that looks at each image several times: a backend that wraps the prepared model.
 
     The maps of every view are in memory until the end.
 
     Args:
-        views: the same images at several sizes, one canvas a view. The first is best the one of the model's own size.
-        flip: whether the second half of the views are those of the first half mirrored.
+        model: prepared for inference.
+        views: the scales, and whether each view is also mirrored.
         flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
     """
-    first, straight = views[0], len(views) // (2 if flip else 1)
-    seen = [(view, place >= straight) for place, view in enumerate(views)]
-    pyramids = [model.pyramid(images) for images, _ in seen]
-    found = []
-    for (images, flipped), pyramid in zip(seen, pyramids, strict=True):
-        candidates = model.candidates(pyramid, images)
-        found.append(candidates._replace(boxes=_moved(model, candidates.boxes, images, first, flipped)))
-    boxes, scores, labels = (torch.cat([getattr(f, name) for f in found], 1) for name in ("boxes", "scores", "labels"))
-    merged = Detections(boxes, scores, labels, None, None, torch.cat([f.valid for f in found], 1))
-    detections = model.filled(model.steps.select(merged, first.scales))
-    masks = heatmaps = None
-    for (images, flipped), pyramid in zip(seen, pyramids, strict=True):
-        there = detections._replace(boxes=_moved(model, detections.boxes, first, images, flipped))
-        mask, heatmap = model.details(pyramid, there)
-        if flipped:
-            mask = None if mask is None else mask.flip(-1)
-            heatmap = None if heatmap is None else _exchanged(heatmap.flip(-1), flip_pairs)
-        masks, heatmaps = _added(masks, mask, len(seen)), _added(heatmaps, heatmap, len(seen))
-    return model.with_details(detections, first, masks, heatmaps)
+
+    def __init__(self, model: MaskRCNN, views: TTA, flip_pairs: Sequence[tuple[int, int]]) -> None:
+        self.model, self.views, self.flip_pairs = model, views, flip_pairs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def precision(self) -> Precision:
+        """The model's."""
+        return self.model.precision
+
+    def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
+        """What is found on the canvas of `images`, which is the first view; `images.views` are the others.
+
+        With `views.flip` the second half of all views are those of the first half, mirrored. ValueError for given
+        proposals.
+        """
+        if proposals is not None:
+            raise ValueError("test-time augmentation makes its own proposals and takes none")
+        model, c = self.model, self.model.config
+        seen = [images._replace(views=()), *images.views]
+        straight = len(seen) // 2 if self.views.flip else len(seen)
+        first, flips = seen[0], [place >= straight for place in range(len(seen))]
+        pyramids = [model.pyramid(view) for view in seen]
+        found = []
+        for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
+            proposals = filled(propose(model.rpn(pyramid, view), view, c.rpn, c.box_arithmetic))
+            logits, deltas = model.box_head(model.box_pool(pyramid, proposals.boxes, proposals.valid))
+            here = candidates(proposals, logits, deltas, view, c.box_head, c.box_arithmetic)
+            found.append(here._replace(boxes=self._moved(here.boxes, view, first, flip)))
+        together = (torch.cat(fields, 1) for fields in zip(*(_seen(each) for each in found), strict=True))
+        boxes, scores, labels, valid = together
+        merged = Detections(boxes, scores, labels, None, None, valid)
+        merged = filled(select(merged, first, c.box_head, c.box_arithmetic))
+        masks = heatmaps = None
+        for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
+            there = merged._replace(boxes=self._moved(merged.boxes, first, view, flip))
+            mask, heatmap = self._details(pyramid, there)
+            if flip:
+                mask = None if mask is None else mask.flip(-1)
+                heatmap = None if heatmap is None else self._exchanged(heatmap.flip(-1))
+            masks, heatmaps = _added(masks, mask, len(seen)), _added(heatmaps, heatmap, len(seen))
+        merged = merged._replace(masks=masks)
+        if heatmaps is None:
+            return merged
+        keypoints = locate_keypoints(heatmaps, merged, first, c.keypoint_head, c.box_arithmetic)
+        return merged._replace(keypoints=keypoints)
+
+    def _details(self, pyramid: list[Tensor], detections: Detections) -> tuple[Tensor | None, Tensor | None]:
+        """Mask probabilities [B D M M] and heatmaps [B D J Q Q] of one view, of the branches that there are."""
+        model = self.model
+        if model.mask_head is None and model.keypoint_head is None:
+            return None, None
+        features = (model.detail_pool or model.box_pool)(pyramid, detections.boxes, detections.valid)
+        masks = None if model.mask_head is None else mask_probabilities(model.mask_head(features, detections.labels))
+        return masks, None if model.keypoint_head is None else model.keypoint_head(features)
+
+    def _moved(
+        self, boxes: Float[Tensor, "B N 4"], source: Images, target: Images, flip: bool
+    ) -> Float[Tensor, "B N 4"]:
+        """Boxes of one view on the canvas of another, through the original image; `flip` if one of them is mirrored."""
+        inclusive = self.model.config.box_arithmetic.inclusive
+        boxes = to_image(boxes, source.scales, inclusive)
+        if flip:
+            boxes = mirror(boxes, source.original_sizes[:, 1])
+        return to_canvas(boxes, target.scales, inclusive)
+
+    def _exchanged(self, heatmaps: Float[Tensor, "B D J Q Q"]) -> Float[Tensor, "B D J Q Q"]:
+        """Left keypoints in the places of right ones."""
+        order = list(range(heatmaps.shape[2]))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return torch.stack([heatmaps[:, :, keypoint] for keypoint in order], dim=2)  # a list as index would be copied
 
 
-def _moved(
-    model: MaskRCNN, boxes: Float[Tensor, "B N 4"], source: Images, target: Images, flipped: bool
-) -> Float[Tensor, "B N 4"]:
-    """Boxes of one view on the canvas of another, through the original image; `flipped` where one is mirrored."""
-    scale, onto = (images.scales.flip(1).repeat(1, 2)[:, None] for images in (source, target))
-    boxes = boxes / scale
-    if flipped:
-        boxes = model.steps.mirror(boxes, source.original_sizes[:, 1])
-    return boxes * onto
-
-
-def _exchanged(heatmaps: Float[Tensor, "B D J Q Q"], pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "B D J Q Q"]:
-    """Left keypoints in the places of right ones."""
-    order = list(range(heatmaps.shape[2]))
-    for left, right in pairs:
-        order[left], order[right] = right, left
-    return torch.stack(
-        [heatmaps[:, :, keypoint] for keypoint in order], dim=2
-    )  # a list as index is copied from the host
+def _seen(found: Detections) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return found.boxes, found.scores, found.labels, found.valid
 
 
 def _added(mean: Tensor | None, part: Tensor | None, count: int) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Boxes as numbers: area, clipping, overlap, and the coding of one box relative to another.
 
-All in float32. `inclusive` boxes end on the index of their last pixel, so a width is x2 - x1 + 1 (Detectron);
-otherwise it is x2 - x1. Coding: Faster R-CNN, Eq. 2 (arXiv 1506.01497); the clamp of the logarithms is Detectron's.
+All in float32; the width of a box is x2 - x1. Coding: Faster R-CNN, Eq. 2 (arXiv 1506.01497); the clamp of the
+logarithms is Detectron's. Detectron's own boxes end on the index of their last pixel and are a pixel wider than
+x2 - x1. They are converted once, by adding 1 to x2 and y2, and `last_pixels` takes it off again for what reads them.
 """
 
 import math
@@ -14,46 +15,62 @@ from torch import Tensor
 LOG_SCALE_LIMIT = math.log(1000 / 16)  # a decoded side is at most 62.5 times the reference's: exp must not overflow
 
 
-def area(boxes: Float[Tensor, "*N 4"], *, inclusive: bool = False) -> Float[Tensor, "*N"]:
+def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
     """Width times height; negative extents count as zero."""
-    extra = 1.0 if inclusive else 0.0
-    sides = (boxes[..., 2:] - boxes[..., :2] + extra).clamp(min=0)
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
 
-def clip(
-    boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, inclusive: bool = False
-) -> Float[Tensor, "B *N 4"]:
-    """Boxes cut to images of (height, width) `sizes`; where inclusive, to [0, W - 1] x [0, H - 1]."""
-    limits = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - (1.0 if inclusive else 0.0)  # x, y, x, y
-    limits = limits.view(limits.shape[0], *[1] * (boxes.dim() - 2), 4)
-    return boxes.clamp(min=0).minimum(limits)
+def clip(boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, keep: float = 0.0) -> Float[Tensor, "B *N 4"]:
+    """Boxes cut to images of (height, width) `sizes`. Of a box beyond the border at least `keep` pixels stay inside."""
+    high = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - row(boxes, (keep, keep, 0.0, 0.0))  # x, y, x, y
+    high = high.view(high.shape[0], *[1] * (boxes.dim() - 2), 4)
+    return boxes.maximum(row(boxes, (0.0, 0.0, keep, keep))).minimum(high)
 
 
-def mirror(
-    boxes: Float[Tensor, "B *N 4"], widths: Num[Tensor, " B"], *, inclusive: bool = False
-) -> Float[Tensor, "B *N 4"]:
+def mirror(boxes: Float[Tensor, "B *N 4"], widths: Num[Tensor, " B"]) -> Float[Tensor, "B *N 4"]:
     """The same boxes in images of `widths` that are mirrored left to right."""
-    right = widths.to(boxes.dtype).view(-1, *[1] * (boxes.dim() - 2)) - (1.0 if inclusive else 0.0)
+    right = widths.to(boxes.dtype).view(-1, *[1] * (boxes.dim() - 2))
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((right - x2, y1, right - x1, y2), dim=-1)
 
 
-def intersection(
-    a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"], *, inclusive: bool = False
-) -> Float[Tensor, "*B N G"]:
+def last_pixels(boxes: Float[Tensor, "*N 4"], inclusive: bool) -> Float[Tensor, "*N 4"]:
+    """If `inclusive`, the boxes with x2 and y2 as indices of their last pixels, which Detectron's layers read."""
+    return boxes - row(boxes, (0.0, 0.0, 1.0, 1.0)) if inclusive else boxes
+
+
+def to_canvas(boxes: Float[Tensor, "B N 4"], scales: Num[Tensor, "B 2"], inclusive: bool) -> Float[Tensor, "B N 4"]:
+    """Boxes of original images times `scales`, (y, x). If `inclusive`, the last pixel's index grows, not the edge."""
+    return _first_beyond(last_pixels(boxes, inclusive) * _xyxy(scales, boxes), inclusive)
+
+
+def to_image(boxes: Float[Tensor, "B N 4"], scales: Num[Tensor, "B 2"], inclusive: bool) -> Float[Tensor, "B N 4"]:
+    """The inverse of `to_canvas`."""
+    return _first_beyond(last_pixels(boxes, inclusive) / _xyxy(scales, boxes), inclusive)
+
+
+def _first_beyond(boxes: Tensor, inclusive: bool) -> Tensor:
+    """The inverse of `last_pixels`."""
+    return boxes + row(boxes, (0.0, 0.0, 1.0, 1.0)) if inclusive else boxes
+
+
+def _xyxy(scales: Tensor, like: Tensor) -> Tensor:
+    return scales.to(like).flip(-1).repeat(1, 2)[:, None]  # [B 1 4]
+
+
+def intersection(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"]) -> Float[Tensor, "*B N G"]:
     """Area shared by every pair."""
-    extra = 1.0 if inclusive else 0.0
     low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
     high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    sides = (high - low + extra).clamp(min=0)
+    sides = (high - low).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"], *, inclusive: bool = False) -> Float[Tensor, "*B N G"]:
-    """Intersection over union of every pair, 0..1; 0 where both are empty."""
-    shared = intersection(a, b, inclusive=inclusive)
-    union = area(a, inclusive=inclusive)[..., :, None] + area(b, inclusive=inclusive)[..., None, :] - shared
+def iou(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"]) -> Float[Tensor, "*B N G"]:
+    """Intersection over union of every pair, 0..1; 0 if both are empty."""
+    shared = intersection(a, b)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - shared
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
 
 
@@ -61,12 +78,10 @@ def encode(
     boxes: Float[Tensor, "*N 4"],
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-    *,
-    inclusive: bool = False,
 ) -> Float[Tensor, "*N 4"]:
     """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides are at least 1e-6: it stays finite."""
-    center, side = _center_and_side(boxes, inclusive)
-    reference_center, reference_side = _center_and_side(reference, inclusive)
+    center, side = _center_and_side(boxes)
+    reference_center, reference_side = _center_and_side(reference)
     side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)
     deltas = torch.cat(((center - reference_center) / reference_side, (side / reference_side).log()), dim=-1)
     return deltas * row(deltas, weights)
@@ -76,16 +91,14 @@ def decode(
     deltas: Float[Tensor, "*N 4"],
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-    *,
-    inclusive: bool = False,
 ) -> Float[Tensor, "*N 4"]:
-    """Boxes that `deltas` describe relative to `reference`. The growth of a side is limited to 62.5 times."""
+    """Boxes that `deltas` describe relative to `reference`. A side grows by at most 62.5 times."""
     deltas = deltas.float()
     deltas = deltas / row(deltas, weights)
-    reference_center, reference_side = _center_and_side(reference, inclusive)
+    reference_center, reference_side = _center_and_side(reference)
     center = reference_center + deltas[..., :2] * reference_side
     side = reference_side * deltas[..., 2:].clamp(max=LOG_SCALE_LIMIT).exp()
-    return torch.cat((center - 0.5 * side, center + 0.5 * side - (1.0 if inclusive else 0.0)), dim=-1)
+    return torch.cat((center - 0.5 * side, center + 0.5 * side), dim=-1)
 
 
 def harmless(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, " 4"]:
@@ -98,6 +111,6 @@ def row(like: Num[Tensor, "..."], values: Sequence[float]) -> Num[Tensor, " n"]:
     return torch.cat([like.new_full((1,), value) for value in values])
 
 
-def _center_and_side(boxes: Tensor, inclusive: bool) -> tuple[Tensor, Tensor]:
-    side = boxes[..., 2:] - boxes[..., :2] + (1.0 if inclusive else 0.0)
+def _center_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    side = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * side, side

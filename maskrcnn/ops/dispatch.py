@@ -22,6 +22,7 @@ import torch
 
 _LOG = logging.getLogger(__name__)
 _NAMES = ("reference", "numba", "triton")
+_READABLE = {"cpu"}  # kinds of devices
 _KERNELS_OF = {"cpu": "numba", "cuda": "triton"}  # by device; others have none
 
 _forced: ContextVar[str | None] = ContextVar("forced", default=None)
@@ -51,6 +52,14 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
     if name == "numba":
         _tell_of_compilation()
     return name
+
+
+def may_look(tensor: torch.Tensor) -> bool:
+    """Whether the host may read the tensor's values: on a CPU, and neither compiled nor exported.
+
+    Elsewhere a look waits for the device, or fixes what a tracer sees; work on empty slots is then not left out.
+    """
+    return tensor.device.type in _READABLE and not torch.compiler.is_compiling()
 
 
 @contextmanager

@@ -31,7 +31,6 @@ def match(
     gt_ignore: Bool[Tensor, "B G"],
     *,
     candidates: Bool[Tensor, "B N"] | None = None,
-    inclusive: bool = False,
     impl: str | None = None,
 ) -> Match:
     """Overlap of boxes with ground truth. Ignore regions never match; only `candidates` can be `best_of_gt`."""
@@ -45,11 +44,11 @@ def match(
             from .kernels.match_numba import match_numba as run
         case _:
             run = match_reference
-    return Match(*run(boxes, gt_boxes, real, crowd, candidates, inclusive))
+    return Match(*run(boxes, gt_boxes, real, crowd, candidates))
 
 
 def match_reference(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The meaning of `match`: overlaps of a chunk of boxes with all ground truth, twice."""
     B, N, _ = boxes.shape
@@ -58,11 +57,11 @@ def match_reference(
         none = boxes.new_zeros(B, N)
         return none, none.long(), none.bool(), none.clone()
     step = max(1, _CHUNK // max(1, B * G))
-    gt_area = area(gt_boxes, inclusive=inclusive)[:, None]  # [B 1 G]
+    gt_area = area(gt_boxes)[:, None]  # [B 1 G]
 
     def overlaps(chunk: Tensor) -> tuple[Tensor, Tensor]:
-        shared = intersection(chunk, gt_boxes, inclusive=inclusive)  # [B n G]
-        own = area(chunk, inclusive=inclusive)[..., None]
+        shared = intersection(chunk, gt_boxes)  # [B n G]
+        own = area(chunk)[..., None]
         union = (own + gt_area - shared).clamp(min=torch.finfo(torch.float32).tiny)
         return torch.where(real[:, None], shared / union, -1.0), shared / own.clamp(min=torch.finfo(torch.float32).tiny)
 

@@ -17,7 +17,6 @@ def nms(
     *,
     iou: float,
     top: int,
-    inclusive: bool = False,
     closed: bool = False,
     impl: str | None = None,
 ) -> tuple[Int[Tensor, "B top"], Bool[Tensor, "B top"]]:
@@ -27,7 +26,7 @@ def nms(
     it too if `closed`. Of equal scores the lower index is the better. Slots without `valid`, with a score that is NaN
     or a box that is not finite are no candidates. Slots of the answer without a survivor hold index 0.
 
-    boxes: xyxy, any unit; corners are pixel indices (widths count one more) if `inclusive`, as Detectron has them.
+    boxes: xyxy, any unit.
     scores: any range, larger is better. The overlap is a float32, compared with `iou` as if both were exact.
     """
     if top < 0 or math.isnan(iou):
@@ -43,11 +42,11 @@ def nms(
             from .kernels.nms_numba import nms_numba as run
         case _:
             run = nms_reference
-    return run(boxes, scores, groups, candidates, limit, top, inclusive)
+    return run(boxes, scores, groups, candidates, limit, top)
 
 
 def nms_reference(
-    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int, inclusive: bool
+    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
     """The meaning of `nms`: take the best that is left, strike out what it suppresses, `top` times.
 
@@ -59,7 +58,7 @@ def nms_reference(
     alive = candidates.gather(1, order)
     groups = groups.gather(1, order)
     x1, y1, x2, y2 = corners = boxes.gather(1, order[..., None].expand(B, N, 4)).unbind(2)  # each [B N]
-    areas = _area(x1, y1, x2, y2, inclusive)
+    areas = _area(x1, y1, x2, y2)
     slots = torch.arange(N, device=boxes.device)
     picks, found = [], []
     for _ in range(steps):
@@ -72,7 +71,6 @@ def nms_reference(
             torch.maximum(upper, y1),
             torch.minimum(right, x2),
             torch.minimum(lower, y2),
-            inclusive,
         )
         overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN where both are empty: suppresses nothing
         struck = (overlap > limit) & (groups == groups.gather(1, pick))
@@ -84,9 +82,8 @@ def nms_reference(
     return torch.where(kept, index, 0), kept
 
 
-def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, inclusive: bool) -> Tensor:
-    extra = 1.0 if inclusive else 0.0
-    return (x2 - x1 + extra).clamp(min=0) * (y2 - y1 + extra).clamp(min=0)
+def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+    return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
 
 
 def _limit(iou: float, closed: bool) -> float:

@@ -7,22 +7,21 @@ trained on them can propose on images that it has not seen.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from ..accelerate.prepare import prepare
-from ..canvas import boxes_to_image
 from ..config import AugmentConfig, InputConfig, ModelConfig, from_dict, to_dict
 from ..data.augment import draw_geometry, move_boxes
 from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader
 from ..data.parcel import slots
 from ..data.records import Dataset
-from ..device import Precision, arithmetic, choose_device, choose_precision
+from ..device import choose_device
+from ..engine import Engine
 from ..errors import CheckpointError, ConfigError, DataError
 from ..evaluation.recall import Figures, average_recall, covered
 from ..files import fingerprint
@@ -32,7 +31,6 @@ from ..structures import Images, Proposals
 from ..weights.checkpoint import read_tensors, restore, write_tensors
 from ..weights.read import locate, read_checkpoint
 from .distributed import Ranks, alone, gather
-from .job import to_device
 
 KEY, FORMAT = "maskrcnn-proposals", 2
 _NETWORK = "network."  # before the names of the network's tensors in a file
@@ -90,38 +88,29 @@ def propose(
     checkpoint = read_checkpoint(weights)
     config = replace(checkpoint.config, rpn=replace(checkpoint.config.rpn, features="own"))
     target = choose_device(device)
-    network = build(config, skip_empty=target.type == "cpu")
+    network = build(config)
     restore(rpn_of(network), rpn_tensors(checkpoint.state), weights)
     keypoints = config.keypoint_head.enabled
     dataset = read_coco(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
     network = network.to(target)
-    found = compute_proposals(network, loader, precision=choose_precision(precision, target, config.profile))
+    found = compute_proposals(Engine.of(network, checkpoint.categories, precision), loader, training=True)
     loader.close()
     write_proposals(out, found, dataset, network, config, fingerprint(locate(weights)))
     return recall_of(found, dataset)
 
 
-@torch.inference_mode()
-def compute_proposals(
-    model: MaskRCNN, loader: EvalLoader, *, precision: Precision, step: str = "train", among: Ranks | None = None
-) -> Boxes:
+def compute_proposals(engine: Engine, loader: EvalLoader, *, training: bool, among: Ranks | None = None) -> Boxes:
     """The proposals of every image of the loader's data set, on the first rank; an image that cannot be read has none.
 
-    `step` says how many: as in a "train" step or in a "test". `among` are the ranks that share the images.
+    `training`: as many as in a training step, else as in a detection. `among` are the ranks that share the images.
     """
-    network = prepare(model, precision)
-    choose = network.steps.propose_train if step == "train" else network.steps.propose_test
-    device = next(model.parameters()).device
     mine: Boxes = {}
     for images, _, image_ids in loader:
-        here = cast(Images, to_device(images, device))
-        with arithmetic(precision, device):
-            found = choose(network.score_anchors(here), here.sizes)
-        boxes = boxes_to_image(found.boxes, here)
+        found = engine.propose(images, training=training)
         for b, image_id in enumerate(image_ids.tolist()):
             real = found.valid[b]
-            mine[image_id] = boxes[b][real].cpu(), found.scores[b][real].cpu()
+            mine[image_id] = found.boxes[b][real].cpu(), found.scores[b][real].cpu()
     for image_id in loader.problems:
         mine[image_id] = torch.zeros(0, 4), torch.zeros(0)
     together: Boxes = {}
@@ -179,18 +168,20 @@ def read_proposals(path: str | Path) -> KeptProposals:
 
 
 def rpn_of(model: MaskRCNN) -> nn.ModuleDict:
-    """The RPN and the features of its own, under the names that they have in the model."""
-    assert model.rpn_features is not None
-    return nn.ModuleDict({"rpn": model.rpn, "rpn_features": model.rpn_features})
+    """The RPN, with features of its own, under the name that it has in the model."""
+    return nn.ModuleDict({"rpn": model.rpn})
 
 
 def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the RPN, and of the features that it reads, as if they were its own: for `rpn_of`."""
-    own = {name: tensor for name, tensor in state.items() if name.startswith("rpn_features.")}
-    if not own:
+    own = {name: tensor for name, tensor in state.items() if name.startswith("rpn.")}
+    if not any(name.startswith(_FEATURES) for name in own):
         shared = ((name, tensor) for name, tensor in state.items() if name.startswith(("backbone.", "neck.")))
-        own = {f"rpn_features.{name}": tensor for name, tensor in shared}
-    return own | {name: tensor for name, tensor in state.items() if name.startswith("rpn.")}
+        own |= {f"{_FEATURES}{name}": tensor for name, tensor in shared}
+    return own
+
+
+_FEATURES = "rpn.features."
 
 
 # --- in training -----------------------------------------------------------------------------------------------------

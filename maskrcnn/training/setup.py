@@ -16,6 +16,7 @@ from ..data.formats.coco import find_splits, read_coco
 from ..data.loader import EvalLoader, TrainLoader
 from ..data.records import Dataset, hold_out, match_categories
 from ..device import choose_precision
+from ..engine import Engine
 from ..errors import ConfigError, DataError
 from ..evaluation.run import detect_rows, measure
 from ..model.build import build
@@ -104,7 +105,7 @@ def build_model(plan: Plan, among: Ranks, say: Callable[[str], None]) -> nn.Modu
     """The model with its first weights, drawn from the run's seed or taken from the checkpoint, on its device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.config.train.seed)
-        model = build(plan.config.model, skip_empty=among.device.type == "cpu")
+        model = build(plan.config.model)
     if plan.start is not None:
         own = rpn_tensors(plan.start.state) if plan.config.model.rpn.features == "own" else {}
         start = plan.start._replace(state={**plan.start.state, **own})
@@ -132,12 +133,11 @@ def make_job(plan: Plan, among: Ranks) -> Job:
 
     def judge(network: nn.Module) -> Mapping[str, Any]:
         assert judged is not None
-        rows = detect_rows(
-            cast(MaskRCNN, network), judged, model, plan.train.categories, precision=cast(Any, plan.precision)
-        )
+        engine = Engine.of(cast(MaskRCNN, network), plan.train.categories, plan.precision)
+        rows = detect_rows(engine, judged)
         gathered = gather(rows, among)
         found = None if gathered is None else [row for share in gathered for row in share]
-        metrics = None if found is None else measure(found, judged, model, plan.train.categories)
+        metrics = None if found is None else measure(engine, judged, found)
         return from_first(metrics, among)
 
     def write(path: Path, network: nn.Module, provenance: Mapping[str, Any]) -> None:

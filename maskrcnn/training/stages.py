@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config import to_dict
 from ..data.loader import EvalLoader
-from ..device import Precision
+from ..engine import Engine
 from ..errors import ConfigError
 from ..files import fingerprint, replacing
 from ..model.mask_rcnn import MaskRCNN
@@ -101,15 +101,20 @@ def narrow_to_rpn(model: nn.Module, job: Job, *, plan: Plan, among: Ranks) -> Jo
     def write(path: Path, trained: nn.Module, provenance: Mapping[str, Any]) -> None:
         job.write(path, rpn_of(cast(MaskRCNN, trained)), {"stage": "rpn", **provenance})
 
-    return job._replace(loss=MaskRCNN.rpn_loss, evaluate=judge, write=write)
+    return job._replace(loss=rpn_stage_loss, evaluate=judge, write=write)
+
+
+def rpn_stage_loss(model: MaskRCNN, images: Images, gt: GroundTruth) -> Losses:
+    """The RPN's terms alone."""
+    return Losses(*model.rpn_terms(model.rpn([], images), gt, images))
 
 
 def _recall(model: nn.Module, *, plan: Plan, among: Ranks) -> Mapping[str, Any]:
     """How much of the validation images' objects the proposals find; the same on every rank."""
     assert plan.val is not None
     loader = _loader(plan, plan.val, among)
-    precision = cast(Precision, plan.precision)
-    found = compute_proposals(cast(MaskRCNN, model), loader, precision=precision, step="test", among=among)
+    engine = Engine.of(cast(MaskRCNN, model), plan.train.categories, plan.precision)
+    found = compute_proposals(engine, loader, training=False, among=among)
     loader.close()
     return from_first({"proposals": recall_of(found, plan.val)} if among.first else None, among)
 
@@ -122,7 +127,8 @@ def keep_proposals(file: Path, trained: Path, plan: Plan, among: Ranks, say: Say
     network = cast(MaskRCNN, build_model(plan._replace(start=None), among, say))
     restore(rpn_of(network), rpn_tensors(load_checkpoint(trained).state), trained)
     loader = _loader(plan, plan.train, among)
-    found = compute_proposals(network, loader, precision=cast(Precision, plan.precision), among=among)
+    engine = Engine.of(network, plan.train.categories, plan.precision)
+    found = compute_proposals(engine, loader, training=True, among=among)
     loader.close()
     if among.first:
         write_proposals(file, found, plan.train, network, plan.config.model, weights)
@@ -166,8 +172,8 @@ def heads_loss(model: MaskRCNN, images: Images, gt: GroundTruth, proposals: Prop
     """The terms of the heads, on the proposals given, or else on those that the RPN makes: of validation images."""
     if proposals is None:
         with torch.no_grad():
-            proposals = model.steps.propose_train(model.score_anchors(images), images.sizes)
-    return model.loss(images, gt, proposals)
+            proposals = model.propose(images, training=True)
+    return Losses(None, None, *model.head_terms(model.pyramid(images), proposals, gt, images))
 
 
 def _check_network(kept: KeptProposals, plan: Plan, file: Path) -> None:

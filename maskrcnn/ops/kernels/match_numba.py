@@ -10,7 +10,7 @@ from ..dispatch import torch_threads
 
 @torch_threads()
 def match_numba(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
     B, N, _ = boxes.shape
@@ -24,7 +24,6 @@ def match_numba(
             torch.nonzero(real[b]).flatten().numpy(),
             torch.nonzero(crowd[b]).flatten().numpy(),
             allowed.numpy(),
-            np.float32(1.0 if inclusive else 0.0),
             torch.get_num_threads(),
             iou[b].numpy(),
             index[b].numpy(),
@@ -35,44 +34,44 @@ def match_numba(
 
 
 @numba.njit(inline="always")
-def _shared(box, other, extra):  # noqa: ANN001, ANN202
-    w = min(box[2], other[2]) - max(box[0], other[0]) + extra
-    h = min(box[3], other[3]) - max(box[1], other[1]) + extra
+def _shared(box, other):  # noqa: ANN001, ANN202
+    w = min(box[2], other[2]) - max(box[0], other[0])
+    h = min(box[3], other[3]) - max(box[1], other[1])
     return max(w, np.float32(0)) * max(h, np.float32(0))
 
 
 @numba.njit(inline="always")
-def _area(box, extra):  # noqa: ANN001, ANN202
-    return max(box[2] - box[0] + extra, np.float32(0)) * max(box[3] - box[1] + extra, np.float32(0))
+def _area(box):  # noqa: ANN001, ANN202
+    return max(box[2] - box[0], np.float32(0)) * max(box[3] - box[1], np.float32(0))
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _match_image(boxes, gt_boxes, real, crowd, allowed, extra, threads, iou, index, best_of_gt, ignored):  # noqa: ANN001, ANN202
+def _match_image(boxes, gt_boxes, real, crowd, allowed, threads, iou, index, best_of_gt, ignored):  # noqa: ANN001, ANN202
     n = len(boxes)
     tiny = np.float32(1.1754944e-38)
     highest = np.zeros((threads, len(gt_boxes)), np.float32)
     for t in numba.prange(threads):
         for i in range(n * t // threads, n * (t + 1) // threads):
-            own = _area(boxes[i], extra)
+            own = _area(boxes[i])
             best, best_index = np.float32(-1), 0
             for g in real:
-                shared = _shared(boxes[i], gt_boxes[g], extra)
-                value = shared / max(own + _area(gt_boxes[g], extra) - shared, tiny)
+                shared = _shared(boxes[i], gt_boxes[g])
+                value = shared / max(own + _area(gt_boxes[g]) - shared, tiny)
                 if value > best:
                     best, best_index = value, g
                 if allowed[i] and value > highest[t, g]:
                     highest[t, g] = value
             share = np.float32(0)
             for g in crowd:
-                share = max(share, _shared(boxes[i], gt_boxes[g], extra) / max(own, tiny))
+                share = max(share, _shared(boxes[i], gt_boxes[g]) / max(own, tiny))
             iou[i], index[i], ignored[i] = max(best, np.float32(0)), best_index, share
     for t in range(1, threads):
         highest[0] = np.maximum(highest[0], highest[t])
     for i in numba.prange(n):
         if allowed[i] and iou[i] > 0:
-            own = _area(boxes[i], extra)
+            own = _area(boxes[i])
             for g in real:
-                shared = _shared(boxes[i], gt_boxes[g], extra)
-                value = shared / max(own + _area(gt_boxes[g], extra) - shared, tiny)
+                shared = _shared(boxes[i], gt_boxes[g])
+                value = shared / max(own + _area(gt_boxes[g]) - shared, tiny)
                 if value > 0 and value == highest[0, g]:
                     best_of_gt[i] = True

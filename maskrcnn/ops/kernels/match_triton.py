@@ -13,7 +13,7 @@ _BOXES, _GT = 256, 16  # of a tile
 
 @torch.library.custom_op("maskrcnn::match", mutates_args=())
 def match_triton(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None, inclusive: bool
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
     B, N, _ = boxes.shape
@@ -25,20 +25,17 @@ def match_triton(
     if B * N:
         # Both passes must compute the same overlaps to the last bit, so nothing is fused in either.
         launch, block = (triton.cdiv(N, _BOXES), B), {"BOXES": _BOXES, "GT": _GT, "enable_fp_fusion": False}
-        extra = 1.0 if inclusive else 0.0
         with torch.cuda.device_of(boxes):
             _best_kernel[launch](
-                boxes, gt_boxes, real.contiguous(), crowd.contiguous(), allowed, N, G, extra,
+                boxes, gt_boxes, real.contiguous(), crowd.contiguous(), allowed, N, G,
                 iou, index, ignored, highest, **block,
             )  # fmt: skip
-            _best_of_gt_kernel[launch](
-                boxes, gt_boxes, real.contiguous(), allowed, highest, N, G, extra, best_of_gt, **block
-            )
+            _best_of_gt_kernel[launch](boxes, gt_boxes, real.contiguous(), allowed, highest, N, G, best_of_gt, **block)
     return iou, index, best_of_gt, ignored
 
 
 @match_triton.register_fake
-def _(boxes, gt_boxes, real, crowd, candidates, inclusive):
+def _(boxes, gt_boxes, real, crowd, candidates):
     iou = boxes.new_empty(boxes.shape[:2], dtype=torch.float32)
     return iou, iou.to(torch.int64), iou.to(torch.bool), iou.clone()
 
@@ -55,13 +52,13 @@ def _corners(ptr, at, mask):
 
 
 @triton.jit
-def _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2, extra):
+def _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2):
     """IoU [BOXES, GT], and the share of each box that lies in each of the ground truth."""
     tiny = 1.1754943508222875e-38
-    own = (tl.maximum(x2 - x1 + extra, 0.0) * tl.maximum(y2 - y1 + extra, 0.0))[:, None]
-    other = (tl.maximum(gx2 - gx1 + extra, 0.0) * tl.maximum(gy2 - gy1 + extra, 0.0))[None, :]
-    w = tl.minimum(x2[:, None], gx2[None, :]) - tl.maximum(x1[:, None], gx1[None, :]) + extra
-    h = tl.minimum(y2[:, None], gy2[None, :]) - tl.maximum(y1[:, None], gy1[None, :]) + extra
+    own = (tl.maximum(x2 - x1, 0.0) * tl.maximum(y2 - y1, 0.0))[:, None]
+    other = (tl.maximum(gx2 - gx1, 0.0) * tl.maximum(gy2 - gy1, 0.0))[None, :]
+    w = tl.minimum(x2[:, None], gx2[None, :]) - tl.maximum(x1[:, None], gx1[None, :])
+    h = tl.minimum(y2[:, None], gy2[None, :]) - tl.maximum(y1[:, None], gy1[None, :])
     shared = tl.maximum(w, 0.0) * tl.maximum(h, 0.0)
     iou = tl.math.div_rn(shared, tl.maximum(own + other - shared, tiny))
     return iou, tl.math.div_rn(shared, tl.maximum(own, tiny) + tl.zeros_like(shared))
@@ -76,7 +73,6 @@ def _best_kernel(
     allowed_ptr,  # [B, N]
     N,
     G,
-    extra,
     iou_ptr,  # [B, N]
     index_ptr,  # [B, N]
     ignored_ptr,  # [B, N]
@@ -97,7 +93,7 @@ def _best_kernel(
         gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         crowd = tl.load(crowd_ptr + other, mask=g < G, other=0) != 0
-        iou, share = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2, extra)
+        iou, share = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)
         iou = tl.where(real[None, :], iou, -1.0)
         most, at = tl.max(iou, axis=1, return_indices=True)
         index = tl.where(most > best, first + at, index)
@@ -119,7 +115,6 @@ def _best_of_gt_kernel(
     highest_ptr,  # [B, G]
     N,
     G,
-    extra,
     out_ptr,  # [B, N]
     BOXES: tl.constexpr,
     GT: tl.constexpr,
@@ -135,7 +130,7 @@ def _best_of_gt_kernel(
         gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         highest = tl.load(highest_ptr + other, mask=g < G, other=0.0)
-        iou, _ = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2, extra)
+        iou, _ = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)
         hit = (iou == highest[None, :]) & (iou > 0) & real[None, :]
         found = tl.maximum(found, tl.max(hit.to(tl.int32), axis=1))
     allowed = tl.load(allowed_ptr + own, mask=n < N, other=0) != 0

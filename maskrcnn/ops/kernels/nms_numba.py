@@ -12,7 +12,7 @@ from ..dispatch import torch_threads
 
 @torch_threads()
 def nms_numba(
-    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int, inclusive: bool
+    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
     """The meaning of `ops.nms.nms_reference`."""
     B, _ = scores.shape
@@ -25,7 +25,6 @@ def nms_numba(
         candidates.contiguous().numpy(),
         order.numpy(),
         np.float32(limit),
-        np.float32(1.0 if inclusive else 0.0),
         index.numpy(),
         kept.numpy(),
     )
@@ -33,13 +32,13 @@ def nms_numba(
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
-def _nms_images(boxes, groups, candidates, order, limit, extra, index, kept):
+def _nms_images(boxes, groups, candidates, order, limit, index, kept):
     for b in numba.prange(len(boxes)):
-        _nms_image(boxes[b], groups[b], candidates[b], order[b], limit, extra, index[b], kept[b])
+        _nms_image(boxes[b], groups[b], candidates[b], order[b], limit, index[b], kept[b])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _nms_image(boxes, groups, candidates, order, limit, extra, index, kept):
+def _nms_image(boxes, groups, candidates, order, limit, index, kept):
     zero, top = np.float32(0), len(index)
     x1, y1, x2, y2, areas = np.empty((5, top), np.float32)  # the survivors, so that the inner loop reads in order
     group = np.empty(top, np.int64)
@@ -50,13 +49,13 @@ def _nms_image(boxes, groups, candidates, order, limit, extra, index, kept):
         if not candidates[i]:
             continue
         left, upper, right, lower = boxes[i]
-        area = max(right - left + extra, zero) * max(lower - upper + extra, zero)
+        area = max(right - left, zero) * max(lower - upper, zero)
         struck = False
         for k in range(count):
             if group[k] != groups[i]:
                 continue
-            w = min(right, x2[k]) - max(left, x1[k]) + extra
-            h = min(lower, y2[k]) - max(upper, y1[k]) + extra
+            w = min(right, x2[k]) - max(left, x1[k])
+            h = min(lower, y2[k]) - max(upper, y1[k])
             if (w > zero and h > zero) or limit < zero:  # most pairs are apart: no division for them
                 shared = max(w, zero) * max(h, zero)
                 if shared / (area + areas[k] - shared) > limit:

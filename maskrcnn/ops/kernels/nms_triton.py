@@ -17,7 +17,7 @@ _TILE = 64
 
 @torch.library.custom_op("maskrcnn::nms", mutates_args=())
 def nms_triton(
-    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int, inclusive: bool
+    boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
     """The meaning of `ops.nms.nms_reference`."""
     B, N = scores.shape
@@ -31,7 +31,7 @@ def nms_triton(
         with torch.cuda.device_of(boxes):
             _nms_kernel[(triton.cdiv(N, _TILE), B)](
                 boxes, groups, candidates.gather(1, place), rank, kept, torch.empty_like(boxes), N, top, limit,
-                1.0 if inclusive else 0.0, _TILE, enable_fp_fusion=False,
+                _TILE, enable_fp_fusion=False,
             )  # fmt: skip
     slot = kept.cumsum(1) - 1
     slot = torch.where(kept & (slot < top), slot, top)  # the last slot takes what is not wanted
@@ -40,7 +40,7 @@ def nms_triton(
 
 
 @nms_triton.register_fake
-def _(boxes, scores, groups, candidates, limit, top, inclusive):
+def _(boxes, scores, groups, candidates, limit, top):
     index = scores.new_empty(scores.shape[0], top, dtype=torch.int64)
     return index, index.to(torch.bool)
 
@@ -56,12 +56,12 @@ def _load(ptr, at, mask):
 
 
 @triton.jit
-def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit, extra):
+def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
     """Which of the better boxes a, down, suppress which of the boxes b, across, by their overlap."""
-    area = tl.maximum(ax2 - ax1 + extra, 0.0) * tl.maximum(ay2 - ay1 + extra, 0.0)
-    other = tl.maximum(bx2 - bx1 + extra, 0.0) * tl.maximum(by2 - by1 + extra, 0.0)
-    w = tl.minimum(ax2[:, None], bx2[None, :]) - tl.maximum(ax1[:, None], bx1[None, :]) + extra
-    h = tl.minimum(ay2[:, None], by2[None, :]) - tl.maximum(ay1[:, None], by1[None, :]) + extra
+    area = tl.maximum(ax2 - ax1, 0.0) * tl.maximum(ay2 - ay1, 0.0)
+    other = tl.maximum(bx2 - bx1, 0.0) * tl.maximum(by2 - by1, 0.0)
+    w = tl.minimum(ax2[:, None], bx2[None, :]) - tl.maximum(ax1[:, None], bx1[None, :])
+    h = tl.minimum(ay2[:, None], by2[None, :]) - tl.maximum(ay1[:, None], by1[None, :])
     shared = tl.maximum(w, 0.0) * tl.maximum(h, 0.0)
     union = area[:, None] + other[None, :] - shared
     overlap = tl.math.div_rn(shared, tl.where(union > 0, union, 1.0))
@@ -70,7 +70,7 @@ def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit, extra):
 
 @triton.jit
 def _suppress(
-    boxes_ptr, groups_ptr, alive_ptr, rank_ptr, kept_ptr, survivors_ptr, start, N, top, limit, extra, TILE: tl.constexpr
+    boxes_ptr, groups_ptr, alive_ptr, rank_ptr, kept_ptr, survivors_ptr, start, N, top, limit, TILE: tl.constexpr
 ):
     """Greedy suppression of the group whose first place is `start`, until it ends or has `top` survivors."""
     group = tl.load(groups_ptr + start)
@@ -86,10 +86,10 @@ def _suppress(
         for seen in range(0, count, TILE):
             real = seen + slots < count
             sx1, sy1, sx2, sy2 = _load(survivors_ptr, seen + slots, real)
-            struck = _strikes(sx1, sy1, sx2, sy2, x1, y1, x2, y2, limit, extra) & real[:, None]
+            struck = _strikes(sx1, sy1, sx2, sy2, x1, y1, x2, y2, limit) & real[:, None]
             alive = alive & (tl.max(struck.to(tl.int32), axis=0) == 0)
         # Whether a box stays depends on better ones alone, so that repeating this ends, and ends in the greedy answer.
-        struck = _strikes(x1, y1, x2, y2, x1, y1, x2, y2, limit, extra) & (slots[:, None] < slots[None, :])
+        struck = _strikes(x1, y1, x2, y2, x1, y1, x2, y2, limit) & (slots[:, None] < slots[None, :])
         kept, changed = alive, 1
         while changed > 0:
             left = alive & (tl.max((struck & kept[:, None]).to(tl.int32), axis=0) == 0)
@@ -119,7 +119,6 @@ def _nms_kernel(
     N,
     top,
     limit,
-    extra,
     TILE: tl.constexpr,
 ):
     row = tl.program_id(1).to(tl.int64) * N
@@ -130,6 +129,4 @@ def _nms_kernel(
     for place in range(begin, tl.minimum(begin + TILE, N)):
         before = tl.load(groups_ptr + tl.maximum(place - 1, 0))
         if (place == 0) | (before != tl.load(groups_ptr + place)):
-            _suppress(
-                boxes_ptr, groups_ptr, alive_ptr, rank_ptr, kept_ptr, survivors_ptr, place, N, top, limit, extra, TILE
-            )
+            _suppress(boxes_ptr, groups_ptr, alive_ptr, rank_ptr, kept_ptr, survivors_ptr, place, N, top, limit, TILE)
