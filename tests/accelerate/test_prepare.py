@@ -57,13 +57,13 @@ def test_the_prepared_model_gives_the_same_maps_and_detections(norm: str, order:
     config = replace(config, input=replace(config.input, channel_order=order, mean=(90.0, 120.0, 150.0)))
     config = replace(config, rpn=replace(config.rpn, features=features))
     model = wild(build(config)).eval()
-    assert model.reverse_channels == (order == "bgr")
+    assert model.normalise.reverse_channels == (order == "bgr")
     images = drawn_images()
     with torch.inference_mode():
         expected, prepared = model.pyramid(images), prepare(model)
         for got, want in zip(prepared.pyramid(images), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
-        logits, expected_logits = (each.score_anchors(images).logits for each in (prepared, model))
+        logits, expected_logits = (each.rpn(each.pyramid(images), images).logits for each in (prepared, model))
         torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
         before, after = model.detect(images), prepared.detect(images)
     torch.testing.assert_close(after.scores, before.scores, rtol=0, atol=1e-4)
@@ -186,7 +186,7 @@ def test_bf16_stays_near_and_boxes_stay_float32() -> None:
     images = drawn_images()
     prepared: Any = prepare(model, "bf16")
     assert prepared.box_head.fc[0].weight.dtype == torch.bfloat16
-    assert prepared.mean.dtype == torch.float32
+    assert prepared.normalise.mean.dtype == torch.float32
     with torch.inference_mode(), arithmetic("bf16", CPU):
         got = prepared.pyramid(images)
         detections = prepared.detect(images)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn.canvas import prepare_views
+from maskrcnn.images import read_image
 from maskrcnn.model.build import build
-from maskrcnn.predict import load_image
 from maskrcnn.results import from_detections
 from maskrcnn.weights.checkpoint import restore
 from tests.golden.compare import compare, good
@@ -31,17 +32,16 @@ def test_answers_are_the_same(model: str, name: str) -> None:
     network = build(found.config)
     restore(network, found.state, model)
     network.eval()
-    (images,) = load_image(image(name), found.config).views
+    images = prepare_views(read_image(image(name)), found.config.input)
     assert tuple(images.pixels.shape) == tuple(truth["input_shape"])
     assert images.sizes[0].tolist() == truth["resized"].tolist()
     with torch.inference_mode():
         pyramid = network.pyramid(images)
-        proposals = network.steps.propose_test(network.rpn(pyramid, images.pixels.shape[-2:]), images.sizes)
-        detections = network.describe(pyramid, images, network.detect_boxes(pyramid, images, proposals))
+        proposals = network.propose(images)
+        detections = network.detect(images, proposals)
     check_features([level[0].numpy() for level in pyramid], truth)
     check_proposals(proposals.boxes[0][proposals.valid[0]].numpy(), truth["proposals"])
-    rules = found.config.mask_head
-    (result,) = from_detections(detections, images, found.categories, paste_rule=rules.paste, threshold=rules.threshold)
+    (result,) = from_detections(detections, images, found.config, found.categories)
     got = {"boxes": result.boxes, "scores": result.scores, "labels": labels_of(model, found, result.labels)}
     got |= {
         key: value for key, value in (("masks", result.masks), ("keypoints", result.keypoints)) if value is not None

@@ -21,7 +21,7 @@ CONFIG = small(  # as little as can be to trace: the reference's suppression is 
 
 
 def detection() -> None:
-    model, images = prepare(decided(CONFIG, skip_empty=False), fuse=False), drawn_images()
+    model, images = prepare(decided(CONFIG), fuse=False), drawn_images()
     with torch.no_grad():
         got = torch.compile(model.detect, fullgraph=True, dynamic=False, backend="eager")(images)
         wanted = model.detect(images)
@@ -31,7 +31,7 @@ def detection() -> None:
 
 
 def training() -> None:
-    model = decided(CONFIG, skip_empty=False).train()
+    model = decided(CONFIG).train()
 
     def loss(images: Images, gt: GroundTruth) -> torch.Tensor:
         return total(model.loss(images, gt))

@@ -1,5 +1,7 @@
 """Small models of every kind, and two images with objects and keypoints to run them on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,7 @@ from maskrcnn.config import ModelConfig, preset
 from maskrcnn.model.backbone import BasicBlock, Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.ops import dispatch
 from maskrcnn.structures import Detections, GroundTruth, Images, Losses, Term
 
 NUM_KEYPOINTS = 5
@@ -34,10 +37,10 @@ def small(name: str = "R-18-FPN", **rooms: dict[str, Any]) -> ModelConfig:
     return config
 
 
-def decided(config: ModelConfig, seed: int = 0, *, skip_empty: bool = True) -> MaskRCNN:
+def decided(config: ModelConfig, seed: int = 0) -> MaskRCNN:
     """A model whose scores and boxes differ enough to be told apart; one of many blocks adds less with each."""
     rng = torch.Generator().manual_seed(seed)
-    model = build(config, skip_empty=skip_empty)
+    model = build(config)
     spread = ((model.rpn.objectness, 0.2), (model.box_head.class_logits, 0.3), (model.box_head.box_deltas, 0.05))
     with torch.no_grad():
         for block in model.modules() if sum(config.backbone.blocks) > 10 else ():
@@ -51,6 +54,17 @@ def decided(config: ModelConfig, seed: int = 0, *, skip_empty: bool = True) -> M
                 last = branch.deconv if hasattr(branch, "border") else branch.predictor
                 last.weight.normal_(0, 0.2, generator=rng)  # type: ignore[union-attr, operator]
     return model
+
+
+@contextmanager
+def looking(allowed: bool) -> Iterator[None]:
+    """Within the block the host may read values of CPU tensors, as ever, or may not, as on a GPU."""
+    before = dispatch._READABLE
+    dispatch._READABLE = before if allowed else set()
+    try:
+        yield
+    finally:
+        dispatch._READABLE = before
 
 
 def drawn_images(seed: int = 0) -> Images:
@@ -93,7 +107,9 @@ def objects() -> GroundTruth:
 
 def one(bundle: Any, b: int) -> Any:
     """Image `b` of a batch alone."""
-    return type(bundle)(*(None if field is None else field[b : b + 1] for field in bundle))
+    return bundle._replace(**{
+        name: value[b : b + 1] for name, value in bundle._asdict().items() if isinstance(value, torch.Tensor)
+    })  # fmt: skip
 
 
 def terms(losses: Losses) -> dict[str, Term]:

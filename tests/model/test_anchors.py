@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from maskrcnn.config import AnchorConfig
 from maskrcnn.model.anchors import anchor_grid, cell_anchors
 
-RATIOS = (0.5, 1.0, 2.0)
 LEVELS = ((4, 32), (8, 64), (16, 128), (32, 256), (64, 512))
 
 DETECTRON = {
@@ -31,24 +31,24 @@ DETECTRON_C4 = (
 
 @pytest.mark.parametrize(("stride", "size"), LEVELS)
 def test_cells_of_detectron(stride, size) -> None:
-    got = cell_anchors((size,), RATIOS, stride, rounding="detectron")
+    got = cell_anchors((size,), stride, AnchorConfig(rounding="detectron"))
     assert got.tolist() == [list(map(float, box)) for box in DETECTRON[size]]
 
 
 @pytest.mark.parametrize(("stride", "size"), LEVELS)
 def test_cells_of_torchvision_and_of_detectron2(stride, size) -> None:
-    rounded = cell_anchors((size,), RATIOS, stride, rounding="torchvision")
+    rounded = cell_anchors((size,), stride, AnchorConfig(rounding="torchvision"))
     assert rounded.tolist() == [[-w, -h, w, h] for w, h in TORCHVISION[size]]
-    exact = cell_anchors((size,), RATIOS, stride)
+    exact = cell_anchors((size,), stride, AnchorConfig())
     half = torch.tensor([[22.6274, 11.3137], [16, 16], [11.3137, 22.6274]]) * (size / 32)
     torch.testing.assert_close(exact, torch.cat((-half, half), 1), rtol=1e-5, atol=0)
 
 
 def test_the_fifteen_cells_of_c4_and_their_two_orders() -> None:
     sizes = (32, 64, 128, 256, 512)
-    by_ratio = cell_anchors(sizes, RATIOS, 16, rounding="detectron", order="ratio-major")
+    by_ratio = cell_anchors(sizes, 16, AnchorConfig(rounding="detectron", order="ratio-major"))
     assert by_ratio.tolist() == [list(map(float, box)) for row in DETECTRON_C4 for box in row]
-    by_size = cell_anchors(sizes, RATIOS, 16, rounding="detectron", order="size-major")
+    by_size = cell_anchors(sizes, 16, AnchorConfig(rounding="detectron", order="size-major"))
     assert torch.equal(by_size.view(5, 3, 4), by_ratio.view(3, 5, 4).transpose(0, 1))
 
 

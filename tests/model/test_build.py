@@ -9,9 +9,10 @@ from maskrcnn.config import ModelConfig, preset
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
+from maskrcnn.ops.boxes import last_pixels
 from tests.model.small import assert_same_detections, decided, drawn_images, objects, one, small, terms
 
-NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 NO_MASKS: dict[str, Any] = {"mask_head": {"enabled": False}}
 R_101 = {"blocks": (3, 4, 23, 3)}
 CONFIGS: dict[str, ModelConfig] = {
@@ -42,17 +43,17 @@ CONFIGS: dict[str, ModelConfig] = {
     "MLP of three": small(mask_head={"kind": "mlp3"}),
     "MLP of three, softmax": small(mask_head={"kind": "mlp3", "loss": "softmax"}),
     "Faster R-CNN": small(**NO_MASKS),
-    "masks and keypoints": small(**NUM_KEYPOINTS),
+    "masks and keypoints": small(**KEYPOINTS),
     "keypoints alone, Detectron's way": small(
         **NO_MASKS,
         keypoint_head={"enabled": True, "upsample": "deconv", "score": "logit", "frame": "image", "points": "pixels"},
         box_arithmetic={"inclusive": True, "frame": "image", "nms_closed": True},
     ),
-    "C4 with keypoints": small("R-18-C4", **NUM_KEYPOINTS),
+    "C4 with keypoints": small("R-18-C4", **KEYPOINTS),
     "keypoints with norms": small(keypoint_head={"enabled": True, "norm": "gn"}),
-    "keypoints, RoIPool": small(**NO_MASKS, **NUM_KEYPOINTS, pool={"operator": "roi_pool", "aggregate": "max"}),
+    "keypoints, RoIPool": small(**NO_MASKS, **KEYPOINTS, pool={"operator": "roi_pool", "aggregate": "max"}),
     "hard examples": small(box_head={"ohem": True}),
-    "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **NUM_KEYPOINTS),
+    "RPN with features of its own": small("R-18-C4", rpn={"features": "own"}, **KEYPOINTS),
     "soft mask targets": small(mask_head={"target": "soft"}, rpn={"normalise": "counted"}),
 } | {
     f"{operator}, {aggregate}": small("R-18-C4", pool={"operator": operator, "aggregate": aggregate})
@@ -98,7 +99,8 @@ def test_detections_of_a_batch_are_those_of_its_images(name) -> None:
             assert both.valid[b].any()
             assert_same_detections(model.detect(one(images, b)), one(both, b))
     limits = images.sizes.flip(-1).repeat(1, 2)[:, None]
-    assert ((both.boxes >= 0) & (both.boxes <= limits)).all()
+    boxes = last_pixels(both.boxes, CONFIGS[name].box_arithmetic.inclusive)
+    assert ((boxes >= 0) & (boxes <= limits)).all()
     assert (both.masks is None) != CONFIGS[name].mask_head.enabled
     assert (both.keypoints is None) != CONFIGS[name].keypoint_head.enabled
     if both.masks is not None:

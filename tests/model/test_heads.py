@@ -1,24 +1,26 @@
 """The branches: each says what its plain form would say."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from maskrcnn.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from maskrcnn.model.box_head import BoxHead
 from maskrcnn.model.keypoint_head import KeypointHead
-from maskrcnn.model.mask_head import MaskHead
-from maskrcnn.model.mask_mlp_head import MaskMLPHead
+from maskrcnn.model.mask_head import MaskHead, MaskMLPHead
 
 LABELS = torch.tensor([[3, 0, 1], [2, 2, 3]])
 
 
-def fcn(**changes) -> MaskHead:
-    numbers = {"convs": 1, "channels": 6, "norm": "none", "class_agnostic": False}
-    return MaskHead(5, 4, **{**numbers, **changes})
+def fcn(**changes: Any) -> MaskHead:
+    return MaskHead(5, 4, MaskHeadConfig(**{"convs": 1, "channels": 6, **changes}))
 
 
-def mlp(**changes) -> MaskMLPHead:
-    return MaskMLPHead(5, 7, 4, **{"layers": 2, "channels": 12, "class_agnostic": False, **changes})
+def mlp(**changes: Any) -> MaskMLPHead:
+    return MaskMLPHead(5, 4, MaskHeadConfig(**{"kind": "mlp2", "pool_size": 7, **changes}), channels=12)
 
 
 def all_maps(head: MaskHead | MaskMLPHead, pooled: torch.Tensor) -> torch.Tensor:
@@ -56,7 +58,7 @@ def test_one_map_serves_all_classes_where_agnostic(make, torch_rng) -> None:
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("make", [fcn, mlp])
 def test_classes_compete_with_background_first(make, agnostic, torch_rng) -> None:
-    head = make(class_agnostic=agnostic, compete=True)
+    head = make(class_agnostic=agnostic, loss="softmax")
     pooled = torch.randn(2, 3, 5, 7, 7, generator=torch_rng)
     shares = all_maps(head, pooled).softmax(1)
     assert shares.shape[1] == (2 if agnostic else 5)
@@ -68,7 +70,8 @@ def test_classes_compete_with_background_first(make, agnostic, torch_rng) -> Non
 
 def test_detectrons_edges_are_its_fixed_deconvolution(torch_rng) -> None:
     """Kernel (1/4, 3/4, 3/4, 1/4) each way, stride 2, zeros around; inside, both ways agree."""
-    plain, zeros = (KeypointHead(5, 3, convs=1, channels=6, edges=edges) for edges in ("interpolate", "deconv"))
+    config = KeypointHeadConfig(num_keypoints=3, convs=1, channels=6)
+    plain, zeros = KeypointHead(5, config), KeypointHead(5, replace(config, upsample="deconv"))
     zeros.load_state_dict(plain.state_dict())
     pooled = torch.randn(2, 3, 5, 7, 7, generator=torch_rng)
     low = plain.deconv(plain.convs(pooled.flatten(0, 1)))
@@ -82,12 +85,13 @@ def test_detectrons_edges_are_its_fixed_deconvolution(torch_rng) -> None:
     assert not torch.allclose(plain(pooled), wanted)
 
 
-@pytest.mark.parametrize(("convs", "layers"), [(0, 2), (4, 1), (0, 0)])
-def test_the_box_branch_gives_classes_and_deltas(convs, layers, torch_rng) -> None:
-    head = BoxHead(5, 7, 3, convs=convs, layers=layers, channels=8, norm="none", class_agnostic=False)
+@pytest.mark.parametrize(("kind", "convs", "layers"), [("2fc", 0, 2), ("4conv1fc", 4, 1), ("res5", 0, 0)])
+def test_the_box_branch_gives_classes_and_deltas(kind, convs, layers, torch_rng) -> None:
+    head = BoxHead(5, 3, BoxHeadConfig(kind=kind, channels=8))
+    assert (len(head.convs), len(head.fc)) == (convs, layers)
     pooled = torch.randn(2, 4, 5, 7, 7, generator=torch_rng)
     logits, deltas = head(pooled)
     assert logits.shape == (2, 4, 4)
     assert deltas.shape == (2, 4, 3, 4)
-    if not layers:  # C4: the mean over positions
+    if kind == "res5":  # C4: the mean over positions
         torch.testing.assert_close(logits, head.class_logits(pooled.mean((3, 4))))

@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 
+from maskrcnn.config import BoxHeadConfig, RPNConfig
 from maskrcnn.model.losses import (
     box_loss,
-    competing_mask_loss,
     keypoint_loss,
     mask_loss,
     rpn_loss,
     smooth_l1,
     total,
 )
+from maskrcnn.model.rpn import RPNOutput
 from maskrcnn.structures import AnchorTargets, Losses, RoIs, Term
 
 
@@ -41,9 +42,8 @@ def test_the_rpns_loss_by_hand(normalise, count) -> None:
         foreground=torch.tensor([[True, False], [False, False]]),
         valid=torch.tensor([[True, True], [True, False]]),
     )
-    classes, boxes = rpn_loss(
-        torch.zeros(2, 5), torch.zeros(2, 5, 4), targets, samples=4, normalise=normalise, beta=0.0
-    )
+    scored = RPNOutput(torch.zeros(5, 4), torch.zeros(2, 5), torch.zeros(2, 5, 4), (5,))
+    classes, boxes = rpn_loss(scored, targets, RPNConfig(samples=4, normalise=normalise, smooth_l1_beta=0.0))
     torch.testing.assert_close(classes.sum, torch.tensor(3 * math.log(2)))
     assert (boxes.sum, classes.count, boxes.count) == (1, count, count)
 
@@ -70,8 +70,7 @@ def test_the_box_branchs_loss_by_hand(rows) -> None:
         torch.zeros(1, 3, 4),
         deltas,
         rois([True, False, False], [True, True, False], [2, 3, 3]),
-        weights=(1.0, 1.0, 1.0, 1.0),
-        beta=0.0,
+        BoxHeadConfig(weights=(1.0, 1.0, 1.0, 1.0), smooth_l1_beta=0.0),
     )
     torch.testing.assert_close(classes.sum, torch.tensor(2 * math.log(4)))
     torch.testing.assert_close(boxes.sum, torch.tensor(0.7))
@@ -95,7 +94,7 @@ def test_masks_that_compete_by_hand() -> None:
     """Inside the object its class is right, outside background: half of each, at 1/2 and 1/4."""
     logs = torch.tensor([0.25, 0.5]).log().view(1, 1, 2, 1, 1).expand(1, 1, 2, 2, 2)
     targets = torch.tensor([[[[1.0, 1], [0, 0]]]])
-    term = competing_mask_loss(logs, targets, rois([True], [True], [0]))
+    term = mask_loss(logs, targets, rois([True], [True], [0]))
     torch.testing.assert_close(term.sum, torch.tensor(2 * math.log(2) + 2 * math.log(4)))
     assert term.count == 4
 

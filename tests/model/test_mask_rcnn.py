@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn.model.losses import total
+from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.ops.dispatch import use
-from maskrcnn.structures import GroundTruth, Images, Proposals
-from tests.model.small import assert_same_detections, decided, drawn_images, objects, one, small, terms
+from maskrcnn.structures import GroundTruth, Images, Losses, Proposals
+from tests.model.small import assert_same_detections, decided, drawn_images, looking, objects, one, small, terms
 
-NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 NAN = float("nan")
 
 
@@ -43,10 +44,10 @@ def poisoned_images() -> Images:
     return images
 
 
-@pytest.mark.parametrize("skip_empty", [True, False])
-@pytest.mark.parametrize("config", [small(**NUM_KEYPOINTS), small("R-18-C4", **NUM_KEYPOINTS)], ids=["FPN", "C4"])
-def test_padding_never_matters(config, skip_empty) -> None:
-    model = decided(config, skip_empty=skip_empty).train()
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("config", [small(**KEYPOINTS), small("R-18-C4", **KEYPOINTS)], ids=["FPN", "C4"])
+def test_padding_never_matters(config, allowed) -> None:
+    model = decided(config).train()
 
     def step(images: Images, gt: GroundTruth) -> dict[str, torch.Tensor]:
         model.zero_grad()
@@ -55,14 +56,15 @@ def test_padding_never_matters(config, skip_empty) -> None:
         found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         return found | {name: term.sum.detach() for name, term in terms(losses).items()}
 
-    wanted, got = step(drawn_images(), objects()), step(poisoned_images(), poisoned_objects())
+    with looking(allowed):
+        wanted, got = step(drawn_images(), objects()), step(poisoned_images(), poisoned_objects())
     for name, value in wanted.items():
         assert torch.equal(got[name], value), name
 
 
 def test_without_objects_there_is_a_loss_and_no_harm() -> None:
     """One image empty, then both; every padding slot is poison."""
-    model = decided(small(**NUM_KEYPOINTS)).train()
+    model = decided(small(**KEYPOINTS)).train()
     gt = poisoned_objects()
     for empty in ([1], [0, 1]):
         gt.valid[empty] = False
@@ -87,23 +89,28 @@ def test_live_norms_of_a_trunk_see_rois_only() -> None:
         scores = torch.zeros(len(valid), valid.shape[1] + more)
         given = Proposals(F.pad(boxes, (0, 0, 0, more), value=7.0), scores, F.pad(valid, (0, more)))
         model = copy.deepcopy(fresh)
-        losses = model.loss(drawn_images(), gt, given)
+        losses = learned_from(given, model, drawn_images(), gt)
         results.append({name: term.sum.detach() for name, term in terms(losses).items()} | dict(model.named_buffers()))
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value)
 
 
-@pytest.mark.parametrize("skip_empty", [True, False])
-def test_live_norms_do_not_count_the_search_for_hard_examples(skip_empty) -> None:
+def learned_from(given: Proposals, model: MaskRCNN, images: Images, gt: GroundTruth) -> Losses:
+    """The heads' terms on given proposals."""
+    return Losses(None, None, *model.head_terms(model.pyramid(images), given, gt, images))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_live_norms_do_not_count_the_search_for_hard_examples(allowed) -> None:
     """The trunk's statistics after a step are those of its RoIs alone, given as if nobody had searched."""
     config = small("R-18-C4", backbone={"norm": "bn"}, box_head={"ohem": True, "samples": 12})
-    searching = decided(config, skip_empty=skip_empty).train()
-    given, found, mine = copy.deepcopy(searching), [], searching.steps.mine_rois
-    assert mine is not None
-    searching.steps = searching.steps._replace(mine_rois=lambda *said: found.append(mine(*said)) or found[0])
-    given.steps = given.steps._replace(mine_rois=None, sample_rois=lambda *_: found[0])
-    wanted = {name: term.sum for name, term in terms(searching.loss(drawn_images(), objects())).items()}
-    got = {name: term.sum for name, term in terms(given.loss(drawn_images(), objects())).items()}
+    searching: Any = decided(config).train()
+    given, found, sample = copy.deepcopy(searching), [], searching.sample
+    searching.sample = lambda *said: found.append(sample(*said)) or found[0]
+    given.sample = lambda *_: found[0]
+    with looking(allowed):
+        wanted = {name: term.sum for name, term in terms(searching.loss(drawn_images(), objects())).items()}
+        got = {name: term.sum for name, term in terms(given.loss(drawn_images(), objects())).items()}
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(dict(given.named_buffers()), dict(searching.named_buffers()))
     counts = {int(count) for name, count in searching.named_buffers() if name.endswith("num_batches_tracked")}
@@ -116,31 +123,24 @@ def test_live_norms_of_a_head_see_objects_only() -> None:
     gt.valid[1] = False
     both, alone = copy.deepcopy(fresh), copy.deepcopy(fresh)
     both.loss(drawn_images(), gt)
-    alone.loss(first(drawn_images()), first(gt))
+    alone.loss(one(drawn_images(), 0), one(gt, 0))
     assert isinstance(both.mask_head, torch.nn.Module)
     for name, value in both.mask_head.named_buffers():
         torch.testing.assert_close(alone.get_buffer(f"mask_head.{name}"), value, rtol=1e-4, atol=1e-5)
     assert not torch.equal(both.get_buffer("mask_head.convs.0.norm.running_mean"), torch.zeros(16))
 
 
-def first(bundle: Any) -> Any:
-    """The same of the first image alone."""
-    return bundle._replace(**{
-        name: value[:1] for name, value in bundle._asdict().items() if isinstance(value, torch.Tensor)
-    })  # fmt: skip
-
-
-@pytest.mark.parametrize("config", [small(**NUM_KEYPOINTS), small("R-18-C4", **NUM_KEYPOINTS)], ids=["FPN", "C4"])
+@pytest.mark.parametrize("config", [small(**KEYPOINTS), small("R-18-C4", **KEYPOINTS)], ids=["FPN", "C4"])
 def test_skipping_empty_slots_changes_nothing(config) -> None:
-    skipping, plain = decided(config), decided(config, skip_empty=False)
-    plain.load_state_dict(skipping.state_dict())
+    model = decided(config)
     with torch.no_grad():
-        wanted, got = skipping.train().loss(drawn_images(), objects()), plain.train().loss(drawn_images(), objects())
-        for name, term in terms(wanted).items():
-            torch.testing.assert_close(terms(got)[name], term)
-        detections = plain.eval().detect(drawn_images())
-        for b in range(2):
-            assert_same_detections(one(detections, b), one(skipping.eval().detect(drawn_images()), b))
+        wanted, skipping = model.train().loss(drawn_images(), objects()), model.eval().detect(drawn_images())
+        with looking(False):
+            got, detections = model.train().loss(drawn_images(), objects()), model.eval().detect(drawn_images())
+    for name, term in terms(wanted).items():
+        torch.testing.assert_close(terms(got)[name], term)
+    for b in range(2):
+        assert_same_detections(one(detections, b), one(skipping, b))
     assert detections.boxes.shape[1] == config.box_head.max_detections
 
 
@@ -167,13 +167,13 @@ def test_the_guard_refuses() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [small(**NUM_KEYPOINTS), small("R-18-C4"), small(box_head={"ohem": True})],
+    [small(**KEYPOINTS), small("R-18-C4"), small(box_head={"ohem": True})],
     ids=["FPN", "C4", "hard examples"],
 )
 def test_no_step_looks_at_a_tensor(config) -> None:
-    model = decided(config, skip_empty=False)
+    model = decided(config)
     images, gt = drawn_images(), objects()
-    with use("reference"), NoLooking():
+    with use("reference"), looking(False), NoLooking():
         total(model.train().loss(images, gt)).backward()
         with torch.inference_mode():
             model.eval().detect(images)
@@ -183,12 +183,7 @@ def test_given_proposals_replace_the_rpn() -> None:
     """The true boxes as proposals: every detection is near one of them, and the RPN has no part in the loss."""
     model, images, gt = decided(small()), drawn_images(), objects()
     given = Proposals(gt.boxes, torch.zeros(2, 4), gt.valid)
-    rois = []
-    model.steps = model.steps._replace(
-        sample_rois=lambda proposals, *_: rois.append(proposals) or decided(small()).steps.sample_rois(proposals, *_)
-    )
-    losses = model.loss(images, gt, given)
-    assert rois == [given]
+    losses = learned_from(given, model, images, gt)
     assert set(terms(losses)) == {"box_class", "box_box", "mask"}
     total(losses).backward()
     assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is None} == {"rpn"}
@@ -198,14 +193,14 @@ def test_given_proposals_replace_the_rpn() -> None:
 
 
 @pytest.mark.parametrize("features", ["shared", "own"])
-def test_the_rpns_loss_alone_is_its_part_of_the_whole(features) -> None:
+def test_the_rpns_terms_alone_are_its_part_of_the_whole(features) -> None:
     model, images, gt = decided(small(rpn={"features": features})), drawn_images(), objects()
-    alone, whole = model.rpn_loss(images, gt), model.loss(images, gt)
-    assert set(terms(alone)) == {"rpn_class", "rpn_box"}
+    pyramid = [] if features == "own" else model.pyramid(images)
+    alone, whole = Losses(*model.rpn_terms(model.rpn(pyramid, images), gt, images)), model.loss(images, gt)
     for name, term in terms(alone).items():
         torch.testing.assert_close(term, terms(whole)[name])
     total(alone).backward()
-    learning = {"rpn", "rpn_features"} if features == "own" else {"rpn", "backbone", "neck"}
+    learning = {"rpn"} if features == "own" else {"rpn", "backbone", "neck"}
     assert {name.partition(".")[0] for name, p in model.named_parameters() if p.grad is not None} == learning
 
 
@@ -214,36 +209,27 @@ def test_features_of_its_own_make_the_rpn_independent_of_the_others() -> None:
     shared = decided(small()).eval()
     own: Any = decided(small(rpn={"features": "own"})).eval()
     state = shared.state_dict()
-    twice = {f"rpn_features.{name}": t for name, t in state.items() if name.startswith(("backbone.", "neck."))}
+    twice = {f"rpn.features.{name}": t for name, t in state.items() if name.startswith(("backbone.", "neck."))}
     own.load_state_dict(state | twice)
     images = drawn_images()
     with torch.no_grad():
-        pyramid = own.pyramid(images)
-        torch.testing.assert_close(own.score_anchors(images, pyramid), shared.score_anchors(images))
+        torch.testing.assert_close(own.propose(images).scores, shared.propose(images).scores)
         torch.testing.assert_close(own.detect(images).boxes, shared.detect(images).boxes)
-        before = own.score_anchors(images).logits
+        before = own.rpn([], images).logits
         own.backbone.stem.conv.weight.mul_(0.5)
-        assert torch.equal(own.score_anchors(images, own.pyramid(images)).logits, before)
-        own.rpn_features.backbone.stem.conv.weight.mul_(0.5)
-        assert not torch.allclose(own.score_anchors(images).logits, before)
+        assert torch.equal(own.rpn([], images).logits, before)
+        own.rpn.features.backbone.stem.conv.weight.mul_(0.5)
+        assert not torch.allclose(own.rpn([], images).logits, before)
 
 
-def test_describing_the_boxes_found_is_detecting() -> None:
-    model, images = decided(small(**NUM_KEYPOINTS)).eval(), drawn_images()
+def test_keypoints_lie_in_their_boxes() -> None:
+    model, images = decided(small(**KEYPOINTS)).eval(), drawn_images()
     with torch.inference_mode():
-        pyramid = model.pyramid(images)
-        boxes = model.detect_boxes(pyramid, images)
-        assert boxes.masks is None
-        assert boxes.keypoints is None
-        described, detected = model.describe(pyramid, images, boxes), model.detect(images)
-    for got, wanted in zip(described, detected, strict=True):
-        torch.testing.assert_close(got, wanted)
-    assert described.keypoints is not None
-    inside = (described.keypoints[..., :2] >= described.boxes[:, :, None, :2] - 1e-3) & (
-        described.keypoints[..., :2]
-        <= described.boxes[:, :, None, 2:].maximum(described.boxes[:, :, None, :2] + 1) + 1e-3
-    )
-    assert inside.all()
+        found = model.detect(images)
+    assert found.keypoints is not None
+    low, high = found.boxes[:, :, None, :2], found.boxes[:, :, None, 2:]
+    points = found.keypoints[..., :2]
+    assert ((points >= low - 1e-3) & (points <= high.maximum(low + 1) + 1e-3)).all()
 
 
 def test_channels_are_reversed_for_weights_that_saw_blue_first() -> None:

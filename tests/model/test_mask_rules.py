@@ -8,8 +8,7 @@ import torch
 from faster_coco_eval.core import mask as coco
 
 from maskrcnn.data.bitmaps import draw_bitmap, pack_polygons, windows
-from maskrcnn.model.mask_rules import bitmap_targets, polygon_targets
-from maskrcnn.model.targets import with_masks
+from maskrcnn.model.targets import bitmap_targets, polygon_targets, with_known_masks
 from maskrcnn.structures import GroundTruth, Outlines, RoIs
 
 TRIANGLE = np.array([[10.0, 10], [30, 10], [20, 30]])
@@ -116,4 +115,4 @@ def test_of_polygons_and_bitmaps_each_has_its_rule() -> None:
     assert got[0].any()
     assert got[1].tolist() == [[1] * 4] * 2 + [[0] * 4] * 2
     assert not got[2].any()
-    assert with_masks(fg, gt).valid.tolist() == [[True, True, False]]
+    assert with_known_masks(fg, gt).valid.tolist() == [[True, True, False]]

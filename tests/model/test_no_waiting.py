@@ -1,4 +1,4 @@
-"""With `skip_empty` off nobody waits for a device: both steps on tensors that have a shape and a type but no values.
+"""If nobody may look at values, nobody waits for a device: both steps on tensors that have a shape and a type but no values.
 
 On such a tensor whatever asks for a value is an error, and whatever makes a shape depend on one; so is a tensor that
 was there before the step, as a table of constants would be. What copies between the host and a device is refused here.
@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.overrides import TorchFunctionMode
 
 from maskrcnn.accelerate.prepare import prepare
-from maskrcnn.config import TrainConfig
-from maskrcnn.model.tta import detect_views
+from maskrcnn.config import TTA, TrainConfig
+from maskrcnn.model.tta import Views
 from maskrcnn.ops import dispatch
 from maskrcnn.ops.dispatch import recorded_paths
 from maskrcnn.training.distributed import alone
@@ -30,10 +30,10 @@ from tests.model.small import decided, drawn_images, objects, small
 
 pytest.importorskip("triton")
 
-NUM_KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
+KEYPOINTS: dict[str, Any] = {"keypoint_head": {"enabled": True}}
 CONFIGS = {
     "FPN": small(),
-    "keypoints": small(**NUM_KEYPOINTS),
+    "keypoints": small(**KEYPOINTS),
     "C4": small("R-18-C4"),
     "adaptive samples": small(pool={"sampling": 0}),
     "hard examples": small(box_head={"ohem": True}),
@@ -63,6 +63,7 @@ class NoCopies(TorchFunctionMode):
 def gpu_kernels(monkeypatch) -> None:
     """Tensors lie on the CPU, because without a GPU torch has no other; the kernels are the GPU's nevertheless."""
     monkeypatch.setitem(dispatch._KERNELS_OF, "cpu", "triton")
+    monkeypatch.setattr(dispatch, "_READABLE", set())
 
 
 def hollow(value: Any) -> Any:
@@ -82,7 +83,7 @@ def hollow(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_detecting_never_waits(name) -> None:
-    model = prepare(decided(CONFIGS[name], skip_empty=False), fuse=False)
+    model = prepare(decided(CONFIGS[name]), fuse=False)
     with FakeTensorMode(), torch.no_grad():
         model, images = hollow(model), hollow(drawn_images())
         with NoCopies(), recorded_paths() as paths:
@@ -95,11 +96,12 @@ def test_detecting_never_waits(name) -> None:
 
 
 def test_several_views_never_wait() -> None:
-    model = prepare(decided(CONFIGS["keypoints"], skip_empty=False), fuse=False)
+    model = prepare(decided(CONFIGS["keypoints"]), fuse=False)
     with FakeTensorMode(), torch.no_grad():
-        model, views = hollow(model), [hollow(drawn_images()) for _ in range(4)]
+        first, *others = [hollow(drawn_images()) for _ in range(4)]
+        backend = Views(hollow(model), TTA((1.0, 0.5)), [(0, 1), (3, 4)])
         with NoCopies():
-            found = detect_views(model, views, flip=True, flip_pairs=[(0, 1), (3, 4)])
+            found = backend.detect(first._replace(views=tuple(others)))
     assert found.masks is not None
     assert found.keypoints is not None
 
@@ -109,7 +111,7 @@ def test_a_training_step_never_waits(name, monkeypatch) -> None:
     """The loop's own: bfloat16, clipping, the update and the averaged weights, with what it does on a GPU."""
     monkeypatch.setattr(Watch, "check", lambda self: None)  # a GPU's losses are looked at when a record is due
     config, among = TrainConfig(ema=0.99), alone()
-    model = decided(CONFIGS[name], skip_empty=False).train()
+    model = decided(CONFIGS[name]).train()
     with FakeTensorMode():
         model, images, gt = (hollow(value) for value in (model, drawn_images(), objects()))
         job = Job(config, Path(), 2, lambda *_: [], None, None, lambda *_: None, precision="bf16")

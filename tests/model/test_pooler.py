@@ -1,23 +1,26 @@
 """The level of a box by the three frameworks' formulas, and the pool around an operator."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from maskrcnn.config import PoolConfig
 from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.pooler import Pool, assign_levels
 from tests.model.small import small
 
-DETECTRON = {"epsilon": 1e-6, "inclusive": True}
-DETECTRON2 = {"epsilon": 1e-8}
-TORCHVISION = {"epsilon": 1e-6, "epsilon_place": "outside"}
+DETECTRON = PoolConfig(level_epsilon=1e-6)
+DETECTRON2 = PoolConfig(level_epsilon=1e-8)
+TORCHVISION = PoolConfig(level_epsilon=1e-6, level_epsilon_place="outside")
 
 
-def level(side: float, rule: dict) -> int:
+def level(side: float, rule: PoolConfig) -> int:
     """Of a square box, as the pyramid's name counts: 2 is P2."""
     box = torch.tensor([[[0.0, 0, side, side]]])
-    return int(assign_levels(box, levels=4, **rule)) + 2
+    return int(assign_levels(box, rule, levels=4)) + 2
 
 
 @pytest.mark.parametrize(
@@ -34,27 +37,29 @@ def level(side: float, rule: dict) -> int:
     ],
 )
 def test_levels_by_hand(side, detectron, detectron2, torchvision) -> None:
-    assert level(side, DETECTRON) == detectron
+    assert level(side + 1, DETECTRON) == detectron  # whose boxes end on their last pixel
     assert level(side, DETECTRON2) == detectron2
     assert level(side, TORCHVISION) == torchvision
 
 
 def test_area_decides_not_the_longer_side() -> None:
     boxes = torch.tensor([[[0.0, 0, 448, 112], [0, 0, 0, 50], [7, 7, 3, 3]]])
-    assert assign_levels(boxes, levels=4).tolist() == [[2, 0, 0]]  # 224 squared; without extent the finest
-    assert assign_levels(boxes, levels=1).tolist() == [[0, 0, 0]]
+    assert assign_levels(boxes, DETECTRON2, levels=4).tolist() == [[2, 0, 0]]  # 224 squared; without extent the finest
+    assert assign_levels(boxes, DETECTRON2, levels=1).tolist() == [[0, 0, 0]]
 
 
-def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features() -> None:
-    seen = {}
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features(inclusive) -> None:
+    seen: dict[str, Any] = {}
 
-    def operator(maps, boxes, levels, valid, *, scales, size, every):
-        seen.update(maps=len(maps), boxes=boxes, levels=levels, scales=scales)
+    def operator(maps, boxes, levels, valid, *, scales, size, every, **rules):
+        seen.update(maps=len(maps), boxes=boxes, levels=levels, scales=scales, rules=rules)
         assert every == 1
         return torch.ones(*levels.shape, 3, size, size)
 
-    rule = {"level_epsilon": 1e-8, "level_epsilon_place": "inside", "inclusive": False}
-    pool = Pool(operator, strides=[4, 8], size=6, trunk=nn.Conv2d(3, 5, 2, 2), **rule)
+    config = PoolConfig(sampling=3, aligned=False, aggregate="max")
+    pool = Pool(config, strides=[4, 8], size=6, inclusive=inclusive, trunk=nn.Conv2d(3, 5, 2, 2))
+    pool.operator = operator
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 300, 300], [float("nan")] * 4]])
     valid = torch.tensor([[True, True, False]])
     maps = [torch.zeros(1, 3, 4, 4)] * 3  # the third is the RPN's alone
@@ -63,7 +68,9 @@ def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features() -> No
     assert seen["maps"] == 2
     assert seen["scales"] == [(0.25, 0.25), (0.125, 0.125)]
     assert seen["levels"][0, :2].tolist() == [0, 1]
+    assert seen["rules"] == {"sampling": 3, "aligned": False, "aggregate": "max"}
     assert seen["boxes"].isfinite().all()
+    assert seen["boxes"][0, 0].tolist() == ([0, 0, 9, 9] if inclusive else [0, 0, 10, 10])
 
 
 def test_bins_that_a_strided_1x1_skips_are_not_pooled() -> None:

@@ -1,10 +1,16 @@
 """Proposals: by hand, level by level."""
 
+from typing import Any
+
 import torch
 
+from maskrcnn.config import AnchorConfig, BoxArithmetic, RPNConfig
 from maskrcnn.model.rpn import RPN, RPNOutput, propose
+from maskrcnn.structures import Images, Proposals
 
-NUMBERS = {"pre_nms": 3, "post_nms": 5, "nms_iou": 0.7, "min_size": 0.0}
+NUMBERS: dict[str, Any] = {"pre_nms_test": 3, "post_nms_test": 5, "post_nms_train": 2, "pre_nms_train": 3}
+SIZE = torch.tensor([[100, 100]])
+IMAGES = Images(torch.zeros(1, 3, 100, 100), SIZE, SIZE, torch.ones(1, 2), torch.zeros(1).long())
 
 
 def outputs(logits: list[float]) -> RPNOutput:
@@ -13,8 +19,9 @@ def outputs(logits: list[float]) -> RPNOutput:
     return RPNOutput(torch.tensor(anchors).float(), torch.tensor([logits]), torch.zeros(1, 6, 4), (4, 2))
 
 
-def proposed(logits: list[float], **changes):
-    return propose(outputs(logits), torch.tensor([[100, 100]]), **{**NUMBERS, **changes})
+def proposed(logits: list[float], *, training: bool = False, **changes: Any) -> Proposals:
+    config = RPNConfig(**{**NUMBERS, **changes})
+    return propose(outputs(logits), IMAGES, config, BoxArithmetic(), training=training)
 
 
 def test_the_best_of_each_level_suppressed_within_it() -> None:
@@ -26,7 +33,8 @@ def test_the_best_of_each_level_suppressed_within_it() -> None:
 
 
 def test_slots_size_and_score() -> None:
-    assert proposed([5.0, 4, 3, 2, 1, 6], post_nms=2).boxes.shape == (1, 2, 4)
+    assert proposed([5.0, 4, 3, 2, 1, 6], post_nms_test=2).boxes.shape == (1, 2, 4)
+    assert proposed([5.0, 4, 3, 2, 1, 6], training=True).boxes.shape == (1, 2, 4)
     assert proposed([5.0, 4, 3, 2, 1, 6], min_size=10.5).valid.sum() == 0
     chances = proposed([5.0, 4, 3, 2, 1, 6], score="probability")
     torch.testing.assert_close(chances.scores[0, :2], torch.tensor([6.0, 5]).sigmoid())
@@ -36,20 +44,30 @@ def test_slots_size_and_score() -> None:
 def test_no_gradient_flows_through_boxes() -> None:
     output = outputs([5.0, 4, 3, 2, 1, 6])
     output = output._replace(logits=output.logits.requires_grad_(), deltas=output.deltas.requires_grad_())
-    got = propose(output, torch.tensor([[100, 100]]), **NUMBERS)
+    got = propose(output, IMAGES, RPNConfig(**NUMBERS), BoxArithmetic())
     assert not got.boxes.requires_grad
     assert not got.scores.requires_grad
 
 
-def head(**changes) -> RPN:
-    numbers = {"convs": 1, "rounding": "none", "order": "size-major", "stride_rule": "constant"}
-    return RPN(4, strides=(32, 64), sizes=((8.0,), (16.0,)), ratios=(0.5, 1.0, 2.0), **{**numbers, **changes})
+def head(stride: Any = "constant", *, inclusive: bool = False) -> RPN:
+    anchors = AnchorConfig(sizes=((8.0,), (16.0,)), stride=stride)
+    return RPN(4, anchors, BoxArithmetic(inclusive=inclusive), strides=(32, 64), convs=1)
+
+
+def canvas(height: int, width: int) -> Images:
+    return IMAGES._replace(pixels=torch.zeros(1, 3, height, width))
+
+
+def test_boxes_that_end_on_their_last_pixel_are_a_pixel_larger() -> None:
+    maps = [torch.zeros(1, 4, 1, 1)] * 2
+    plain, larger = (head(inclusive=inclusive)(maps, canvas(32, 32)).anchors for inclusive in (False, True))
+    assert torch.equal(larger - plain, torch.tensor([0.0, 0, 1, 1]).expand(6, 4))
 
 
 def test_the_head_gives_three_answers_for_every_position() -> None:
     rpn = head()
     maps = [torch.randn(2, 4, 3, 5), torch.randn(2, 4, 2, 3)]
-    got = rpn(maps, (96, 160))
+    got = rpn(maps, canvas(96, 160))
     assert got.counts == (45, 18)
     assert got.anchors.shape == (63, 4)
     assert got.logits.shape == (2, 63)
@@ -67,5 +85,5 @@ def test_torchvisions_stride_is_the_padded_side_over_the_features() -> None:
     """A side of 800 has 25 cells at P5 and 13 at P6: there, 61 instead of 64."""
     maps = [torch.zeros(1, 4, 25, 34), torch.zeros(1, 4, 13, 17)]
     for rule, last in (("constant", (12 * 64, 16 * 64)), ("padded-over-feature", (12 * 61, 16 * 64))):
-        anchor = head(stride_rule=rule)(maps, (800, 1088)).anchors[-2]
+        anchor = head(rule)(maps, canvas(800, 1088)).anchors[-2]
         assert [float(anchor[1] + anchor[3]) / 2, float(anchor[0] + anchor[2]) / 2] == list(last)

@@ -1,21 +1,25 @@
 """What anchors, RoIs, masks and keypoints should say, by hand."""
 
+from typing import Any
+
 import torch
 
+from maskrcnn.config import BoxArithmetic, BoxHeadConfig, MaskHeadConfig, RPNConfig
+from maskrcnn.model.hard_examples import hardest
 from maskrcnn.model.losses import roi_errors
 from maskrcnn.model.targets import (
-    foreground_slots,
+    foreground,
     keypoint_targets,
     label_anchors,
     mask_targets,
-    mine_rois,
     sample_rois,
-    with_masks,
+    with_known_masks,
 )
 from maskrcnn.ops.boxes import decode
-from maskrcnn.structures import GroundTruth, Proposals, RoIs
+from maskrcnn.structures import AnchorTargets, GroundTruth, Images, Proposals, RoIs
 
 NAN = float("nan")
+HARD = MaskHeadConfig()
 ANCHORS = torch.tensor(
     [
         [0.0, 0, 20, 20],  # IoU 1 with the first object
@@ -41,10 +45,11 @@ def ground_truth() -> GroundTruth:
     return GroundTruth(boxes, torch.tensor([[2, 1, 0, 99]]), masks, boxes.clone(), keypoints, ignore, flags)
 
 
-def labelled(**changes):
-    numbers = {"positive_iou": 0.7, "negative_iou": 0.3, "samples": 100, "positive_fraction": 0.5}
-    sizes, seeds = torch.tensor([[100, 100]]), torch.tensor([1])
-    return label_anchors(ANCHORS, ground_truth(), sizes, seeds, **{**numbers, **changes})
+def labelled(crowds: str = "ignore", *, inclusive: bool = False, **changes: Any) -> AnchorTargets:
+    sizes = torch.tensor([[100, 100]])
+    images = Images(torch.zeros(1, 3, 100, 100), sizes, sizes, torch.ones(1, 2), torch.tensor([1]))
+    config = RPNConfig(**{"samples": 100, **changes})
+    return label_anchors(ANCHORS, ground_truth(), images, config, BoxArithmetic(inclusive=inclusive), crowds=crowds)
 
 
 def test_anchors_by_hand() -> None:
@@ -67,20 +72,20 @@ def test_anchors_across_the_edge_are_left_out_on_request() -> None:
 
 def test_where_crowds_are_dropped_they_are_background() -> None:
     """As the other frameworks train: neither an anchor nor a RoI is spared for lying in a crowd."""
-    anchors = labelled(ignored_share=torch.inf)
+    anchors = labelled("drop")
     assert sorted(anchors.index[anchors.valid & ~anchors.foreground].tolist()) == [4, 6, 7]
-    rois = sampled(ignored_share=torch.inf)
+    rois = sampled(crowds="drop")
     assert sorted(rois.boxes[rois.valid & ~rois.foreground].tolist()) == [[0, 0, 20, 41], [95, 0, 115, 20]]
 
 
-def sampled(samples: int = 100, **changes) -> RoIs:
+def sampled(samples: int = 100, crowds: str = "ignore", **changes: Any) -> RoIs:
     boxes = torch.tensor(
         [[[0.0, 0, 20, 20], [0, 0, 20, 40], [0, 0, 20, 41], [95, 0, 115, 20], [60, 60, 70, 71], [NAN] * 4]]
     )
     valid = torch.tensor([[True] * 5 + [False]])
-    numbers = {"classes": 3, "positive_fraction": 0.25, "positive_iou": 0.5}
+    config = BoxHeadConfig(samples=samples, **changes)
     proposals = Proposals(boxes, torch.zeros(1, 6), valid)
-    return sample_rois(proposals, ground_truth(), torch.tensor([4]), samples=samples, **numbers, **changes)
+    return sample_rois(proposals, ground_truth(), torch.tensor([4]), config, classes=3, crowds=crowds)
 
 
 def test_rois_by_hand() -> None:
@@ -102,9 +107,9 @@ def test_at_most_a_quarter_is_foreground() -> None:
     rois = sampled(samples=4)
     assert rois.valid.shape == (1, 4)
     assert rois.foreground.tolist() == [[True, False, False, False]]
-    fg = foreground_slots(sampled(samples=8), 2)
+    fg = foreground(sampled(samples=8), BoxHeadConfig(samples=8))
     assert fg.valid.tolist() == [[True, True]]
-    fg = foreground_slots(sampled(samples=4), 2)
+    fg = foreground(sampled(samples=4), BoxHeadConfig(samples=8))
     assert fg.valid.tolist() == [[True, False]]
     assert fg.labels[0, 1] == 0
 
@@ -119,7 +124,7 @@ def rois_on(boxes: list[list[float]], index: int = 0) -> RoIs:
 def test_the_target_is_the_mask_seen_through_the_roi() -> None:
     """The object's left half, in a frame of 20 x 20: the whole, its left half, its right half, twice its extent."""
     rois = rois_on([[0.0, 0, 20, 20], [0, 0, 10, 20], [10, 0, 20, 20], [0, 0, 40, 40]])
-    got = mask_targets(rois, ground_truth(), side=4)
+    got = mask_targets(rois, ground_truth(), HARD, side=4)
     row = [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
     for n in range(4):
         assert got[0, n, 1].tolist() == row[n]
@@ -130,7 +135,7 @@ def test_a_frame_turned_over_is_a_mirror() -> None:
     gt = ground_truth()
     assert gt.mask_boxes is not None
     gt.mask_boxes[0, 0] = torch.tensor([20.0, 0, 0, 20])
-    assert mask_targets(rois_on([[0.0, 0, 20, 20]]), gt, side=4)[0, 0, 1].tolist() == [0, 0, 1, 1]
+    assert mask_targets(rois_on([[0.0, 0, 20, 20]]), gt, HARD, side=4)[0, 0, 1].tolist() == [0, 0, 1, 1]
 
 
 def test_an_object_without_mask_teaches_none() -> None:
@@ -138,7 +143,7 @@ def test_an_object_without_mask_teaches_none() -> None:
     index = torch.tensor([[0, 1]])  # the second object has a box alone
     yes = torch.tensor([[True, True]])
     fg = RoIs(gt.boxes[:, :2], torch.zeros(1, 2, dtype=torch.long), index, gt.boxes[:, :2], yes, yes)
-    assert with_masks(fg, gt).valid.tolist() == [[True, False]]
+    assert with_known_masks(fg, gt).valid.tolist() == [[True, False]]
 
 
 def test_keypoints_fall_into_cells() -> None:
@@ -161,13 +166,9 @@ def test_the_hardest_are_kept_and_of_neighbours_one() -> None:
     rois.labels[0, 3] = 1
     logits = torch.zeros(1, 5, 4)
     logits[0, :, 0] = torch.tensor([9.0, 8, 3, 2, 50])
-    weights = (1.0, 1.0, 1.0, 1.0)
-
-    def errors(*heads):
-        return roi_errors(*heads, weights=weights, beta=1.0)
-
+    class_errors, box_errors = roi_errors(logits, torch.zeros(1, 5, 3, 4), rois, BoxHeadConfig())
     for samples, kept in ((3, [3, 0, 2]), (1, [0])):
-        got = mine_rois(rois, logits, torch.zeros(1, 5, 3, 4), errors=errors, samples=samples)
+        got = hardest(rois, class_errors + box_errors, samples)
         assert got.boxes[got.valid].tolist() == [boxes[i] for i in kept]
         assert got.foreground[0, 0] == (kept[0] == 3)
         assert got.labels[got.valid].tolist() == [1 if i == 3 else 3 for i in kept]

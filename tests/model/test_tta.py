@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from maskrcnn.canvas import prepare_views
+from maskrcnn.config import TTA
 from maskrcnn.errors import ConfigError
+from maskrcnn.model import tta
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.model.tta import TTA, choose_views, detect_views
-from maskrcnn.structures import Detections, Images
+from maskrcnn.model.tta import Views
+from maskrcnn.ops.boxes import mirror, to_canvas, to_image
+from maskrcnn.structures import Detections, Images, Proposals
 from maskrcnn.weights.interop.profiles import with_profile
 from tests.model.small import NUM_KEYPOINTS, assert_same_detections, decided, drawn_images, one, small
 
@@ -54,12 +57,20 @@ CONFIGS = pytest.mark.parametrize(
 )
 
 
+def seen(
+    model: MaskRCNN, views: Sequence[Images], *, flip: bool, pairs: Sequence[tuple[int, int]] = PAIRS
+) -> Detections:
+    """What the model finds in all of these views together."""
+    tta = TTA(tuple(1.0 + n / 100 for n in range(len(views) // (2 if flip else 1))), flip)
+    return Views(model, tta, pairs).detect(views[0]._replace(views=tuple(views[1:])))
+
+
 @CONFIGS
 @torch.no_grad()
 def test_one_view_is_the_plain_answer(config) -> None:
     model = unsure(config)
     plain = model.detect(drawn_images())
-    got = detect_views(model, [drawn_images()], flip=False, flip_pairs=PAIRS)
+    got = seen(model, [drawn_images()], flip=False)
     for b in range(2):
         assert plain.valid[b].any()
         assert_same_detections(one(got, b), one(plain, b))
@@ -71,9 +82,9 @@ def test_a_mirrored_image_gives_a_mirrored_answer(config) -> None:
     model = unsure(config)
     views = [drawn_images(), enlarged(drawn_images())]
     mirrors = [mirrored(view) for view in views]
-    straight = detect_views(model, views + mirrors, flip=True, flip_pairs=PAIRS)
-    got = detect_views(model, mirrors + views, flip=True, flip_pairs=PAIRS)
-    check_mirrored(got, straight, views[0], inclusive=config.box_arithmetic.inclusive)
+    straight = seen(model, views + mirrors, flip=True)
+    got = seen(model, mirrors + views, flip=True)
+    check_mirrored(got, straight, views[0], config.box_arithmetic.inclusive)
 
 
 @pytest.mark.parametrize("profile", ["ours", "detectron", "detectron2", "torchvision"])
@@ -83,20 +94,20 @@ def test_a_mirror_is_exact_where_a_size_is_rounded(profile, width) -> None:
     """101 / 97 of 161 and of 160 are 167.6 and 166.6 pixels; where Detectron takes 168, its last begins beyond."""
     config = with_profile(small(input={"min_size": 101, "max_size": 400}), profile)
     model = unsure(config)
-    model.std.fill_(58)  # some profiles' is 1: with these weights all scores would be next to 1
+    model.normalise.std.fill_(58)  # some profiles' is 1: with these weights all scores would be next to 1
     image = np.random.default_rng(0).integers(0, 256, (97, width, 3), dtype=np.uint8)
-    rule = config.input
-    straight = detect_views(model, prepare_views(image, rule, flip=True), flip=True, flip_pairs=PAIRS)
-    views = prepare_views(image[:, ::-1], rule, flip=True)
-    got = detect_views(model, views, flip=True, flip_pairs=PAIRS)
-    check_mirrored(got, straight, views[0], inclusive=config.box_arithmetic.inclusive)
+    backend = Views(model, TTA((1.0,)), PAIRS)
+    straight, got = (
+        backend.detect(prepare_views(array, config.input, backend.views)) for array in (image, image[:, ::-1])
+    )
+    check_mirrored(got, straight, prepare_views(image, config.input), config.box_arithmetic.inclusive)
 
 
-def check_mirrored(got: Detections, straight: Detections, images: Images, *, inclusive: bool) -> None:
+def check_mirrored(got: Detections, straight: Detections, images: Images, inclusive: bool) -> None:
     assert straight.valid.any(1).all()
-    width = (images.original_sizes[:, 1:] - float(inclusive)) * images.scales[:, 1:]  # [B 1]
-    x1, y1, x2, y2 = straight.boxes.unbind(-1)
-    boxes = torch.stack((width - x2, y1, width - x1, y2), -1)
+    in_image = to_image(straight.boxes, images.scales, inclusive)
+    boxes = to_canvas(mirror(in_image, images.original_sizes[:, 1]), images.scales, inclusive)
+    width = (images.original_sizes[:, 1:] - float(inclusive)) * images.scales[:, 1:]  # [B 1], for points
     keypoints = straight.keypoints
     if keypoints is not None:
         keypoints = keypoints[:, :, [1, 0, 2, 4, 3]]
@@ -110,28 +121,35 @@ def check_mirrored(got: Detections, straight: Detections, images: Images, *, inc
 def test_a_view_of_its_own_adds_something() -> None:
     """The other tests would not see a second view that is not looked at."""
     model = unsure(small())
-    plain = detect_views(model, [drawn_images()], flip=False, flip_pairs=[])
+    plain = seen(model, [drawn_images()], flip=False, pairs=[])
     for views, flip in (
         ([drawn_images(), enlarged(drawn_images())], False),
         ([drawn_images(), mirrored(drawn_images())], True),
     ):
-        got = detect_views(model, views, flip=flip, flip_pairs=[])
+        got = seen(model, views, flip=flip, pairs=[])
         assert not torch.equal(got.scores, plain.scores)
 
 
-def stub(model, found: Sequence[Detections], masks: Sequence[Tensor], heatmaps: Sequence[Tensor]) -> list[Tensor]:
+def stub(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Any,
+    found: Sequence[Detections],
+    masks: Sequence[Tensor],
+    heatmaps: Sequence[Tensor],
+) -> list[Tensor]:
     """Makes the model say, of its first, second ... view, these candidates, masks and maps. Gives the boxes it is asked
     about, view by view, and at last the maps that keypoints are read from.
     """
     asked: list[Tensor] = []
     turns = iter(found)
     details = iter(zip(masks, heatmaps, strict=True))
-    model.pyramid = lambda images: []
-    model.candidates = lambda pyramid, images: next(turns)
-    model.details = lambda pyramid, detections: asked.append(detections.boxes[0]) or next(details)
-    model.steps = model.steps._replace(
-        keypoints=lambda maps, *_, **__: asked.append(maps) or torch.zeros(1, 2, NUM_KEYPOINTS, 3)
-    )
+    nothing = Proposals(torch.zeros(1, 1, 4), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool))
+    model.pyramid = lambda images: [torch.zeros(1, 16, 8, 8)] * 5
+    monkeypatch.setattr(tta, "propose", lambda *_: nothing)
+    monkeypatch.setattr(tta, "candidates", lambda *_: next(turns))
+    monkeypatch.setattr(Views, "_details", lambda self, _, there: asked.append(there.boxes[0]) or next(details))
+    located = torch.zeros(1, 2, NUM_KEYPOINTS, 3)
+    monkeypatch.setattr(tta, "locate_keypoints", lambda maps, *_: asked.append(maps) or located)
     return asked
 
 
@@ -142,7 +160,7 @@ def said(*rows: tuple[float, float, float, float, float]) -> Detections:
     return Detections(table[..., :4], table[..., 4], labels, None, None, torch.ones_like(labels, dtype=torch.bool))
 
 
-def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
+def test_boxes_are_suppressed_together_and_maps_averaged(monkeypatch) -> None:
     """An image of 128 x 192, seen at half its size, 64 x 96, and at its own, each mirrored too.
 
     One object at (20, 40, 60, 100), found in all four views, a little off in the third; another only in the last.
@@ -160,8 +178,8 @@ def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
     maps[0, ..., 0, 3, 1] = 2.0  # the first keypoint, at column 1
     maps[2, ..., 1, 3, 6] = 4.0  # mirrored: the second keypoint, at column 6
     model = decided(small(**KEYPOINTS))
-    asked = stub(model, found, [ramp, ramp * 0.5, ramp, ramp * 0], list(maps))
-    got = detect_views(model, views, flip=True, flip_pairs=PAIRS)
+    asked = stub(monkeypatch, model, found, [ramp, ramp * 0.5, ramp, ramp * 0], list(maps))
+    got = seen(model, views, flip=True)
     filled = got.valid[0]
     assert got.scores[0, filled].tolist() == pytest.approx([0.9, 0.5])
     assert got.boxes[0, filled].tolist() == [[10, 20, 30, 50], [75, 2, 95, 32]]
@@ -180,16 +198,17 @@ def test_boxes_are_suppressed_together_and_maps_averaged() -> None:
 @pytest.mark.parametrize("scales", [(0.5, 0.9, 2.0, 1.2), (2.0, 1.2, 0.9, 0.5)])
 def test_the_view_nearest_the_models_own_size_gives_the_canvas(scales) -> None:
     """In whatever order they are asked for; of two that are as near, the finer."""
-    assert choose_views(TTA(scales)) == TTA((0.9, 1.2, 2.0, 0.5))
+    assert TTA(scales).scales == (0.9, 1.2, 2.0, 0.5)
 
 
 def test_the_papers_views_and_impossible_ones() -> None:
-    assert choose_views(False) is None
-    paper = choose_views(True)
-    assert paper is not None
-    assert sorted(paper.scales) == list(TTA().scales)
-    assert [800 * scale for scale in TTA().scales] == list(range(400, 1201, 100))  # Table 8
-    assert choose_views(TTA((2.0,), False)) == TTA((2.0,), False)
+    assert sorted(800 * scale for scale in TTA().scales) == list(range(400, 1201, 100))  # Table 8
+    assert TTA((2.0,), False).scales == (2.0,)
     for scales in ((), (0.0,), (1.0, -1.0), (float("nan"),), (11.0,)):
         with pytest.raises(ConfigError, match="scales between"):
-            choose_views(TTA(scales))
+            TTA(scales)
+
+
+def test_given_proposals_are_refused() -> None:
+    with pytest.raises(ValueError, match="makes its own proposals"):
+        Views(decided(small()), TTA(), []).detect(drawn_images(), Proposals(*[torch.zeros(1)] * 3))
