@@ -17,11 +17,12 @@ from .accelerate.prepare import prepare
 from .canvas import boxes_to_image, prepare_views
 from .categories import Category, flip_pairs
 from .config import TTA, ModelConfig
-from .device import Precision, arithmetic, choose_device, choose_precision, to_device
+from .device import DTYPES, Precision, arithmetic, choose_device, choose_precision, to_device
 from .errors import ConfigError
 from .model.build import build
 from .model.mask_rcnn import MaskRCNN
 from .model.tta import Views
+from .ops import ahead
 from .results import Result, from_detections
 from .structures import Detections, Images, Proposals
 from .weights.checkpoint import restore
@@ -62,6 +63,7 @@ def open_model(
     """The model in a checkpoint of any origin (see `maskrcnn.load`), on its device, and its categories."""
     checkpoint = read_checkpoint(source, settings=settings, classes=classes)
     target = choose_device(device)
+    _compile_ahead(choose_precision("auto", target, checkpoint.config.profile), target)
     model = build(checkpoint.config)
     restore(model, checkpoint.state, source)
     return model.to(target).eval(), checkpoint.categories
@@ -81,7 +83,10 @@ class Engine:
     ) -> "Engine":
         """An engine over a prepared copy of `model`, which stays as it is. `tta`: True for the paper's views."""
         chosen = choose_precision(precision, model.device, model.config.profile)
-        return cls(prepare(model, chosen), model.config, tuple(categories)).seeing(tta)
+        _compile_ahead(chosen, model.device)
+        prepared = prepare(model, chosen)
+        ahead.wait()
+        return cls(prepared, model.config, tuple(categories)).seeing(tta)
 
     def seeing(self, tta: TTA | bool) -> "Engine":
         """An engine that sees each image in these views. Raises `ConfigError` for a backend other than PyTorch's."""
@@ -147,3 +152,9 @@ class Engine:
         if not isinstance(self.backend, MaskRCNN):
             raise ConfigError(f"{wish}: only a plain PyTorch model can give that, not {type(self.backend).__name__}")
         return self.backend
+
+
+def _compile_ahead(precision: Precision, device: torch.device) -> None:
+    """While the weights are read and prepared, on a machine that never predicted before."""
+    if device.type == "cpu" and precision != "fp16":
+        ahead.start(DTYPES[precision])

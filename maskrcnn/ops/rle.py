@@ -41,17 +41,17 @@ def encode(
             from .kernels.rle_numba import encode_numba as run
         case _:
             run = encode_reference
-    strings = run(padded, boxes, size, threshold, rule)
+    rows, columns = sample_positions(boxes, masks.shape[-1], size, rule)
+    strings = run(padded, rows, columns, threshold, rule == "padded")
     return [{"size": [int(size[0]), int(size[1])], "counts": string} for string in strings]
 
 
-def encode_reference(padded: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, rule: str) -> list[bytes]:
+def encode_reference(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float, strict: bool) -> list[bytes]:
     """The meaning of `encode`: the very bitmap, one object at a time."""
-    rows, columns = sample_positions(boxes, padded.shape[-1] - 2, size, rule)
     strings = []
     for n in range(len(padded)):
         part = slice(n, n + 1)
-        bitmap = paste_reference(padded[part], rows[part], columns[part], threshold, rule == "padded")[0].numpy()
+        bitmap = paste_reference(padded[part], rows[part], columns[part], threshold, strict)[0].numpy()
         strings.append(string_from_counts(counts_from_bitmap(bitmap)))
     return strings
 

@@ -12,23 +12,17 @@ import numpy as np
 from torch import Tensor
 
 
-def encode_numba(padded: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, rule: str) -> list[bytes]:
+def encode_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float, strict: bool) -> list[bytes]:
     """The meaning of `ops.rle.encode_reference`, byte for byte."""
-    masks, corners = padded.contiguous().numpy(), boxes.contiguous().numpy()
-    limit, cut = np.float32(threshold), rule == "padded"
-    return [
-        _encode(mask, box, size[0], size[1], limit, cut).tobytes() for mask, box in zip(masks, corners, strict=True)
-    ]
+    arrays = (tensor.contiguous().numpy() for tensor in (padded, rows, columns))
+    limit = np.float32(threshold)
+    return [_encode(mask, down, across, limit, strict).tobytes() for mask, down, across in zip(*arrays, strict=True)]
 
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check  # a wrapped function could not be compiled
-def _encode(mask, box, height, width, threshold, cut):  # noqa: ANN001, ANN202
-    last = len(mask) - 1
-    if cut:
-        rows, columns = _cut_positions(box[1], box[3], last, height), _cut_positions(box[0], box[2], last, width)
-    else:
-        rows, columns = _grid_positions(box[1], box[3], last, height), _grid_positions(box[0], box[2], last, width)
+def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
+    last, height, width = len(mask) - 1, len(rows), len(columns)
     first_row, end_row = _reached(rows, last)
     left, right = _reached(columns, last)
     starts = _row_starts(rows, first_row, end_row, last)
@@ -52,15 +46,15 @@ def _encode(mask, box, height, width, threshold, cut):  # noqa: ANN001, ANN202
             first, end = starts[k], starts[k + 1]
             if first == end:
                 continue
-            here = _is_set(column, k, rows[first], threshold, cut)
+            here = _is_set(column, k, rows[first], threshold, strict)
             if here != state:
                 changes[count] = origin + first
                 count, state = count + 1, here
-            if end - first > 1 and _is_set(column, k, rows[end - 1], threshold, cut) != here:
+            if end - first > 1 and _is_set(column, k, rows[end - 1], threshold, strict) != here:
                 before, after = first, end - 1  # the change lies between them
                 while after - before > 1:
                     middle = (before + after) // 2
-                    if _is_set(column, k, rows[middle], threshold, cut) == here:
+                    if _is_set(column, k, rows[middle], threshold, strict) == here:
                         before = middle
                     else:
                         after = middle
@@ -77,43 +71,9 @@ def _encode(mask, box, height, width, threshold, cut):  # noqa: ANN001, ANN202
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def _is_set(column, k, position, threshold, cut):  # noqa: ANN001, ANN202
+def _is_set(column, k, position, threshold, strict):  # noqa: ANN001, ANN202
     value = column[k] + (position - np.float32(k)) * (column[k + 1] - column[k])
-    return value > threshold if cut else value >= threshold
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
-def _grid_positions(low, high, last, length):  # noqa: ANN001, ANN202
-    """`ops.paste.sample_positions` by the rule `grid`, in the same single-precision operations."""
-    out, one, half = np.zeros(length, np.float32), np.float32(1), np.float32(0.5)
-    side, two, most = np.float32(last - 1), np.float32(2), np.float32(last)
-    if high > low:
-        for i in range(length):
-            relative = (np.float32(i) + half - low) / (high - low) * two - one
-            position = ((relative + one) * side - one) / two + one
-            if position > 0:  # not where it is NaN
-                out[i] = min(position, most)
-    return out
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
-def _cut_positions(low, high, last, length):  # noqa: ANN001, ANN202
-    """The same by the rule `padded`."""
-    out, one, half, most = np.zeros(length, np.float32), np.float32(1), np.float32(0.5), np.float32(last)
-    reach = (high - low) * half * np.float32((last + 1) / (last - 1))
-    middle = (high + low) * half
-    first = np.trunc(middle - reach)
-    extent = np.trunc(middle + reach) - first + one
-    if extent < one:
-        extent = one
-    scale = np.float32(last + 1) / extent
-    for i in range(length):
-        position = scale * (np.float32(i) - first + half) - half
-        if position > 0:
-            out[i] = min(position, most)
-    return out
+    return value > threshold if strict else value >= threshold
 
 
 @numba.njit(cache=True, nogil=True)

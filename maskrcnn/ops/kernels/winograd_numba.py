@@ -43,65 +43,75 @@ def _place(tile, H, W):
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
 def _to_tiles(pixels, first, seen):
-    _, H, W, C = pixels.shape
     for n in numba.prange(seen.shape[1]):
-        b, top, left = _place(first + n, H, W)
-        nothing = np.zeros(C, pixels.dtype)
-        half = np.zeros((4, 4, C), np.float32)  # transformed along x
-        whole = np.empty(C, np.float32)
-        for i in range(max(1 - top, 0), min(H + 1 - top, 4)):
-            row = pixels[b, top + i - 1]
-            d0, d1 = row[left - 1] if left > 0 else nothing, row[left]
-            d2, d3 = row[left + 1] if left + 1 < W else nothing, row[left + 2] if left + 2 < W else nothing
-            h0, h1, h2, h3 = half[i, 0], half[i, 1], half[i, 2], half[i, 3]
-            for c in range(C):
-                h0[c] = read(d0[c]) - read(d2[c])
-                h1[c] = read(d1[c]) + read(d2[c])
-                h2[c] = read(d2[c]) - read(d1[c])
-                h3[c] = read(d1[c]) - read(d3[c])
-        for j in range(4):
-            h0, h1, h2, h3 = half[0, j], half[1, j], half[2, j], half[3, j]
-            for c in range(C):
-                whole[c] = h0[c] - h2[c]
-            write(seen[j, n], whole)
-            for c in range(C):
-                whole[c] = h1[c] + h2[c]
-            write(seen[4 + j, n], whole)
-            for c in range(C):
-                whole[c] = h2[c] - h1[c]
-            write(seen[8 + j, n], whole)
-            for c in range(C):
-                whole[c] = h1[c] - h3[c]
-            write(seen[12 + j, n], whole)
+        _to_tile(pixels, first, seen, np.int64(n))
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _to_tile(pixels, first, seen, n):
+    _, H, W, C = pixels.shape
+    b, top, left = _place(first + n, H, W)
+    nothing = np.zeros(C, pixels.dtype)
+    half = np.zeros((4, 4, C), np.float32)  # transformed along x
+    whole = np.empty(C, np.float32)
+    for i in range(max(1 - top, 0), min(H + 1 - top, 4)):
+        row = pixels[b, top + i - 1]
+        d0, d1 = row[left - 1] if left > 0 else nothing, row[left]
+        d2, d3 = row[left + 1] if left + 1 < W else nothing, row[left + 2] if left + 2 < W else nothing
+        h0, h1, h2, h3 = half[i, 0], half[i, 1], half[i, 2], half[i, 3]
+        for c in range(C):
+            h0[c] = read(d0[c]) - read(d2[c])
+            h1[c] = read(d1[c]) + read(d2[c])
+            h2[c] = read(d2[c]) - read(d1[c])
+            h3[c] = read(d1[c]) - read(d3[c])
+    for j in range(4):
+        h0, h1, h2, h3 = half[0, j], half[1, j], half[2, j], half[3, j]
+        for c in range(C):
+            whole[c] = h0[c] - h2[c]
+        write(seen[j, n], whole)
+        for c in range(C):
+            whole[c] = h1[c] + h2[c]
+        write(seen[4 + j, n], whole)
+        for c in range(C):
+            whole[c] = h2[c] - h1[c]
+        write(seen[8 + j, n], whole)
+        for c in range(C):
+            whole[c] = h1[c] - h3[c]
+        write(seen[12 + j, n], whole)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
 def _from_tiles(products, first, bias, others, relu, y):
-    _, H, W, D = y.shape
     for n in numba.prange(products.shape[1]):
-        b, top, left = _place(first + n, H, W)
-        half = np.empty((2, 4, D), np.float32)  # transformed along y
-        whole = np.empty(D, np.float32)
-        for j in range(4):
-            m0, m1, m2, m3 = products[j, n], products[4 + j, n], products[8 + j, n], products[12 + j, n]
-            h0, h1 = half[0, j], half[1, j]
-            for c in range(D):
-                h0[c] = read(m0[c]) + read(m1[c]) + read(m2[c])
-                h1[c] = read(m1[c]) - read(m2[c]) - read(m3[c])
-        for i in range(min(2, H - top)):
-            h0, h1, h2, h3 = half[i, 0], half[i, 1], half[i, 2], half[i, 3]
-            for j in range(min(2, W - left)):
-                if j == 0:
-                    for c in range(D):
-                        whole[c] = h0[c] + h1[c] + h2[c] + bias[c]
-                else:
-                    for c in range(D):
-                        whole[c] = h1[c] - h2[c] - h3[c] + bias[c]
-                if len(others) > 0:
-                    other = others[b, top + i, left + j]
-                    for c in range(D):
-                        whole[c] += read(other[c])
-                if relu:
-                    for c in range(D):
-                        whole[c] = whole[c] if whole[c] > 0 or np.isnan(whole[c]) else np.float32(0)
-                write(y[b, top + i, left + j], whole)
+        _from_tile(products, first, bias, others, relu, y, np.int64(n))
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _from_tile(products, first, bias, others, relu, y, n):
+    _, H, W, D = y.shape
+    b, top, left = _place(first + n, H, W)
+    half = np.empty((2, 4, D), np.float32)  # transformed along y
+    whole = np.empty(D, np.float32)
+    for j in range(4):
+        m0, m1, m2, m3 = products[j, n], products[4 + j, n], products[8 + j, n], products[12 + j, n]
+        h0, h1 = half[0, j], half[1, j]
+        for c in range(D):
+            h0[c] = read(m0[c]) + read(m1[c]) + read(m2[c])
+            h1[c] = read(m1[c]) - read(m2[c]) - read(m3[c])
+    for i in range(min(2, H - top)):
+        h0, h1, h2, h3 = half[i, 0], half[i, 1], half[i, 2], half[i, 3]
+        for j in range(min(2, W - left)):
+            if j == 0:
+                for c in range(D):
+                    whole[c] = h0[c] + h1[c] + h2[c] + bias[c]
+            else:
+                for c in range(D):
+                    whole[c] = h1[c] - h2[c] - h3[c] + bias[c]
+            if len(others) > 0:
+                other = others[b, top + i, left + j]
+                for c in range(D):
+                    whole[c] += read(other[c])
+            if relu:
+                for c in range(D):
+                    whole[c] = whole[c] if whole[c] > 0 or np.isnan(whole[c]) else np.float32(0)
+            write(y[b, top + i, left + j], whole)
