@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("images", "canvas", "inputs", "model", "accelerate"),
     ("results", "visualize", "weights", "data"),
     ("engine",),
-    ("predict", "evaluation", "training"),
+    ("predict", "evaluation", "reports", "training"),
     ("demo",),
     ("cli", "__init__", "__main__"),
 )

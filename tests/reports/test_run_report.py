@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn.evaluation.coco import Curves
-from maskrcnn.evaluation.report import NO_PLOTS, read_history, write_report
+from maskrcnn.reports.run_report import NO_PLOTS, read_history, write_report
 
 FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": -1.0}
 CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6, "F1": 0.8, "threshold": 0.42}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .coco import Curves
+from ..evaluation.coco import Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
