@@ -15,9 +15,9 @@ from .data.drawn import draw_dataset
 from .data.formats.coco import read_coco
 from .data.records import Dataset
 from .evaluation.coco import measure_rows
-from .reports.run_report import read_history, write_report
 from .files import replacing
 from .predict import load
+from .reports.run_report import read_history, write_report
 from .training.loop import train
 
 MODEL = "R-18-FPN-tiny"

@@ -32,7 +32,6 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("results", ("model", "data.loader")),
 )
 EXPLAINED = {
-    ("results", "visualize"),
     ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
 }  # imports that close a circle; why stands beside each
 READERS_OF_MODEL_CONFIG = {"model.build"}  # within `model`
