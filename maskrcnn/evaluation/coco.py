@@ -124,8 +124,8 @@ def measure_rows(
 
 
 # --- predictions and ground truth for hotcoco -----------------------------------------------------------------------
-# hotcoco takes no negative ids, and id 0 of an object means "no match" to COCO's evaluators. So images, categories and
-# objects are numbered from 1, in the order of their ids: COCO's rule for equal scores depends on it.
+# hotcoco takes no negative ids, and an object with id 0 means "no match" to COCO's evaluators. So images, categories
+# and objects are numbered from 1: images in the order of their ids, which decides between equal scores.
 
 
 def _image_numbers(dataset: Dataset) -> np.ndarray:
@@ -255,7 +255,7 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
         run.params.cat_ids = [label + 1 for label in labels]
         run.params.max_dets = limits
         if task == "keypoint":
-            run.params.kpt_oks_sigmas = list(dataset.categories[labels[0]].sigmas)
+            run.params.kpt_oks_sigmas = _sigmas(dataset, labels[0])
         run.evaluate()
         run.accumulate()
         assert run.eval is not None
@@ -264,6 +264,14 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
             whole = arrays.setdefault(name, np.full((*part.shape[:-3], len(every), *part.shape[-2:]), -1.0))
             whole[..., labels, :, :] = part
     return _Measured(**arrays, limits=limits)
+
+
+def _sigmas(dataset: Dataset, label: int) -> list[float]:
+    category = dataset.categories[label]
+    if len(category.sigmas) != len(category.keypoints):  # hotcoco would give 0, without a word
+        counts = f"{len(category.sigmas)} sigmas for {len(category.keypoints)} keypoints"
+        raise DataError(f"{dataset.json_path}: category {category.name!r} has {counts}; it needs one for each")
+    return list(category.sigmas)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -419,6 +419,13 @@ def test_another_number_of_keypoints_is_an_error(tmp_path) -> None:
         evaluate_rows(dataset, rows, categories=[Category(7, "figure", keypoints=("head",))])
 
 
+def test_keypoints_without_sigmas_are_an_error(tmp_path) -> None:
+    dataset, rows = figures(tmp_path)
+    dataset.categories = tuple(category._replace(sigmas=()) for category in dataset.categories)
+    with pytest.raises(DataError, match=r"val\.json: category 'figure' has 0 sigmas for 3 keypoints"):
+        evaluate_rows(dataset, rows)
+
+
 def test_nothing_is_printed(tmp_path, capfd) -> None:
     evaluate_rows(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [row([0, 0, 20, 20])])
     assert capfd.readouterr() == ("", "")
