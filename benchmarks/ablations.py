@@ -132,7 +132,7 @@ def train_drawn(out: Path) -> Trainer:
 
     def run_alone(row: Row, seed: int, name: Path) -> dict[str, Any]:
         import maskrcnn
-        from maskrcnn.evaluation.report import read_history
+        from maskrcnn.reports.run_report import read_history
 
         with open(out / "data.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of two sittings one draws

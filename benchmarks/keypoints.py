@@ -22,7 +22,7 @@ import torch
 import maskrcnn
 from maskrcnn.data.drawn import SIGMA, draw_dataset
 from maskrcnn.demo import DATA_SEED, SETTINGS, TRAIN_IMAGES, VAL_IMAGES
-from maskrcnn.evaluation.report import read_history
+from maskrcnn.reports.run_report import read_history
 
 from .machine import facts
 from .pages import RESULTS, lines_of_table, machine_lines, read_json, write_json, write_lines

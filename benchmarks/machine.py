@@ -10,7 +10,7 @@ from typing import Any
 from .processes import ROOT
 
 PACKAGES = (
-    "torch", "torchvision", "openvino", "onnxruntime", "numba", "numpy", "pycocotools", "faster-coco-eval",
+    "torch", "torchvision", "openvino", "onnxruntime", "numba", "numpy", "pycocotools", "faster-coco-eval", "hotcoco",
     "detectron2",
 )  # fmt: skip
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # that decide how fast a product is

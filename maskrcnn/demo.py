@@ -1,23 +1,20 @@
-"""The demo: draw a data set, train, evaluate, predict, report. What is done already is left alone.
+"""The demo: draws a data set, trains, evaluates, predicts and writes a report. What is already done is not repeated.
 
-It uses what any user uses: `train` on a COCO folder, `load` and `predict` on images, COCO's metrics.
+It uses what every user has: `train` on a COCO folder, `load` and `predict` on images, and COCO's metrics.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
 from .data.formats.coco import read_coco
-from .data.records import Dataset
 from .evaluation.coco import measure_rows
-from .evaluation.report import read_history, write_report
-from .files import replacing
+from .files import fingerprint, replacing
 from .predict import load
+from .reports.run_report import read_history, write_report
 from .training.loop import train
 
 MODEL = "R-18-FPN-tiny"
@@ -31,7 +28,7 @@ SETTINGS = (
     "train.schedule=cosine",
     "train.warmup_steps=50",
     "train.ema=0.99",
-    "train.workers=0",  # reading is cheap here, and a worker would take a core from the training
+    "train.workers=0",  # reading is cheap here, and a worker would take a core from training
     "model.fpn.norm=bn",
     "model.mask_head.norm=bn",
     "model.box_head.positive_fraction=0.3",
@@ -39,48 +36,45 @@ SETTINGS = (
     "train.evaluate_every=0",
     "train.validation_loss=false",
 )
-OVERLAYS, SHOWN = 40, 12  # images drawn, and shown in the report
+OVERLAYS, SHOWN = 40, 12  # images that get an overlay, and those of them that the report shows
 
 OWN_DATA = """maskrcnn train DATA --model R-18-FPN --out runs/mine
 maskrcnn predict runs/mine/model.safetensors IMAGES --out runs/mine/predictions"""
 
 
-def demo(
-    out: Path,
-    *,
-    train_images: int = TRAIN_IMAGES,
-    val_images: int = VAL_IMAGES,
-    epochs: float = EPOCHS,
-    settings: tuple[str, ...] = SETTINGS,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Fills `out` with data/, a run, metrics.json, predictions/ and report.html; returns the metrics of unseen images.
+def demo(out: Path) -> dict[str, Any]:
+    """Fills `out` with data/, a run, metrics.json, predictions/ and report.html. Returns the metrics on unseen images.
 
-    Called again on the same folder it goes on where it was stopped, or does nothing.
+    Called again with the same folder, it continues where it stopped, or does nothing.
     """
     began = time.perf_counter()
-    say(f"drawing {train_images} images to train on and {val_images} others to measure on, in {out / 'data'}")
-    draw_dataset(out / "data", train=train_images, val=val_images, seed=DATA_SEED, keypoints=False)
-    checkpoint = train(out / "data", model=MODEL, out=out, epochs=epochs, overrides=settings)
-    mark, digest = out / "demo.json", hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    if _is_done(mark, digest):
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    print(f"drawing {TRAIN_IMAGES} training images and {VAL_IMAGES} validation images in {out / 'data'}")
+    draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=False)
+    checkpoint = train(out / "data", model=MODEL, out=out, epochs=EPOCHS, overrides=SETTINGS)
+    done, metrics_json, weights = out / "demo.json", out / "metrics.json", {"weights": fingerprint(checkpoint)}
+    if done.exists() and json.loads(done.read_text(encoding="utf-8")) == weights:
+        metrics = json.loads(metrics_json.read_text(encoding="utf-8"))
     else:
-        say(f"measuring and drawing what it finds on the {val_images} images that it has not seen")
-        metrics = _measure(checkpoint, read_coco(out / "data" / "val.json"), out)
-        _write_json(mark, {"weights": digest})
-    for line in _summary(metrics, out, time.perf_counter() - began):
-        say(line)
+        print(f"evaluating on the {VAL_IMAGES} validation images, and drawing what was found")
+        metrics = _evaluate(checkpoint, out)
+        _write_json(metrics_json, metrics)
+        _write_json(done, weights)
+    figures = ", ".join(
+        f"{task} AP {metrics[task]['AP']:.3f}, AP50 {metrics[task]['AP50']:.3f}"
+        for task in ("box", "mask")
+        if task in metrics
+    )
+    print(f"on the validation images: {figures}")
+    print(f"{out / 'report.html'} shows the run, {out / 'predictions'} the predictions", end=" ")
+    print(f"({time.perf_counter() - began:.0f} s)\n")
+    print("The same on your own data, a COCO json or a folder with train.json and val.json:")
+    print("\n".join(f"  {line}" for line in OWN_DATA.splitlines()))
     return metrics
 
 
-def _is_done(mark: Path, digest: str) -> bool:
-    """Whether these very weights were measured and reported."""
-    return mark.exists() and json.loads(mark.read_text(encoding="utf-8")).get("weights") == digest
-
-
-def _measure(checkpoint: Path, dataset: Dataset, out: Path) -> dict[str, Any]:
-    """One pass over the unseen images: metrics.json, overlays, report.html."""
+def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Predicts the validation images once, for the metrics, the overlays and the report."""
+    dataset = read_coco(out / "data" / "val.json")
     predictor = load(checkpoint)
     results = predictor.predict([dataset.path(i) for i in range(len(dataset))], batch=4)
     rows: list[dict[str, Any]] = []
@@ -88,11 +82,9 @@ def _measure(checkpoint: Path, dataset: Dataset, out: Path) -> dict[str, Any]:
     for image_id, result in zip(dataset.image_ids.tolist(), results, strict=True):
         rows += result.to_coco(image_id)
         if len(overlays) < OVERLAYS:
-            sure = result.select(result.scores >= 0.5)
-            overlays += sure.save(out / "predictions", ["overlay"])
+            overlays += result.select(result.scores >= 0.5).save(out / "predictions", ["overlay"])
     limit = predictor.config.box_head.max_detections
     metrics, curves = measure_rows(dataset, rows, max_detections=limit, tasks=("box", "mask"))
-    _write_json(out / "metrics.json", metrics)
     write_report(
         out,
         metrics=metrics,
@@ -106,21 +98,6 @@ def _measure(checkpoint: Path, dataset: Dataset, out: Path) -> dict[str, Any]:
     return metrics
 
 
-def _summary(metrics: dict[str, Any], out: Path, seconds: float) -> list[str]:
-    figures = ", ".join(
-        f"{task} AP {metrics[task]['AP']:.3f}, AP50 {metrics[task]['AP50']:.3f}"
-        for task in ("box", "mask")
-        if metrics.get(task, {}).get("AP", -1.0) >= 0
-    )
-    return [
-        f"on images that it has not seen: {figures or 'nothing could be measured'}",
-        f"{out / 'report.html'} shows what happened, {out / 'predictions'} what was found ({seconds:.0f} s)",
-        "",
-        "The same on your own data, a COCO json or a folder with train.json and val.json:",
-        *(f"  {line}" for line in OWN_DATA.splitlines()),
-    ]
-
-
-def _write_json(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

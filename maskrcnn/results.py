@@ -18,6 +18,7 @@ from .canvas import boxes_to_image, keypoints_to_image
 from .categories import Category, keypoint_slices
 from .config import ModelConfig
 from .errors import ConfigError
+from .images import read_image
 from .ops import rle
 from .ops.contour import Outline, trace
 from .ops.paste import paste
@@ -154,10 +155,29 @@ class Result:
         return files
 
     def overlay(self) -> "Image":
-        """The image with masks, boxes, names, scores and keypoints drawn on it."""
+        """The image with masks, boxes, names, scores and keypoints drawn on it.
+
+        Raises DataError if its file cannot be read, ValueError if there is no image or it has another size.
+        """
         from .visualize import draw
 
-        return draw(self)
+        image = self.image
+        if image is None:
+            if self.path is None:
+                raise ValueError(f"{self!r} has neither its image nor a path, so there is nothing to draw on")
+            image = read_image(self.path)
+        if image.shape[:2] != tuple(self.size):
+            raise ValueError(f"the image is {image.shape[:2]}, but {self!r} was made for {tuple(self.size)}")
+        return draw(
+            image,
+            self.boxes,
+            self.scores,
+            self.labels,
+            self.names,
+            outlines=self.outlines,
+            keypoints=self.keypoints,
+            categories=self.categories,
+        )
 
     def show(self) -> None:
         """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""

@@ -1,74 +1,92 @@
-"""A result drawn on its image: translucent masks with outlines, boxes, names with scores, keypoints and skeletons.
+"""Draws what was found in an image: translucent masks with outlines, boxes, names with scores, keypoints and skeletons.
 
-Pillow alone. Line widths and letters grow with the image, small images are enlarged first. A class keeps its colour
-in every image; objects of one class differ in shade.
+Needs Pillow only. Lines and letters grow with the image, and small images are enlarged first. A class has the same
+colour in every image; objects of one class differ in shade.
 """
 
 import colorsys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .categories import keypoint_slices
-from .images import read_image
+from .categories import Category, keypoint_slices
+from .ops.contour import Outline
 
-if TYPE_CHECKING:
-    from .results import Result
-
-_LEAST_SIDE = 640  # images whose longer side is below are enlarged by a whole factor
-_CROWDED = 30  # objects, above which letters shrink and a name without room is left out
+_LEAST_SIDE = 640  # pixels; images whose longer side is shorter are enlarged by a whole factor
+_CROWDED = 30  # with more objects, letters shrink and names that find no free place are left out
 
 Colour = tuple[int, int, int]
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the drawing
 
 
-class _Measures(NamedTuple):
-    """What scales with the drawing, in its pixels."""
+def draw(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    *,
+    outlines: Sequence[Outline] | None = None,
+    keypoints: np.ndarray | None = None,
+    categories: Sequence[Category] = (),
+    text: bool = True,
+) -> Image.Image:
+    """D objects on their image, RGB. The fields of a `results.Result`, which documents them.
 
-    line: int
-    letters: int
-
-
-def draw(result: "Result", image: np.ndarray | None = None, *, text: bool = True) -> Image.Image:
-    """`result` on its image, RGB.
-
-    The image is `image` (uint8 [H W C]), else the result's own, else read from its path. Raises DataError where that
-    cannot be read, ValueError where there is none or its size is another.
+    Args:
+        image: uint8 [H W] or [H W C]. The first three channels are shown; of one or two channels the first, in grey.
+        boxes: [D 4], xyxy, in pixels of the image.
+        scores: [D], 0..1.
+        labels: int [D], category ids, which choose the colours.
+        names: the D names that are written beside the scores.
+        outlines: the D masks; None without masks.
+        keypoints: [D J 3], x, y, score, of all `categories`. Those with score 0 are left out.
+        text: whether to write names and scores.
     """
-    drawing = _drawing(result, image)
+    drawing = _as_rgb(image)
     factor = max(1, round(_LEAST_SIDE / max(drawing.size)))
     if factor > 1:
         drawing = drawing.resize((drawing.width * factor, drawing.height * factor), Image.Resampling.BICUBIC)
-    measures = _measures(drawing.size, len(result))
-    colours = object_colours(result.labels)
-    boxes = result.boxes * factor
-    outlines = _outlines(result, boxes, factor)
-    by_area = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
-    for i in by_area:  # small objects over large ones
-        _fill(drawing, outlines[i], colours[i])
+    line = max(2, round(float(np.hypot(*drawing.size)) / 550))
+    colours = object_colours(labels)
+    boxes = boxes * factor
+    rings = [
+        ([ring * factor for ring in outline.outer], [ring * factor for ring in outline.holes])
+        for outline in outlines or [Outline([], [])] * len(boxes)
+    ]
+    largest_first = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
+    for i in largest_first:
+        outer, holes = rings[i]
+        _fill(drawing, outer, holes, colours[i])
     pen = ImageDraw.Draw(drawing)
-    for i in by_area:
-        line = max(1, measures.line // 2) if any(outlines[i]) else measures.line
-        pen.rectangle([float(side) for side in boxes[i]], outline=colours[i], width=line)
-        for ring in (ring for kind in outlines[i] for ring in kind):
-            pen.line([*map(tuple, ring), *map(tuple, ring[:2])], fill=colours[i], width=measures.line, joint="curve")
-    if result.keypoints is not None:
-        for i in by_area:
-            _draw_keypoints(pen, result, i, factor, measures, colours[i])
+    for i in largest_first:
+        outer, holes = rings[i]
+        pen.rectangle(boxes[i].tolist(), outline=colours[i], width=max(1, line // 2) if outer else line)
+        for ring in (*outer, *holes):
+            pen.line([*map(tuple, ring), *map(tuple, ring[:2])], fill=colours[i], width=line, joint="curve")
+    if keypoints is not None:
+        own = dict(zip((category.id for category in categories), keypoint_slices(categories), strict=True))
+        skeletons = {category.id: category.skeleton for category in categories}
+        for i in largest_first:
+            if (label := int(labels[i])) in own:
+                mine = keypoints[i, own[label]] * [factor, factor, 1]
+                _draw_keypoints(pen, mine, skeletons[label], line, colours[i])
     if text:
-        _write_names(pen, drawing.size, result, boxes, colours, measures)
+        _write_names(pen, drawing.size, boxes, scores, names, colours, one_class=len(categories) == 1)
     return drawing
 
 
 def class_hue(label: int) -> float:
-    """The hue (0..1) of a category id: the same in every image, far from those of neighbouring ids."""
-    return (0.44 + label * 0.6180339887) % 1.0  # the golden ratio spreads any number of ids
+    """The hue (0..1) of a category id: the same in every image and far from the hues of neighbouring ids."""
+    return (0.44 + label * 0.6180339887) % 1.0  # steps of the golden ratio keep any number of ids apart
 
 
 def object_colours(labels: np.ndarray) -> list[Colour]:
-    """A colour for each object: the hue of its class, in a shade by how many of the class came before."""
+    """A colour for each object: the hue of its class, in a shade that depends on its place among objects of the class.
+
+    labels: int [D], category ids.
+    """
     seen: dict[int, int] = {}
     colours = []
     for label in labels.tolist():
@@ -80,105 +98,79 @@ def object_colours(labels: np.ndarray) -> list[Colour]:
 
 
 def _visible(colour: np.ndarray) -> Colour:
-    """The colour, mixed with white where it would be lost on a dark image: blue is the darkest of all hues."""
+    """The colour, mixed with white if it is too dark for a dark image, as pure blue is."""
     short = max(0.0, 100 - _brightness(colour))
     red, green, blue = (colour + (255 - colour) * short / (255 - _brightness(colour))).round().astype(int).tolist()
     return red, green, blue
 
 
 def _brightness(colour: np.ndarray | Colour) -> float:
-    """0..255, as the eye weighs red, green and blue."""
+    """0..255, with the weights that the eye gives to red, green and blue."""
     return float(np.dot(colour, (0.299, 0.587, 0.114)))
 
 
-def _drawing(result: "Result", image: np.ndarray | None) -> Image.Image:
-    pixels = image if image is not None else result.image
-    if pixels is None:
-        if result.path is None:
-            raise ValueError("a result without a file needs its image: draw(result, image)")
-        pixels = read_image(result.path)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+def _as_rgb(image: np.ndarray) -> Image.Image:
+    pixels = image[..., None] if image.ndim == 2 else image
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
-    if pixels.shape[:2] != tuple(result.size):
-        raise ValueError(f"the image is {pixels.shape[:2]}, the result was made for {tuple(result.size)}")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _measures(size: tuple[int, int], objects: int) -> _Measures:
-    diagonal = float(np.hypot(*size))
-    letters = max(11.0, diagonal / 58)
-    if objects > _CROWDED:
-        letters = max(10.0, letters * 0.7)
-    return _Measures(line=max(2, round(diagonal / 550)), letters=round(letters))
-
-
-def _outlines(result: "Result", boxes: np.ndarray, factor: int) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Outer outlines and holes of each object, in pixels of the drawing."""
-    if result.outlines is None:
-        return [([], []) for _ in boxes]
-    return [([ring * factor for ring in o.outer], [ring * factor for ring in o.holes]) for o in result.outlines]
-
-
-def _fill(drawing: Image.Image, outlines: tuple[list[np.ndarray], list[np.ndarray]], colour: Colour) -> None:
-    """Lays the colour over the inside, working only where the object is."""
-    outer, holes = outlines
+def _fill(drawing: Image.Image, outer: list[np.ndarray], holes: list[np.ndarray], colour: Colour) -> None:
+    """Lays the colour over the inside of an object. Only the pixels around the object are touched."""
     if not outer:
         return
     low = np.floor(np.min([ring.min(axis=0) for ring in outer], axis=0)).astype(int)
     high = np.ceil(np.max([ring.max(axis=0) for ring in outer], axis=0)).astype(int) + 1
     cover = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])))
     pen = ImageDraw.Draw(cover)
-    for rings, value in ((outer, 105), (holes, 0)):  # 0..255: how much of the colour
+    for rings, opacity in ((outer, 105), (holes, 0)):  # 0..255
         for ring in rings:
-            pen.polygon([tuple(point) for point in ring - low], fill=value)
+            pen.polygon([tuple(point) for point in ring - low], fill=opacity)
     drawing.paste(colour, (int(low[0]), int(low[1])), cover)
 
 
 def _draw_keypoints(
-    pen: ImageDraw.ImageDraw, result: "Result", i: int, factor: int, measures: _Measures, colour: Colour
+    pen: ImageDraw.ImageDraw, keypoints: np.ndarray, skeleton: Sequence[tuple[int, int]], line: int, colour: Colour
 ) -> None:
-    """The keypoints of the object's own category that have a positive score, and the limbs between them."""
-    label = int(result.labels[i])
-    known = {category.id: k for k, category in enumerate(result.categories)}
-    if label not in known or result.keypoints is None:
-        return
-    category = result.categories[known[label]]
-    keypoints = result.keypoints[i, keypoint_slices(result.categories)[known[label]]]
-    seen = keypoints[:, 2] > 0
-    points = [(float(x) * factor, float(y) * factor) for x, y in keypoints[:, :2]]
-    for a, b in category.skeleton:
+    """The keypoints [n 3] of one object that have a positive score, and the limbs between them."""
+    points, seen = [(x, y) for x, y, _ in keypoints.tolist()], keypoints[:, 2] > 0
+    for a, b in skeleton:
         if seen[a] and seen[b]:
-            pen.line([points[a], points[b]], fill=(20, 20, 20), width=measures.line + 2)
-            pen.line([points[a], points[b]], fill=colour, width=measures.line)
-    radius = measures.line * 1.3 + 1
-    for (x, y), real in zip(points, seen, strict=True):
-        if real:
+            pen.line([points[a], points[b]], fill=(20, 20, 20), width=line + 2)
+            pen.line([points[a], points[b]], fill=colour, width=line)
+    radius = line * 1.3 + 1
+    for (x, y), is_seen in zip(points, seen, strict=True):
+        if is_seen:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(20, 20, 20))
 
 
 def _write_names(
     pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
-    result: "Result",
     boxes: np.ndarray,
+    scores: np.ndarray,
+    names: Sequence[str],
     colours: list[Colour],
-    measures: _Measures,
+    *,
+    one_class: bool,
 ) -> None:
-    """Name and score on a plate at each box, best objects first, where no plate is yet and few small objects are.
+    """Name and score on a plate at each box. The best objects choose first, and avoid other plates and small objects.
 
-    In a crowd a name that finds no free place, or is much wider than its object, is left out. The score stands alone
-    where many objects are all of the only category.
+    In a crowd, a name that finds no free place or is much wider than its object is left out. If there is `one_class`,
+    many objects show their scores only.
     """
-    font = ImageFont.load_default(measures.letters)
-    pad = max(2, measures.letters // 5)
-    crowded = len(result) > _CROWDED
-    nameless = len(result) > _CROWDED // 3 and len(result.categories) == 1
-    small = boxes[(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < (8 * measures.letters) ** 2]
+    crowded = len(boxes) > _CROWDED
+    only_scores = len(boxes) > _CROWDED // 3 and one_class
+    height = max(11.0, float(np.hypot(*size)) / 58)
+    letters = round(max(10.0, height * 0.7) if crowded else height)
+    font = ImageFont.load_default(letters)
+    pad = max(2, letters // 5)
+    small = boxes[(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < (8 * letters) ** 2]
     taken = np.zeros((0, 4))
-    for i in np.argsort(-result.scores, kind="stable").tolist():
-        words = f"{result.scores[i]:.2f}" if nameless else f"{result.names[i]} {result.scores[i]:.2f}"
+    for i in np.argsort(-scores, kind="stable").tolist():
+        words = f"{scores[i]:.2f}" if only_scores else f"{names[i]} {scores[i]:.2f}"
         left, _, right, _ = font.getbbox(words)
-        width, height = round(right - left) + 2 * pad, round(measures.letters * 1.15) + pad
+        width, height = round(right - left) + 2 * pad, round(letters * 1.15) + pad
         if crowded and width > 1.6 * (boxes[i, 2] - boxes[i, 0]):
             continue
         places = [_moved_inside(place, size) for place in _places(boxes[i], width, height)]
@@ -195,7 +187,7 @@ def _write_names(
 
 
 def _places(box: np.ndarray, width: int, height: int) -> Iterator[Area]:
-    """Where a plate may stand, best first: above the box, in its corners, below it."""
+    """Where a plate can stand, best first: above the box, in its corners, below it, in its middle."""
     x1, y1, x2, y2 = (round(float(side)) for side in box)
     middle = (x1 + x2 - width) // 2
     for x, y in (
@@ -220,6 +212,6 @@ def _moved_inside(place: Area, size: tuple[int, int]) -> Area:
 
 
 def _shared(place: Area, others: np.ndarray) -> float:
-    """The area that a place has in common with boxes [n 4], summed."""
+    """The area that a place has in common with boxes [n 4], summed over the boxes."""
     low, high = np.maximum(others[:, :2], place[:2]), np.minimum(others[:, 2:], place[2:])
     return float((high - low).clip(min=0).prod(axis=1).sum())

@@ -1,4 +1,4 @@
-"""Average recall of proposals: how much of what there is they cover, whatever its class (AR of the RPN alone)."""
+"""Average recall of proposals: the share of objects that they cover, whatever their class (the AR of the RPN)."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,10 @@ Figures = dict[str, float | int]
 
 
 def covered(proposals: Float[Tensor, "P 4"], objects: Float[Tensor, "G 4"]) -> Float[Tensor, " G"]:
-    """The IoU with which each object is found, where a proposal finds one object; the best pair of all comes first."""
+    """The IoU of each object with the proposal that is matched to it, 0 without one.
+
+    A proposal is matched to one object at most. The pair with the highest IoU is matched first, then the next.
+    """
     found = torch.zeros(len(objects))
     overlap = iou(proposals, objects)
     for _ in range(min(overlap.shape)):
@@ -25,12 +28,11 @@ def covered(proposals: Float[Tensor, "P 4"], objects: Float[Tensor, "G 4"]) -> F
 
 
 def average_recall(found: Iterable[Float[Tensor, " _"]]) -> Figures:
-    """AR, the share of objects found at IoU 0.50, 0.55 .. 0.95 on average; AR50 and AR75; -1 without an object.
+    """AR, the mean over IoU 0.50, 0.55 .. 0.95 of the share of objects covered; AR50 and AR75; -1 without objects.
 
-    found: what `covered` gave for each image.
+    found: the IoUs from `covered`, for each image.
     """
-    every = list(found)
-    ious = torch.cat(every) if every else torch.zeros(0)
+    ious = torch.cat([torch.zeros(0), *found])
     if not len(ious):
         return {"AR": -1.0, "AR50": -1.0, "AR75": -1.0, "objects": 0}
     recall = [float((ious >= threshold - 1e-6).float().mean()) for threshold in THRESHOLDS]

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("images", "canvas", "inputs", "model", "accelerate"),
     ("results", "visualize", "weights", "data"),
     ("engine",),
-    ("predict", "evaluation", "training"),
+    ("predict", "evaluation", "reports", "training"),
     ("demo",),
     ("cli", "__init__", "__main__"),
 )
@@ -32,7 +32,6 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("results", ("model", "data.loader")),
 )
 EXPLAINED = {
-    ("results", "visualize"),
     ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
 }  # imports that close a circle; why stands beside each
 READERS_OF_MODEL_CONFIG = {"model.build"}  # within `model`

@@ -1,8 +1,9 @@
-"""AP and AR: answers by hand, equality with pycocotools, and the edges where other evaluators say -1 or nan."""
+"""AP and AR: answers by hand, equality with pycocotools, and the cases in which evaluators return -1 or NaN."""
 
 import contextlib
 import io
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,11 @@ KEYPOINTS = ["head", "left_foot", "right_foot"]
 SIGMAS = [0.05, 0.1, 0.2]
 
 
-def write_dataset(folder, annotations, *, images=2, categories=CATEGORIES, keypoints=False):
-    stored = io.BytesIO()
-    Image.new("RGB", (SIZE[1], SIZE[0])).save(stored, "PNG")
-    entries = []
-    for i in range(1, images + 1):
-        (folder / f"{i}.png").write_bytes(stored.getvalue())
-        entries.append({"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]})
+def write_dataset(folder, annotations, *, image_ids=(1, 2), categories=CATEGORIES, keypoints=False):
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / "image.png")
+    entries = [{"id": id, "file_name": f"{id}.png", "height": SIZE[0], "width": SIZE[1]} for id in image_ids]
+    for entry in entries:
+        shutil.copy(folder / "image.png", folder / entry["file_name"])
     path = folder / "val.json"
     path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
     dataset = read_coco(path, keypoints=keypoints)
@@ -56,7 +55,7 @@ def rectangle_rle(box):
 # --- answers by hand ------------------------------------------------------------------------------
 
 
-def test_an_exact_prediction_is_worth_one(tmp_path) -> None:
+def test_an_exact_prediction_gives_one(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(0, [10, 10, 20, 30])])
     metrics = evaluate_rows(dataset, [row([10, 10, 20, 30], segmentation=rectangle_rle([10, 10, 20, 30]))])
     for task in ("box", "mask"):
@@ -117,9 +116,9 @@ def test_many_objects_count_up_to_the_limit(tmp_path) -> None:
     assert "AR10" not in few
 
 
-def test_a_mask_counts_with_its_own_area_not_that_of_its_box(tmp_path) -> None:
+def test_a_mask_counts_with_its_own_area_not_with_that_of_its_box(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 40, 40])])  # medium: 1600 pixels
-    false = rectangle_rle([60, 60, 10, 10])  # small: ignored among the medium ones, if its own area counts
+    false = rectangle_rle([60, 60, 10, 10])  # small, so it is ignored among the medium ones
     rows = [
         row([60, 10, 60, 60], 0.95, segmentation=false),
         row([0, 0, 40, 40], segmentation=rectangle_rle([0, 0, 40, 40])),
@@ -140,8 +139,8 @@ def test_no_prediction_is_zero(tmp_path) -> None:
     assert metrics["per_class"][0]["mask"]["threshold"] is None
 
 
-@pytest.mark.parametrize("rows", [[], [row([0, 0, 5, 5])]], ids=["nothing predicted", "something predicted"])
-def test_no_ground_truth_is_minus_one_as_in_pycocotools_and_said(tmp_path, rows) -> None:
+@pytest.mark.parametrize("rows", [[], [row([0, 0, 5, 5])]], ids=["no prediction", "one prediction"])
+def test_without_objects_ap_is_minus_one_with_a_note(tmp_path, rows) -> None:
     metrics = evaluate_rows(write_dataset(tmp_path, []), rows)
     assert set(metrics["box"].values()) == {-1.0}
     assert any("box" in note and "no object" in note for note in metrics["notes"])
@@ -149,7 +148,7 @@ def test_no_ground_truth_is_minus_one_as_in_pycocotools_and_said(tmp_path, rows)
     json.dumps(metrics, allow_nan=False)
 
 
-def test_only_crowds_are_nothing_to_find(tmp_path) -> None:
+def test_crowds_are_not_objects_to_find(tmp_path) -> None:
     crowd = annotation(1, [0, 0, 50, 50], iscrowd=1)
     metrics = evaluate_rows(write_dataset(tmp_path, [crowd]), [row([5, 5, 10, 10])], tasks=["box"])
     assert metrics["box"]["AP"] == -1
@@ -191,7 +190,7 @@ def test_categories_are_matched_by_name(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"), [({"image_id": 99}, "image 99"), ({"category_id": 5}, "category 5")], ids=["image", "category"]
 )
-def test_a_row_of_something_unknown_is_told(tmp_path, wrong, words) -> None:
+def test_an_unknown_image_or_category_is_an_error(tmp_path, wrong, words) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])])
     with pytest.raises(DataError, match=words):
         evaluate_rows(dataset, [row([0, 0, 20, 20], **wrong)])
@@ -205,7 +204,7 @@ def test_unknown_tasks_and_limits_are_refused(tmp_path) -> None:
         evaluate_rows(dataset, [], max_detections=0)
 
 
-def test_a_part_of_a_data_set_is_measured_alone(tmp_path) -> None:
+def test_a_subset_is_measured_alone(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20]), annotation(2, [5, 5, 20, 20], image_id=2)])
     metrics = evaluate_rows(dataset.subset([1]), [row([5, 5, 20, 20], image_id=2)])
     assert metrics["box"]["AP"] == pytest.approx(1)
@@ -215,25 +214,31 @@ def test_a_part_of_a_data_set_is_measured_alone(tmp_path) -> None:
 # --- pycocotools ----------------------------------------------------------------------------------
 
 
-def random_case(rng, *, images, objects):
-    """Annotations with polygons, RLEs of both kinds, crowds and empty images, and predictions near, far and doubled."""
+def random_case(rng, *, image_ids, objects, levels):
+    """Annotations with polygons, RLEs of both kinds, boxes alone, crowds and areas that are not those of the boxes; and
+    predictions near, far and doubled, with scores of so many levels. The first image has no object.
+    """
     mask_api = pytest.importorskip("pycocotools.mask")
     annotations, rows = [], []
-    for image_id in range(2, images + 1):  # the first has no object
+    for image_id in image_ids[1:]:
         for _ in range(int(rng.integers(0, objects))):
             w, h = rng.uniform(4, 60, 2).round(2).tolist()
             x, y = rng.uniform(0, SIZE[1] - w), rng.uniform(0, SIZE[0] - h)
             box = [round(x, 2), round(y, 2), w, h]
             category_id = int(rng.choice([3, 7]))
-            entry = annotation(len(annotations), box, image_id=image_id, category_id=category_id)
-            if rng.random() < 0.4:
+            area = w * h * float(rng.choice([0.3, 1, 5]))
+            entry = annotation(len(annotations), box, image_id=image_id, category_id=category_id, area=area)
+            kind = rng.random()
+            if kind < 0.4:
                 entry["segmentation"] = rectangle_rle(box)
                 entry["segmentation"]["counts"] = entry["segmentation"]["counts"].decode()
-            if rng.random() < 0.15:
+            elif kind < 0.55:
                 entry["iscrowd"] = 1
                 bitmap = mask_api.decode(rectangle_rle(box))
                 runs = np.diff(np.flatnonzero(np.diff(bitmap.ravel(order="F"), prepend=0, append=2)), prepend=0)
                 entry["segmentation"] = {"size": list(SIZE), "counts": runs.tolist()}
+            elif kind < 0.65:
+                del entry["segmentation"]
             annotations.append(entry)
             for _ in range(int(rng.integers(0, 3))):
                 moved = (np.array(box) + rng.normal(0, 3, 4)).round(1)
@@ -241,8 +246,8 @@ def random_case(rng, *, images, objects):
                 guess = category_id if rng.random() < 0.8 else 40
                 rows.append((moved.tolist(), image_id, guess))
         rows.append((rng.uniform(1, 40, 4).round(1).tolist(), image_id, 3))
-    rows.append(([5.0, 5.0, 30.0, 20.0], 1, 7))
-    scores = rng.permutation(len(rows)) / len(rows)
+    rows.append(([5.0, 5.0, 30.0, 20.0], image_ids[0], 7))
+    scores = rng.permutation(len(rows)) * levels // len(rows) / levels
     return annotations, [
         row(box, float(score), image_id=image_id, category_id=category_id, segmentation=rectangle_rle(box))
         for (box, image_id, category_id), score in zip(rows, scores, strict=True)
@@ -250,10 +255,19 @@ def random_case(rng, *, images, objects):
 
 
 def pycocotools_arrays(path, rows, kind, limits, *, sigmas=None):
+    """Precision [10 101 K A M] and recall [10 K A M] of pycocotools, with its rule for objects without a mask."""
     cocoeval, coco = pytest.importorskip("pycocotools.cocoeval"), pytest.importorskip("pycocotools.coco")
+    content = {"info": {}} | json.loads(path.read_text())
+    for number, entry in enumerate(content["annotations"], 1):
+        entry["id"] = number  # 0 means "no match"
+        if kind == "segm" and "segmentation" not in entry:
+            entry |= {"segmentation": annotation(0, entry["bbox"])["segmentation"], "iscrowd": 1}
     with contextlib.redirect_stdout(io.StringIO()):
-        gt = coco.COCO(str(path))
-        run = cocoeval.COCOeval(gt, gt.loadRes(rows), kind)
+        gt, found = coco.COCO(), coco.COCO()
+        gt.dataset, found.dataset = content, content | {"annotations": []}
+        gt.createIndex()
+        found.createIndex()
+        run = cocoeval.COCOeval(gt, gt.loadRes(rows) if rows else found, kind)
         run.params.maxDets = limits
         if sigmas is not None:
             run.params.kpt_oks_sigmas = np.array(sigmas)
@@ -267,12 +281,24 @@ def mean(values) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
-@pytest.mark.parametrize(("seed", "limit"), [(0, 100), (1, 300), (2, 3)])
-def test_it_is_equal_to_pycocotools(tmp_path, seed, limit) -> None:
-    annotations, rows = random_case(np.random.default_rng(seed), images=10, objects=15)
-    for i, entry in enumerate(annotations):
-        entry["id"] = i + 1  # pycocotools, too, takes 0 for "unmatched"
-    dataset = write_dataset(tmp_path, annotations, images=10)
+@pytest.mark.parametrize(
+    ("seed", "limit", "options", "left_out"),
+    [
+        (0, 100, {}, ""),
+        (1, 1000, {"image_ids": range(1, 4), "objects": 300}, ""),
+        (2, 3, {}, ""),
+        (3, 100, {"levels": 3}, ""),
+        (4, 100, {"image_ids": [7, -2, 0, 30, -9, 12, 5], "levels": 3}, ""),
+        (5, 100, {}, "predictions"),
+        (6, 100, {}, "objects"),
+    ],
+    ids=["plain", "1000 detections", "3 detections", "equal scores", "unsorted ids", "no prediction", "no object"],
+)
+def test_figures_equal_those_of_pycocotools(tmp_path, seed, limit, options, left_out) -> None:
+    options = {"image_ids": range(1, 11), "objects": 15, "levels": 10**6} | options
+    annotations, rows = random_case(np.random.default_rng(seed), **options)
+    annotations, rows = annotations * (left_out != "objects"), rows * (left_out != "predictions")
+    dataset = write_dataset(tmp_path, annotations, image_ids=options["image_ids"])
     metrics, curves = measure_rows(dataset, rows, max_detections=limit)
     limits = sorted({min(limit, n) for n in (1, 10, 100, limit)})
     for task, kind, field in (("box", "bbox", "bbox"), ("mask", "segm", "segmentation")):
@@ -284,18 +310,18 @@ def test_it_is_equal_to_pycocotools(tmp_path, seed, limit) -> None:
         expected |= {f"AR{n}": mean(recall[..., 0, m]) for m, n in enumerate(limits)}
         expected |= {f"AR{area}": mean(recall[..., a, -1]) for a, area in enumerate("sml", start=1)}
         expected |= {"AP@100": mean(precision[..., 0, limits.index(100)])} if limit > 100 else {}
-        assert metrics[task] == pytest.approx(expected, abs=1e-6)
-        assert 0.05 < expected["AP"] < 0.9  # not trivially equal
+        assert metrics[task] == pytest.approx(expected, abs=1e-9)
+        assert left_out or 0.05 < expected["AP"] < 0.9  # not trivially equal
         for k, entry in enumerate(metrics["per_class"]):
-            assert entry[task]["AP"] == pytest.approx(mean(precision[:, :, k, 0, -1]), abs=1e-6)
-            assert entry[task]["AR"] == pytest.approx(mean(recall[:, k, 0, -1]), abs=1e-6)
+            assert entry[task]["AP"] == pytest.approx(mean(precision[:, :, k, 0, -1]), abs=1e-9)
+            assert entry[task]["AR"] == pytest.approx(mean(recall[:, k, 0, -1]), abs=1e-9)
         known = precision[..., 0, -1] > -1
         assert np.array_equal(known, ~np.isnan(curves[task].precision))
-        assert curves[task].precision[known] == pytest.approx(precision[..., 0, -1][known], abs=1e-6)
+        assert curves[task].precision[known] == pytest.approx(precision[..., 0, -1][known], abs=1e-9)
 
 
 def keypoints_case(rng, category_id, sigmas, first_id):
-    """Objects of a category in six images, some crowds, some with no keypoint labelled, and what was found of them."""
+    """Objects of a category in six images, some crowds, some without labelled keypoints, and a prediction for each."""
     annotations, rows = [], []
     for id in range(first_id, first_id + 28):
         keypoints = np.column_stack([rng.uniform(10, 80, (len(sigmas), 2)).round(1), rng.integers(0, 3, len(sigmas))])
@@ -313,8 +339,8 @@ def keypoints_case(rng, category_id, sigmas, first_id):
     return annotations, rows
 
 
-def test_keypoints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> None:
-    """Two categories, of other keypoints and other sigmas: each as pycocotools has it alone, and the mean of all."""
+def test_keypoints_with_their_own_sigmas_equal_those_of_pycocotools(tmp_path) -> None:
+    """Two categories with different keypoints and sigmas: each equals pycocotools alone, and their mean is the AP."""
     rng = np.random.default_rng(0)
     wings = {"id": 40, "name": "wing", "keypoints": ["root", "tip"], "sigmas": [0.03, 0.3]}
     figure = {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}
@@ -322,7 +348,7 @@ def test_keypoints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> N
     every = [annotation(1, [5, 5, 20, 20]), *cases[7][0], *cases[40][0]]
     assert any(entry.get("num_keypoints") == 0 for entry in every)
     categories = [CATEGORIES[0], figure, wings]
-    dataset = write_dataset(tmp_path, every, images=6, categories=categories, keypoints=True)
+    dataset = write_dataset(tmp_path, every, image_ids=range(1, 7), categories=categories, keypoints=True)
     metrics = evaluate_rows(dataset, [*cases[7][1], *cases[40][1]], tasks=["keypoint"])
     assert metrics["per_class"][0]["keypoint"]["AP"] == -1
     arrays = []
@@ -334,20 +360,18 @@ def test_keypoints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> N
         arrays.append(pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=category["sigmas"]))
         own = mean(arrays[-1][0][..., 0, -1])
         assert 0.05 < own < 0.95
-        assert metrics["per_class"][k]["keypoint"]["AP"] == pytest.approx(own, abs=1e-6)
+        assert metrics["per_class"][k]["keypoint"]["AP"] == pytest.approx(own, abs=1e-9)
         other = pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=[0.05] * len(category["sigmas"]))[0]
         assert mean(other[..., 0, -1]) != pytest.approx(own, abs=1e-3)
     precision, recall = (np.concatenate(both, axis=-3) for both in zip(*arrays, strict=True))
-    assert metrics["keypoint"]["AP"] == pytest.approx(mean(precision[..., 0, -1]), abs=1e-6)
-    assert metrics["keypoint"]["AP50"] == pytest.approx(mean(precision[0, ..., 0, -1]), abs=1e-6)
-    assert metrics["keypoint"]["APm"] == pytest.approx(mean(precision[..., 1, -1]), abs=1e-6)
-    assert metrics["keypoint"]["AR20"] == pytest.approx(mean(recall[..., 0, -1]), abs=1e-6)
+    assert metrics["keypoint"]["AP"] == pytest.approx(mean(precision[..., 0, -1]), abs=1e-9)
+    assert metrics["keypoint"]["AP50"] == pytest.approx(mean(precision[0, ..., 0, -1]), abs=1e-9)
+    assert metrics["keypoint"]["APm"] == pytest.approx(mean(precision[..., 1, -1]), abs=1e-9)
+    assert metrics["keypoint"]["AR20"] == pytest.approx(mean(recall[..., 0, -1]), abs=1e-9)
 
 
-def test_keypoints_that_are_missed_are_worth_nothing(tmp_path) -> None:
-    """0 where no object of a category with keypoints is found; not measured where such objects come without
-    keypoints.
-    """
+def test_missed_keypoints_give_zero(tmp_path) -> None:
+    """AP is 0 if no object of a category with keypoints is found, and is left out if those found have no keypoints."""
     categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}]
     keypoints = {"keypoints": [20, 20, 2, 30, 40, 2, 50, 50, 1], "num_keypoints": 3}
     annotations = [annotation(1, [5, 5, 20, 20]), annotation(2, [10, 10, 70, 70], category_id=7, **keypoints)]
@@ -360,7 +384,7 @@ def test_keypoints_that_are_missed_are_worth_nothing(tmp_path) -> None:
 
 
 def figures(tmp_path):
-    """Two figures, each with another first keypoint; and rows of them without a fault."""
+    """Two figures, each with another first keypoint, and a perfect prediction for each."""
     categories = [CATEGORIES[0], {"id": 7, "name": "figure", "keypoints": KEYPOINTS, "sigmas": SIGMAS}]
     annotations = [
         annotation(i, [10, 10, 70, 70], image_id=i, category_id=7, keypoints=[20 * i, 20, 2, 30, 40, 2, 50, 50, 1])
@@ -389,10 +413,17 @@ def test_keypoints_in_another_order_are_matched_by_name(tmp_path) -> None:
     ]
 
 
-def test_another_number_of_keypoints_is_a_sentence(tmp_path) -> None:
+def test_another_number_of_keypoints_is_an_error(tmp_path) -> None:
     dataset, rows = figures(tmp_path)
     with pytest.raises(DataError, match=r"val\.json: the keypoints of 'figure' are head, .*; the model's are head$"):
         evaluate_rows(dataset, rows, categories=[Category(7, "figure", keypoints=("head",))])
+
+
+def test_keypoints_without_sigmas_are_an_error(tmp_path) -> None:
+    dataset, rows = figures(tmp_path)
+    dataset.categories = tuple(category._replace(sigmas=()) for category in dataset.categories)
+    with pytest.raises(DataError, match=r"val\.json: category 'figure' has 0 sigmas for 3 keypoints"):
+        evaluate_rows(dataset, rows)
 
 
 def test_nothing_is_printed(tmp_path, capfd) -> None:

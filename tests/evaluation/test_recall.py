@@ -1,4 +1,4 @@
-"""Average recall by hand."""
+"""Average recall, with answers known by hand."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ OBJECTS = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
 
 
 def test_each_proposal_finds_one_object_and_the_best_pair_comes_first() -> None:
-    """Two objects that overlap by 1/3: the box on the first would do for both, and is taken by it."""
+    """Two objects with IoU 1/3: the box on the first fits both, but is matched to the first only."""
     objects = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10]])
     exact, poor = [0.0, 0, 10, 10], [9.0, 0, 15, 10]
     assert covered(torch.tensor([exact]), objects).tolist() == [1, 0]

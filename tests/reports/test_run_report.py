@@ -1,4 +1,4 @@
-"""The report is one page that holds everything it shows, with or without matplotlib."""
+"""The report is a single file with everything it shows, with or without matplotlib."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn.evaluation.coco import Curves
-from maskrcnn.evaluation.report import NO_PLOTS, read_history, write_report
+from maskrcnn.reports.run_report import NO_PLOTS, read_history, write_report
 
 FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": -1.0}
 CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6, "F1": 0.8, "threshold": 0.42}
@@ -53,7 +53,7 @@ def curves(num_classes=2):
 
 
 class Page(HTMLParser):
-    """Tags, texts and the sources of images; complains of a tag that is closed but was not open."""
+    """The texts of a page and the sources of its images. Fails at a tag that is closed but was not open."""
 
     def __init__(self, path):
         super().__init__()
@@ -67,7 +67,7 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a beginning"
+        assert self.open, f"</{tag}> was not open"
         assert self.open.pop() == tag
 
     def handle_data(self, data):
@@ -88,7 +88,7 @@ def image(tmp_path):
     return path
 
 
-def test_the_page_holds_figures_plots_and_images(tmp_path, image) -> None:
+def test_the_page_has_figures_plots_and_images(tmp_path, image) -> None:
     pytest.importorskip("matplotlib")
     path = write_report(
         tmp_path / "run",
@@ -104,19 +104,9 @@ def test_the_page_holds_figures_plots_and_images(tmp_path, image) -> None:
     page = Page(path)
     assert page.open == ["html"] or not page.open
     text = " ".join(page.texts)
-    for words in (
-        "A <run>",
-        "<cell> & co",
-        "0.512",
-        "0.444",
-        "0.420",
-        "1,234",
-        "no keypoints",
-        "train.lr",
-        "3 min",
-        "my_coco/",
-    ):
-        assert words in text, words
+    figures = ["0.512", "0.444", "0.420", "1,234", "3 min"]
+    words = ["A <run>", "<cell> & co", "no keypoints", "train.lr", "my_coco/"]
+    assert [word for word in figures + words if word not in text] == []
     assert "None" not in text
     assert "nan" not in text
     shown, *plots = (embedded(source) for source in page.sources)
@@ -132,7 +122,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path) -> None:
     assert "<script" not in text
 
 
-def test_without_matplotlib_the_rest_is_there(tmp_path, image, monkeypatch) -> None:
+def test_without_matplotlib_everything_but_the_plots_is_there(tmp_path, image, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     page = Page(write_report(tmp_path, metrics=METRICS, history=HISTORY, overlays=[image], curves={"box": curves()}))
     assert NO_PLOTS in page.texts
@@ -140,20 +130,20 @@ def test_without_matplotlib_the_rest_is_there(tmp_path, image, monkeypatch) -> N
     assert "0.512" in page.texts
 
 
-def test_nothing_measured_is_a_page_all_the_same(tmp_path) -> None:
+def test_a_page_is_written_even_if_nothing_was_measured(tmp_path) -> None:
     path = write_report(tmp_path / "empty.html", metrics={"box": dict.fromkeys(FIGURES), "per_class": [], "notes": []})
     assert path.name == "empty.html"
     assert "–" in Page(path).texts
     assert not Page(path).sources
 
 
-@pytest.mark.parametrize("records", [HISTORY[:2], HISTORY[2:3], HISTORY[:3]], ids=["steps", "judged", "one of each"])
-def test_short_histories_are_drawn(tmp_path, records) -> None:
+@pytest.mark.parametrize("records", [HISTORY[:2], HISTORY[2:3], HISTORY[:3]], ids=["steps", "evaluation", "both"])
+def test_short_histories_are_plotted(tmp_path, records) -> None:
     pytest.importorskip("matplotlib")
     assert len(Page(write_report(tmp_path, metrics=METRICS, history=records)).sources) == 1
 
 
-def test_curves_without_any_object_and_of_many_classes_are_drawn(tmp_path) -> None:
+def test_curves_without_objects_and_of_many_classes_are_plotted(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     page = Page(write_report(tmp_path, metrics=METRICS, curves={"box": curves(1), "mask": curves(80)}))
     assert len(page.sources) == 2
@@ -164,7 +154,7 @@ def test_a_missing_image_is_an_error(tmp_path) -> None:
         write_report(tmp_path, metrics=METRICS, overlays=[tmp_path / "gone.png"])
 
 
-def test_a_log_that_was_cut_short_is_read_up_to_there(tmp_path) -> None:
+def test_a_line_of_the_log_that_was_cut_short_is_left_out(tmp_path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in HISTORY) + '{"kind": "st')
     assert read_history(path) == HISTORY

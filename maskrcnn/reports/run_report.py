@@ -1,6 +1,6 @@
-"""One page that shows what a run did: `report.html`, complete in itself, readable without a network.
+"""One page that shows what a run did: `report.html`, a single file that needs no network.
 
-Plots need matplotlib, an extra; without it the page says so and holds all the rest.
+The plots need matplotlib, an extra; without it the page says so and holds everything else.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .coco import Curves
+from ..evaluation.coco import Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,22 +22,17 @@ if TYPE_CHECKING:
 
 NO_PLOTS = "The plots need matplotlib: pip install 'maskrcnn[plots]', then write the report again."
 
-_LONGEST_SIDE = 1024  # of an embedded image, pixels; larger ones are reduced
-_TASKS = {"box": "Boxes", "mask": "Masks", "keypoint": "Keypoints"}
-_IOUS = (0, 2, 4, 5, 6, 8)  # of the ten thresholds, those that a plot shows: 0.50, 0.60, 0.70, 0.75, 0.80, 0.90
+_LONGEST_SIDE = 1024  # pixels; larger images are reduced before they are embedded
+_NAMES = {"box": "Boxes", "mask": "Masks", "keypoint": "Keypoints"}
+_MEASURES = {"box": "IoU", "mask": "IoU", "keypoint": "OKS"}
+_IOUS = (0, 2, 4, 5, 6, 8)  # the thresholds of `Curves.ious` that are plotted: 0.50, 0.60, 0.70, 0.75, 0.80, 0.90
 _MOST_LINES = 12  # classes in one plot
+_DARK = "#1d2430"
 _COLOURS = (
-    "#3b6fb6",
-    "#d1703c",
-    "#4a9a5b",
-    "#b84a62",
-    "#7d62b0",
-    "#8a6d4b",
-    "#c78fb5",
-    "#6f7680",
-    "#a3a339",
-    "#3fa3b5",
-)
+    "#3b6fb6", "#d1703c", "#4a9a5b", "#b84a62", "#7d62b0", "#8a6d4b", "#c78fb5", "#6f7680", "#a3a339", "#3fa3b5",
+)  # fmt: skip
+
+Records = Sequence[Mapping[str, Any]]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2430; background: #f6f7f9; margin: 0 auto; max-width: 72rem;
@@ -71,19 +66,20 @@ def write_report(
     title: str = "Mask R-CNN",
     command: str = "",
 ) -> Path:
-    """Writes `out` (a file, or a folder that gets `report.html`) and returns its path.
+    """Writes the page to `out`, a file or a folder that gets `report.html`, and returns its path.
 
     Args:
-        metrics, curves: of `evaluate.coco.measure_rows`.
-        history: the records of a run's `log.jsonl`; those of kind "step" and "evaluation" are drawn.
-        overlays: images to embed, in this order; larger ones are reduced to 1024 pixels.
-        settings: what the run was made of; nested mappings become dotted names.
+        metrics, curves: from `evaluation.coco.measure_rows`.
+        history: the records of a run's `log.jsonl`. Those of kind "step" and "evaluation" are plotted.
+        overlays: images to embed, in this order, reduced to 1024 pixels if they are larger.
+        settings: the settings of the run. Nested mappings become dotted names.
         command: how to do the same on other data.
 
-    Raises FileNotFoundError for an overlay that is not there.
+    Raises FileNotFoundError if an overlay does not exist.
     """
     path = out if out.suffix == ".html" else out / "report.html"
-    steps, evaluations = _split(history)
+    records = list(history)
+    steps, evaluations = ([r for r in records if r.get("kind") == kind] for kind in ("step", "evaluation"))
     body = [
         f"<h1>{escape(title)}</h1><p class=under>{escape(_counts(metrics))}</p>",
         _tiles(metrics, steps),
@@ -102,7 +98,7 @@ def write_report(
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`; a last line that was cut short is left out."""
+    """The records of a `log.jsonl`, without lines that were cut short because the run was killed."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -115,36 +111,27 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 # --- words and tables ---------------------------------------------------------------------------------------------
 
 
-def _split(history: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    records = list(history)
-    steps, evaluations = ([r for r in records if r.get("kind") == kind] for kind in ("step", "evaluation"))
-    return steps, evaluations
-
-
 def _counts(metrics: Mapping[str, Any]) -> str:
-    names = ("images", "objects", "predictions")
-    told = [f"{metrics[name]:,} {name}" for name in names if metrics.get(name) is not None]
-    limit = metrics.get("max_detections")
-    return ", ".join(told) + (f", at most {limit} detections counted in an image and class" if limit else "")
+    counts = [f"{metrics[name]:,} {name}" for name in ("images", "objects", "predictions") if name in metrics]
+    if "max_detections" in metrics:
+        counts.append(f"at most {metrics['max_detections']} detections per image and class")
+    return ", ".join(counts)
 
 
-def _tiles(metrics: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> str:
+def _tiles(metrics: Mapping[str, Any], steps: Records) -> str:
     tiles = []
-    for task, name in _TASKS.items():
-        if task in metrics:
-            tiles += [(f"{name}, AP", _number(metrics[task].get("AP")))]
-            tiles += [
-                (f"{name}, AP at {'OKS' if task == 'keypoint' else 'IoU'} 0.5", _number(metrics[task].get("AP50")))
-            ]
+    for task in _present(metrics):
+        tiles.append((f"{_NAMES[task]}, AP", _number(metrics[task].get("AP"))))
+        tiles.append((f"{_NAMES[task]}, AP at {_MEASURES[task]} 0.5", _number(metrics[task].get("AP50"))))
     if steps:
-        tiles.append(("steps trained", f"{steps[-1]['step']:,}"))
+        tiles.append(("training steps", f"{steps[-1]['step']:,}"))
         if "seconds" in steps[-1]:
-            tiles.append(("training", _duration(steps[-1]["seconds"])))
-    return (
-        "<div class=tiles>"
-        + "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles)
-        + "</div>"
-    )
+            tiles.append(("training time", _duration(steps[-1]["seconds"])))
+    return f"<div class=tiles>{''.join(f'<div><b>{value}</b><span>{name}</span></div>' for name, value in tiles)}</div>"
+
+
+def _present(metrics: Mapping[str, Any]) -> list[str]:
+    return [task for task in _NAMES if task in metrics]
 
 
 def _duration(seconds: float) -> str:
@@ -164,25 +151,26 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _figures_table(metrics: Mapping[str, Any]) -> str:
-    present = [task for task in _TASKS if task in metrics]
-    names = list(dict.fromkeys(name for task in present for name in metrics[task]))
-    rows = [[_TASKS[task], *(_number(metrics[task].get(name)) for name in names)] for task in present]
-    sizes = "s, m, l: objects below 32 × 32, below 96 × 96 and larger, by the area of their mask."
+    names = list(dict.fromkeys(name for task in _present(metrics) for name in metrics[task]))
+    rows = [[_NAMES[task], *(_number(metrics[task].get(name)) for name in names)] for task in _present(metrics)]
+    sizes = "s, m, l: objects with an area below 32 × 32 pixels, below 96 × 96 pixels, and larger."
     return _table(["", *names], rows) + f"<p class=under>{sizes}</p>"
 
 
 def _class_table(metrics: Mapping[str, Any]) -> str:
-    present = [task for task in _TASKS if task in metrics]
-    head = ["class", "objects", "predictions"]
-    head += [f"{_TASKS[task].lower()} {figure}" for task in present for figure in ("AP", "AP50")]
+    present = _present(metrics)
+    figures = [(task, name) for task in present for name in ("AP", "AP50")]
+    head = ["class", "objects", "predictions", *(f"{_NAMES[task].lower()} {name}" for task, name in figures)]
     best = next((task for task in ("mask", "box", "keypoint") if task in present), None)
-    head += ["best F1", "at score"] if best else []
-    rows = []
-    for entry in metrics.get("per_class", ()):
-        row = [str(entry["name"]), f"{entry['objects']:,}", f"{entry['predictions']:,}"]
-        row += [_number(entry[task][figure]) for task in present for figure in ("AP", "AP50")]
-        rows.append(row + ([_number(entry[best]["F1"]), _number(entry[best]["threshold"])] if best else []))
-    under = "best F1 at IoU 0.5, and the score threshold that gives it: a first choice for your own use."
+    if best:
+        figures += [(best, "F1"), (best, "threshold")]
+        head += ["best F1", "at score"]
+    rows = [
+        [entry["name"], f"{entry['objects']:,}", f"{entry['predictions']:,}"]
+        + [_number(entry[task][name]) for task, name in figures]
+        for entry in metrics.get("per_class", ())
+    ]
+    under = "Best F1 at IoU 0.5 and the score threshold that gives it: a good first threshold for your own use."
     return _table(head, rows) + (f"<p class=under>{under}</p>" if best else "")
 
 
@@ -199,7 +187,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{name}", str(value)
 
 
-# --- images -----------------------------------------------------------------------------------------------------
+# --- images and plots ---------------------------------------------------------------------------------------------
 
 
 def _images(overlays: Sequence[Path]) -> str:
@@ -222,12 +210,7 @@ def _base64(stored: io.BytesIO) -> str:
     return base64.b64encode(stored.getvalue()).decode()
 
 
-# --- plots --------------------------------------------------------------------------------------------------------
-
-
-def _plots(
-    steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], curves: Mapping[str, Curves]
-) -> list[str]:
+def _plots(steps: Records, evaluations: Records, curves: Mapping[str, Curves]) -> list[str]:
     if not (steps or evaluations or curves):
         return []
     try:
@@ -240,67 +223,63 @@ def _plots(
         left, right = figure.subplots(1, 2)
         _draw_losses(left, steps, evaluations)
         _draw_progress(right, steps, evaluations)
-        plots += ["<h2>Training</h2>", _image(figure, "losses and average precision over the steps")]
+        plots.append("<h2>Training</h2>" + _plot(figure, "losses and average precision over the steps"))
     for task, of_task in curves.items():
         figure = Figure(figsize=(11, 4), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        measure = "OKS" if task == "keypoint" else "IoU"
-        _draw_ious(left, of_task, measure)
-        _draw_classes(right, of_task, measure)
-        plots += [f"<h2>{_TASKS[task]}: precision over recall</h2>", _image(figure, f"precision over recall, {task}")]
+        _draw_thresholds(left, of_task, _MEASURES[task])
+        _draw_classes(right, of_task, _MEASURES[task])
+        heading = f"{_NAMES[task]}: precision over recall"
+        plots.append(f"<h2>{heading}</h2>" + _plot(figure, heading))
     return plots
 
 
-def _image(figure: "Figure", description: str) -> str:
+def _plot(figure: "Figure", description: str) -> str:
     stored = io.BytesIO()
     figure.savefig(stored, format="png", dpi=150)
     return f'<img class=plot alt="{description}" src="data:image/png;base64,{_base64(stored)}">'
 
 
-def _draw_losses(axes: "Axes", steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
+def _draw_losses(axes: "Axes", steps: Records, evaluations: Records) -> None:
     at = [record["step"] for record in steps]
-    terms = sorted({name for record in steps for name in record.get("losses", {})})
     if steps:
-        axes.plot(at, [record["loss"] for record in steps], color="#1d2430", linewidth=2, label="sum")
+        axes.plot(at, [record["loss"] for record in steps], color=_DARK, linewidth=2, label="total")
+    terms = sorted({name for record in steps for name in record.get("losses", {})})
     for colour, name in zip(_COLOURS, terms, strict=False):
         values = [record.get("losses", {}).get(name, np.nan) for record in steps]
         axes.plot(at, values, color=colour, linewidth=1.2, label=name)
-    judged = [record for record in evaluations if record.get("loss") is not None]
-    if judged:
-        values = [record["loss"] for record in judged]
-        axes.plot([r["step"] for r in judged], values, "o--", color="#1d2430", markersize=4, label="sum, validation")
+    validation = [(record["step"], record["loss"]) for record in evaluations if record.get("loss") is not None]
+    if validation:
+        axes.plot(*zip(*validation, strict=True), "o--", color=_DARK, markersize=4, label="total, validation")
     _finish(axes, "Loss", "step")
     axes.set_ylim(bottom=0)
 
 
-def _draw_progress(axes: "Axes", steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """AP over the evaluations where there were at least two, else the learning rate."""
+def _draw_progress(axes: "Axes", steps: Records, evaluations: Records) -> None:
+    """AP over time if there are at least two evaluations, else the learning rate."""
     if len(evaluations) < 2:
-        rates = [record for record in steps if "lr" in record]
-        axes.plot(
-            [record["step"] for record in rates], [record["lr"] for record in rates], color=_COLOURS[0], label="lr"
-        )
+        rates = [(record["step"], record["lr"]) for record in steps if "lr" in record]
+        axes.plot([step for step, _ in rates], [lr for _, lr in rates], color=_COLOURS[0], label="lr")
         _finish(axes, "Learning rate", "step")
         axes.set_ylim(bottom=0)
         return
     at = [record["step"] for record in evaluations]
-    for colour, (task, name) in zip(_COLOURS, _TASKS.items(), strict=False):
+    for colour, (task, name) in zip(_COLOURS, _NAMES.items(), strict=False):
         values = [(record.get("metrics", {}).get(task) or {}).get("AP", -1.0) for record in evaluations]
         if max(values) >= 0:
-            axes.plot(at, [np.nan if v < 0 else v for v in values], "o-", color=colour, markersize=4, label=name)
-    _finish(axes, "AP on images not trained on", "step")
+            values = [np.nan if value < 0 else value for value in values]
+            axes.plot(at, values, "o-", color=colour, markersize=4, label=name)
+    _finish(axes, "AP on the validation images", "step")
     axes.set_ylim(0, 1)
 
 
-def _draw_ious(axes: "Axes", curves: Curves, measure: str) -> None:
+def _draw_thresholds(axes: "Axes", curves: Curves, measure: str) -> None:
     known = ~np.isnan(curves.precision[0, 0])
-    for i, place in enumerate(_IOUS):
-        if known.any():
-            shade = 0.25 + 0.75 * (1 - i / (len(_IOUS) - 1))
-            precision = curves.precision[place][:, known].mean(axis=1)
-            label = f"{measure} {curves.ious[place]:.2f}: {precision.mean():.2f}"
-            axes.plot(curves.recall, precision, color=_COLOURS[0], alpha=shade, label=label)
-    _finish(axes, f"Mean over classes, by {measure}", "recall", "precision", low_legend=True)
+    for i, threshold in enumerate(_IOUS if known.any() else ()):
+        precision = curves.precision[threshold][:, known].mean(axis=1)
+        label = f"{measure} {curves.ious[threshold]:.2f}: {precision.mean():.2f}"
+        axes.plot(curves.recall, precision, color=_COLOURS[0], alpha=1 - 0.75 * i / (len(_IOUS) - 1), label=label)
+    _finish(axes, f"Mean of the classes, by {measure}", "recall", "precision", low_legend=True)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
@@ -308,12 +287,11 @@ def _draw_classes(axes: "Axes", curves: Curves, measure: str) -> None:
     means = curves.precision[0].mean(axis=0)
     known = [k for k in np.argsort(-means, kind="stable") if not np.isnan(means[k])]
     for i, k in enumerate(known[:_MOST_LINES]):
-        line = "-" if i < len(_COLOURS) else "--"
+        line, colour = "-" if i < len(_COLOURS) else "--", _COLOURS[i % len(_COLOURS)]
         label = f"{curves.names[k]}: {means[k]:.2f}"
-        colour = _COLOURS[i % len(_COLOURS)]
         axes.plot(curves.recall, curves.precision[0, :, k], color=colour, linestyle=line, label=label)
     some = f", the best {_MOST_LINES}" if len(known) > _MOST_LINES else ""
-    _finish(axes, f"By class at {measure} 0.50{some}", "recall", low_legend=True)
+    _finish(axes, f"Classes at {measure} 0.50{some}", "recall", low_legend=True)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
