@@ -88,7 +88,7 @@ def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then norm where there is one, then a sum, then ReLU where asked. A bias only without a norm."""
+    """Convolution, then the norm if any, then a sum, then ReLU if wanted. Only without a norm has it a bias."""
 
     def __init__(
         self,

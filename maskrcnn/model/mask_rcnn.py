@@ -66,54 +66,54 @@ class MaskRCNN(nn.Module):
         return Losses(*self.rpn_terms(scored, gt, images), *self.head_terms(pyramid, proposals, gt, images))
 
     def rpn_terms(self, scored: RPNOutput, gt: GroundTruth, images: Images) -> tuple[Term, Term]:
-        """How well the RPN tells objects from background, and how well its deltas move anchors onto them."""
-        c = self.config
-        targets = label_anchors(scored.anchors, gt, images, c.rpn, c.box_arithmetic, crowds=c.crowds)
-        return rpn_loss(scored, targets, c.rpn)
+        """How well the RPN separates objects from background, and how well its deltas move anchors onto them."""
+        config = self.config
+        targets = label_anchors(scored.anchors, gt, images, config.rpn, config.box_arithmetic, crowds=config.crowds)
+        return rpn_loss(scored, targets, config.rpn)
 
     def head_terms(
         self, pyramid: Pyramid, proposals: Proposals, gt: GroundTruth, images: Images
     ) -> tuple[Term, Term, Term | None, Term | None]:
         """The class and box terms of sampled RoIs, the mask and keypoint terms of those on an object."""
-        c = self.config
+        config = self.config
         rois = self.sample(pyramid, proposals, gt, images)
         features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
-        logits, deltas = on_valid(self.box_head, rois.valid, features)
-        box_terms = box_loss(logits, deltas, rois, c.box_head)
+        class_logits, box_deltas = on_valid(self.box_head, rois.valid, features)
+        box_terms = box_loss(class_logits, box_deltas, rois, config.box_head)
         if self.mask_head is None and self.keypoint_head is None:
             return *box_terms, None, None
-        fg = filled(foreground(rois, c.box_head))
+        fg = filled(foreground(rois, config.box_head))  # [B F ...]
         features = features[:, : fg.valid.shape[1]]
         if self.detail_pool is not None:
             features = self.detail_pool(pyramid, fg.boxes, fg.valid)
-        fg = fg._replace(boxes=last_pixels(fg.boxes, c.box_arithmetic.inclusive))  # what masks are laid over
+        fg = fg._replace(boxes=last_pixels(fg.boxes, config.box_arithmetic.inclusive))  # what masks are laid over
         mask_term = keypoint_term = None
         if self.mask_head is not None:
             logits = on_valid(self.mask_head, fg.valid, features, fg.labels)
-            targets = mask_targets(fg, gt, c.mask_head, side=logits.shape[-1])
+            targets = mask_targets(fg, gt, config.mask_head, side=logits.shape[-1])
             mask_term = mask_loss(logits, targets, with_known_masks(fg, gt))
         if self.keypoint_head is not None:
-            logits = on_valid(self.keypoint_head, fg.valid, features)
-            keypoint_term = keypoint_loss(logits, *keypoint_targets(fg, gt, side=logits.shape[-1]))
+            heatmaps = on_valid(self.keypoint_head, fg.valid, features)
+            keypoint_term = keypoint_loss(heatmaps, *keypoint_targets(fg, gt, side=heatmaps.shape[-1]))
         return *box_terms, mask_term, keypoint_term
 
     def sample(self, pyramid: Pyramid, proposals: Proposals, gt: GroundTruth, images: Images) -> RoIs:
-        """The RoIs to learn from, by chance."""
-        c = self.config
-        return sample_rois(proposals, gt, images.seeds, c.box_head, classes=c.classes, crowds=c.crowds)
+        """The RoIs to learn from, drawn at random."""
+        config = self.config
+        return sample_rois(proposals, gt, images.seeds, config.box_head, classes=config.classes, crowds=config.crowds)
 
     # --- inference: propose, classify, select; then masks and keypoints of the best boxes only (section 3.1) ---------
 
     def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
         """What the model finds, on the canvas. Given proposals take the place of the RPN's."""
-        c, arithmetic = self.config, self.config.box_arithmetic
+        config, arithmetic = self.config, self.config.box_arithmetic
         pyramid = self.pyramid(images)
         if proposals is None:
-            proposals = propose(self.rpn(pyramid, images), images, c.rpn, arithmetic)
+            proposals = propose(self.rpn(pyramid, images), images, config.rpn, arithmetic)
         proposals = filled(proposals)
-        logits, deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
-        found = candidates(proposals, logits, deltas, images, c.box_head, arithmetic)
-        found = filled(select(found, images, c.box_head, arithmetic))
+        class_logits, box_deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
+        classified = candidates(proposals, class_logits, box_deltas, images, config.box_head, arithmetic)
+        found = filled(select(classified, images, config.box_head, arithmetic))
         if self.mask_head is None and self.keypoint_head is None:
             return found
         features = (self.detail_pool or self.box_pool)(pyramid, found.boxes, found.valid)
@@ -121,7 +121,8 @@ class MaskRCNN(nn.Module):
             found = found._replace(masks=mask_probabilities(self.mask_head(features, found.labels)))
         if self.keypoint_head is not None:
             heatmaps = self.keypoint_head(features)
-            found = found._replace(keypoints=locate_keypoints(heatmaps, found, images, c.keypoint_head, arithmetic))
+            keypoints = locate_keypoints(heatmaps, found, images, config.keypoint_head, arithmetic)
+            found = found._replace(keypoints=keypoints)
         return found
 
     def propose(self, images: Images, *, training: bool = False) -> Proposals:

@@ -52,21 +52,21 @@ class Views:
         """
         if proposals is not None:
             raise ValueError("test-time augmentation makes its own proposals and takes none")
-        model, c = self.model, self.model.config
+        model, config = self.model, self.model.config
         seen = [images._replace(views=()), *images.views]
         straight = len(seen) // 2 if self.views.flip else len(seen)
         first, flips = seen[0], [place >= straight for place in range(len(seen))]
         pyramids = [model.pyramid(view) for view in seen]
         found = []
         for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
-            proposals = filled(propose(model.rpn(pyramid, view), view, c.rpn, c.box_arithmetic))
-            logits, deltas = model.box_head(model.box_pool(pyramid, proposals.boxes, proposals.valid))
-            here = candidates(proposals, logits, deltas, view, c.box_head, c.box_arithmetic)
+            proposals = filled(propose(model.rpn(pyramid, view), view, config.rpn, config.box_arithmetic))
+            class_logits, box_deltas = model.box_head(model.box_pool(pyramid, proposals.boxes, proposals.valid))
+            here = candidates(proposals, class_logits, box_deltas, view, config.box_head, config.box_arithmetic)
             found.append(here._replace(boxes=self._moved(here.boxes, view, first, flip)))
         together = (torch.cat(fields, 1) for fields in zip(*(_seen(each) for each in found), strict=True))
         boxes, scores, labels, valid = together
         merged = Detections(boxes, scores, labels, None, None, valid)
-        merged = filled(select(merged, first, c.box_head, c.box_arithmetic))
+        merged = filled(select(merged, first, config.box_head, config.box_arithmetic))
         masks = heatmaps = None
         for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
             there = merged._replace(boxes=self._moved(merged.boxes, first, view, flip))
@@ -78,7 +78,7 @@ class Views:
         merged = merged._replace(masks=masks)
         if heatmaps is None:
             return merged
-        keypoints = locate_keypoints(heatmaps, merged, first, c.keypoint_head, c.box_arithmetic)
+        keypoints = locate_keypoints(heatmaps, merged, first, config.keypoint_head, config.box_arithmetic)
         return merged._replace(keypoints=keypoints)
 
     def _details(self, pyramid: list[Tensor], detections: Detections) -> tuple[Tensor | None, Tensor | None]:
