@@ -8,7 +8,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from .weights.checkpoint import restore
 from .weights.read import read_checkpoint
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What turns a batch of images into detections."""
 
