@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from maskrcnn.ops.boxes import (
     area,
@@ -32,7 +31,7 @@ DELTAS = [
 
 
 @pytest.mark.parametrize(("weights", "added", "answer"), DELTAS)
-def test_deltas_by_hand(weights: tuple[float, ...], added: Tensor, answer: tuple[float, ...]) -> None:
+def test_deltas_by_hand(weights, added, answer) -> None:
     got = encode(TARGET + added, PROPOSAL + added, weights)
     torch.testing.assert_close(got, torch.tensor([answer]), rtol=0, atol=1e-6)
 
