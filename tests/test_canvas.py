@@ -1,4 +1,4 @@
-"""Sizes to the last pixel, three resize kernels, canvases, and the way back."""
+"""Sizes to the pixel, the three resize kernels, canvases, and the way from the canvas back to the image."""
 
 from typing import Any
 
@@ -10,21 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.canvas import (
-    boxes_to_canvas,
     boxes_to_image,
     canvas_size,
     fit,
     join,
-    keypoints_to_canvas,
     keypoints_to_image,
     prepare_image,
+    prepare_views,
     resize,
     resized_size,
     to_images,
 )
+from maskrcnn.config import TTA, InputConfig
+from maskrcnn.ops.boxes import to_canvas
 
 PAPER: dict[str, Any] = {"min_size": 800, "max_size": 1333}
-SIZES = {  # what the frameworks answered: original, Detectron, Detectron2, torchvision
+SIZES = {  # answers of the frameworks: original, Detectron, Detectron2, torchvision
     (480, 640): ((800, 1067), (800, 1067), (800, 1066)),
     (640, 480): ((1067, 800), (1067, 800), (1066, 800)),
     (427, 640): ((800, 1199), (800, 1199), (800, 1199)),
@@ -44,7 +45,7 @@ def test_sizes_are_those_of_the_frameworks(original):
     assert tuple(answers) == SIZES[original]
 
 
-def test_floor_meets_the_products_that_fall_short_of_a_whole_number():
+def test_floor_loses_a_pixel_if_the_product_is_just_below_a_whole_number():
     short = [n for n in range(1, 2001) if resized_size(n, n, **PAPER, size_rounding="floor")[0] == 799]
     assert len(short) == 85
     assert {97, 161, 167, 193, 334, 335, 337, 539, 578, 607, 610, 644} <= set(short)
@@ -77,7 +78,7 @@ def test_min_size_0_keeps_the_size_up_to_max_size(rule):
     )
 
 
-def test_scales_are_one_for_both_axes_in_detectron_and_quotients_elsewhere():
+def test_detectron_has_one_scale_for_both_axes_the_others_have_quotients():
     assert fit(480, 640, **PAPER, size_rounding="half_even").scales == (800 / 480, 800 / 480)
     assert fit(480, 640, **PAPER).scales == (800 / 480, 1067 / 640)
 
@@ -107,7 +108,7 @@ def test_pillow_treats_every_channel_alike(rng, channels):
         assert (whole[..., c] == resize(image[..., c : c + 1], (33, 17), "pillow")[..., 0]).all()
 
 
-def test_kernels_agree_on_enlarging_to_a_grey_level():
+def test_kernels_enlarge_alike_to_one_grey_level():
     image = smooth(40, 50)
     pillow, floating = resize(image, (100, 125), "pillow"), resize(image, (100, 125), "float")
     assert pillow.dtype == np.uint8
@@ -135,7 +136,7 @@ def test_opencv_steps_exactly_one_over_the_scale():
 
 @pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
 @pytest.mark.parametrize("size", [(60, 90), (200, 160)])
-def test_a_window_is_a_cut_of_the_resized_image(rng, kernel, size):
+def test_a_window_is_a_crop_of_the_resized_image(rng, kernel, size):
     image = drawn(rng, 100, 120)
     step_y, step_x = 100 / size[0], 120 / size[1]
     window = (10 * step_y, 20 * step_x, 40 * step_y, 80 * step_x)
@@ -145,7 +146,7 @@ def test_a_window_is_a_cut_of_the_resized_image(rng, kernel, size):
     assert np.abs(part.astype(np.float32) - whole).max() <= (2 if kernel == "pillow" else 1e-2)
 
 
-def test_resize_refuses_what_it_does_not_know(rng):
+def test_resize_refuses_unknown_kernels_and_types(rng):
     with pytest.raises(ValueError, match="pillow, float or opencv"):
         resize(drawn(rng, 4, 4), (2, 2), "lanczos")
     with pytest.raises(ValueError, match="float32"):
@@ -195,7 +196,7 @@ def test_images_lie_top_left_and_zeros_around(rng):
     assert images.seeds.tolist() == [3, 4]
 
 
-def test_a_batch_has_one_canvas(rng):
+def test_images_of_different_canvases_make_no_batch(rng):
     with pytest.raises(ValueError, match=r"\(32, 32\), \(64, 32\)"):
         to_images([drawn(rng, 32, 32), drawn(rng, 33, 32)], [(32, 32), (33, 32)], [0, 0])
 
@@ -205,8 +206,31 @@ def test_joined_images_are_the_single_ones(rng):
     single = [prepare_image(drawn(rng, 50, 60), **numbers, seed=i) for i in range(3)]
     together = join(single)
     for b, one in enumerate(single):
-        for whole, part in zip(together, one, strict=True):
-            assert torch.equal(whole[b : b + 1], part)
+        for whole, part in zip(together[:-1], one[:-1], strict=True):
+            assert torch.equal(whole[b : b + 1], part)  # pyright: ignore[reportArgumentType]
+        assert together.views == one.views == ()
+
+
+def test_views_are_the_image_at_other_sizes_then_all_of_them_mirrored(rng):
+    array, rule = drawn(rng, 40, 60), InputConfig(min_size=80, max_size=200)
+    images = prepare_views(array, rule, TTA((1.0, 0.5)))
+    sizes = [view.sizes.tolist() for view in (images, *images.views)]
+    assert sizes == [[[80, 120]], [[40, 60]], [[80, 120]], [[40, 60]]]
+    assert torch.equal(images.views[0].pixels[0, :, :40, :60], torch.from_numpy(array).permute(2, 0, 1))
+    for straight, mirrored in zip((images, images.views[0]), images.views[1:], strict=True):
+        width = int(straight.sizes[0, 1])
+        assert torch.equal(straight.pixels[..., :width].flip(-1), mirrored.pixels[..., :width])
+    assert prepare_views(array, rule).views == ()
+
+
+def test_joined_views_are_those_of_each_image(rng):
+    rule = InputConfig(min_size=64, max_size=96)
+    single = [prepare_views(drawn(rng, 50, 60), rule, TTA((1.0, 0.75))) for _ in range(2)]
+    together = join(single)
+    assert len(together.views) == 3
+    for number, view in enumerate(together.views):
+        assert torch.equal(view.pixels, torch.cat([one.views[number].pixels for one in single]))
+        assert view.scales.shape == (2, 2)
 
 
 @pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
@@ -216,25 +240,35 @@ def test_boxes_and_keypoints_come_back(rng, kernel, rule):
     images = prepare_image(drawn(rng, 123, 77), min_size=200, max_size=300, **numbers)
     corners = np.sort(rng.uniform(0, [77, 123], (1, 5, 2, 2)), axis=2).reshape(1, 5, 4)
     boxes = torch.tensor(corners, dtype=torch.float32)
-    assert torch.allclose(boxes_to_image(boxes_to_canvas(boxes, images), images), boxes, atol=1e-4)
-    keypoints = torch.rand(1, 5, 4, 3) * 70
-    back = keypoints_to_image(keypoints_to_canvas(keypoints, images), images)
+    back = boxes_to_image(to_canvas(boxes, images.scales, inclusive=False), images)
+    assert torch.allclose(back, boxes, atol=1e-4)
+    keypoints, (y, x) = torch.rand(1, 5, 4, 3) * 70, images.scales[0].tolist()
+    back = keypoints_to_image(keypoints * torch.tensor([x, y, 1.0]), images)
     assert torch.allclose(back, keypoints, atol=1e-4)
     whole = torch.tensor([[[0.0, 0.0, images.sizes[0, 1], images.sizes[0, 0]]]])
     assert torch.allclose(boxes_to_image(whole, images), torch.tensor([0.0, 0.0, 77.0, 123.0]), atol=0.3)
 
 
-def test_what_is_found_beyond_the_image_is_cut_to_it(rng):
+def test_boxes_beyond_the_image_are_cut_to_it(rng):
     images = prepare_image(drawn(rng, 100, 200), min_size=200, max_size=400)
     boxes = torch.tensor([[[-4.0, 10.0, 500.0, 230.0]]])
     assert boxes_to_image(boxes, images).tolist() == [[[0.0, 5.0, 200.0, 100.0]]]
+
+
+def test_detectrons_boxes_come_back_to_the_pixel(rng):
+    """Detectron divides the index of the last pixel: 28 / 2 = 14, which covers up to 15. The plain rule gives 14.5."""
+    images = prepare_image(drawn(rng, 50, 60), min_size=100, max_size=400)
+    boxes = torch.tensor([[[10.0, 20.0, 29.0, 41.0], [90.0, 80.0, 130.0, 100.0]]])
+    assert boxes_to_image(boxes, images, inclusive=True).tolist() == [[[5, 10, 15, 21], [45, 40, 60, 50]]]
+    assert boxes_to_image(boxes, images)[0, 0].tolist() == [5, 10, 14.5, 20.5]
 
 
 def test_a_bright_spot_stays_where_its_box_goes():
     image = np.zeros((60, 90, 3), dtype=np.uint8)
     image[20:30, 50:70] = 255
     images = prepare_image(image, min_size=120, max_size=400)
-    x1, y1, x2, y2 = boxes_to_canvas(torch.tensor([[[50.0, 20.0, 70.0, 30.0]]]), images)[0, 0].int().tolist()
+    box = to_canvas(torch.tensor([[[50.0, 20.0, 70.0, 30.0]]]), images.scales, inclusive=False)
+    x1, y1, x2, y2 = box[0, 0].int().tolist()
     assert (images.pixels[0, :, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] == 255).all()
     outside = images.pixels.clone()
     outside[0, :, y1 - 2 : y2 + 2, x1 - 2 : x2 + 2] = 0

@@ -1,4 +1,4 @@
-"""What users hand to `predict`."""
+"""The inputs of `predict`: paths, folders, globs, arrays, images, and iterables of these."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def names(inputs: object) -> list[str]:
     return [path.name for path in expand(inputs)]
 
 
-def test_a_path_is_itself_even_where_there_is_no_file(tmp_path: Path) -> None:
+def test_a_path_is_passed_on_even_if_there_is_no_file(tmp_path: Path) -> None:
     assert list(expand(tmp_path / "missing.png")) == [tmp_path / "missing.png"]
     assert list(expand(str(tmp_path / "missing.png"))) == [tmp_path / "missing.png"]
 
@@ -45,7 +45,7 @@ def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     assert names(str(tmp_path / "[1].png")) == ["[1].png"]
 
 
-def test_arrays_and_images_pass_through() -> None:
+def test_arrays_and_images_are_passed_on() -> None:
     array, image = np.zeros((2, 3, 3), np.uint8), Image.new("L", (2, 2))
     got = list(expand([array, [image, array]]))
     assert got[0] is array
@@ -53,7 +53,7 @@ def test_arrays_and_images_pass_through() -> None:
     assert got[2] is array
 
 
-def test_a_generator_is_read_as_needed(folder: Path) -> None:
+def test_a_generator_is_read_only_as_far_as_needed(folder: Path) -> None:
     asked = []
 
     def endless() -> Iterator[Path]:
@@ -68,7 +68,7 @@ def test_a_generator_is_read_as_needed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (5, "int is no image"),
         (None, "NoneType is no image"),
@@ -77,13 +77,13 @@ def test_a_generator_is_read_as_needed(folder: Path) -> None:
         ("nothing/*.png", "no file matches"),
     ],
 )
-def test_what_is_no_image_is_told_in_its_place(wrong: object, told: str, folder: Path) -> None:
+def test_an_input_that_is_no_image_becomes_an_error_in_its_place(wrong: object, message: str, folder: Path) -> None:
     got = list(expand([folder / "b.png", wrong, folder / "c.tif"]))
     assert [type(one) is DataError for one in got] == [False, True, False]
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         raise got[1]
 
 
-def test_a_folder_without_images(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path) -> None:
     (error,) = expand(tmp_path)
     assert str(tmp_path) in str(error)

@@ -1,4 +1,4 @@
-"""`load` and `predict`: order, batches, bad images, memory, and the same answer alone or in company."""
+"""`load` and `predict`: order, batches, bad images, memory; an image has the same result alone and in a batch."""
 
 import gc
 import tracemalloc
@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import maskrcnn
+from maskrcnn.config import TTA
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
-from maskrcnn.model.tta import TTA
 from maskrcnn.predict import Predictor, load
 from maskrcnn.results import Result
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE
@@ -51,7 +51,7 @@ def same(got: Result, want: Result) -> None:
     np.testing.assert_allclose(got.small_masks, want.small_masks, rtol=0, atol=1e-3)
 
 
-def test_one_result_an_image_in_the_order_of_the_inputs(predictor: Predictor, images: list[Path]) -> None:
+def test_each_image_has_one_result_in_the_order_of_the_inputs(predictor: Predictor, images: list[Path]) -> None:
     results = list(predictor.predict(images, batch=3))
     assert [result.path for result in results] == images
     assert [result.size for result in results] == [(48, 64), (40, 120), (32, 32), (48, 64), (40, 120), (48, 64)]
@@ -67,8 +67,8 @@ def test_the_model_is_prepared_once_and_again_after_it_changed(
     checkpoint: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, made = load(checkpoint), []
-    prepare = maskrcnn.predict.prepare
-    monkeypatch.setattr("maskrcnn.predict.prepare", lambda *a: made.append(a[1]) or prepare(*a))
+    prepare = maskrcnn.engine.prepare
+    monkeypatch.setattr("maskrcnn.engine.prepare", lambda *a: made.append(a[1]) or prepare(*a))
     first = next(predictor.predict(images[0], precision="fp32"))
     few = next(predictor.predict(images[0], precision="fp32", max_detections=1))
     same(next(predictor.predict(images[0], precision="fp32")), first)
@@ -77,19 +77,21 @@ def test_the_model_is_prepared_once_and_again_after_it_changed(
         predictor.model.box_head.class_logits.bias[0] += 1.0  # type: ignore[index, operator]
     changed = next(predictor.predict(images[0], precision="fp32"))
     assert made == ["fp32", "fp32"]
-    fresh = Predictor(predictor.model, predictor.config, predictor.categories)
+    fresh = Predictor(predictor.model, predictor.categories)
     same(changed, next(fresh.predict(images[0], precision="fp32")))
     assert not np.array_equal(changed.scores, first.scores)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 8])
-def test_alone_is_as_in_company(predictor: Predictor, images: list[Path], batch: int) -> None:
+def test_an_image_has_the_same_result_alone_and_in_a_batch(
+    predictor: Predictor, images: list[Path], batch: int
+) -> None:
     alone = [next(predictor.predict(path, precision="fp32")) for path in images]
     for got, want in zip(predictor.predict(images, batch=batch, precision="fp32"), alone, strict=True):
         same(got, want)
 
 
-def test_batches_hold_what_shares_a_canvas(
+def test_a_batch_holds_images_of_one_canvas(
     predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
@@ -104,7 +106,7 @@ def test_batches_hold_what_shares_a_canvas(
     assert seen == [(3, 3, 64, 64), (2, 3, 64, 128), (1, 3, 32, 32)]
 
 
-def test_files_arrays_and_pil_images_are_one(predictor: Predictor, images: list[Path]) -> None:
+def test_files_arrays_and_pil_images_give_the_same_result(predictor: Predictor, images: list[Path]) -> None:
     array = TWO_APART.pixels
     mixed = [images[0], array, [Image.fromarray(array)], str(images[5])]
     first, *others = predictor.predict(mixed, precision="fp32")
@@ -132,14 +134,16 @@ def test_thresholds_and_limits(predictor: Predictor, images: list[Path]) -> None
     same(again, everything)
 
 
-def test_one_view_is_the_plain_answer(predictor: Predictor, images: list[Path]) -> None:
+def test_one_view_gives_the_plain_result(predictor: Predictor, images: list[Path]) -> None:
     plain = predictor.predict(images, precision="fp32")
     got = predictor.predict(images, precision="fp32", tta=TTA((1.0,), flip=False))
     for one, other in zip(got, plain, strict=True):
         same(one, other)
 
 
-def test_more_views_alone_are_as_in_company(predictor: Predictor, images: list[Path]) -> None:
+def test_an_image_of_several_views_has_the_same_result_alone_and_in_a_batch(
+    predictor: Predictor, images: list[Path]
+) -> None:
     views = TTA((0.75, 1.5))
     alone = [next(predictor.predict(path, precision="fp32", tta=views)) for path in images]
     for got, want in zip(predictor.predict(images, batch=3, precision="fp32", tta=views), alone, strict=True):
@@ -170,13 +174,13 @@ def test_a_bad_image_is_an_error_that_names_it(predictor: Predictor, images: lis
         next(stream)
 
 
-def test_bad_images_are_passed_over_and_told(predictor: Predictor, images: list[Path]) -> None:
+def test_bad_images_are_skipped_with_a_warning(predictor: Predictor, images: list[Path]) -> None:
     images[1].write_text("no image")
     inputs = [*images, images[0].parent / "missing.png"]
-    with pytest.warns(UserWarning, match=r"1\.png|missing\.png|passed over") as told:
+    with pytest.warns(UserWarning, match=r"1\.png|missing\.png|passed over") as warned:
         results = list(predictor.predict(inputs, batch=4, on_error="skip"))
     assert [result.path for result in results] == [path for path in images if path != images[1]]
-    words = [str(one.message) for one in told]
+    words = [str(one.message) for one in warned]
     assert any("1.png" in word for word in words)
     assert any("missing.png" in word for word in words)
     assert words[-1].startswith("2 of the images")
@@ -192,7 +196,7 @@ def test_bad_images_go_to_a_function(predictor: Predictor, images: list[Path]) -
     assert [str(images[0]) in str(error) for error in errors] == [True]
 
 
-def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
+def test_an_endless_stream_is_read_only_a_little_ahead(predictor: Predictor) -> None:
     asked = 0
 
     def endless() -> Iterator[np.ndarray]:
@@ -209,7 +213,7 @@ def test_an_endless_stream_is_read_a_little_ahead(predictor: Predictor) -> None:
 
 
 def test_memory_stays_flat(predictor: Predictor) -> None:
-    """What Python allocates after 24 images is what it held after 8: nothing is collected on the way."""
+    """After 24 images Python holds as much memory as after 8."""
 
     def held() -> int:
         gc.collect()
@@ -238,15 +242,20 @@ def test_memory_stays_flat(predictor: Predictor) -> None:
         {"score_threshold": 1.5},
         {"max_detections": 0},
         {"precision": "fp8"},
-        {"tta": TTA(())},
     ],
 )
-def test_impossible_arguments_are_told_at_once(predictor: Predictor, wrong: dict[str, Any]) -> None:
-    with pytest.raises((ConfigError, TypeError)):  # the types are checked first in these tests
+def test_impossible_arguments_are_refused_at_once(predictor: Predictor, wrong: dict[str, Any]) -> None:
+    with pytest.raises((ConfigError, TypeError)):  # in tests, types are checked first
         predictor.predict([], **wrong)
 
 
-def test_nothing_in_nothing_out(predictor: Predictor) -> None:
+@pytest.mark.parametrize("scales", [(), (0.05,), (1.0, 11.0)])
+def test_impossible_views_are_refused(scales: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"scales between 0\.1 and 10"):
+        TTA(scales)
+
+
+def test_without_inputs_there_are_no_results(predictor: Predictor) -> None:
     assert list(predictor.predict([])) == []
 
 
@@ -254,7 +263,7 @@ def test_load_takes_the_folder_of_a_run(checkpoint: Path) -> None:
     assert load(checkpoint.parent).categories == CATEGORIES
 
 
-def test_what_cannot_be_loaded_is_told(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_loaded_is_an_error_that_names_it(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load(tmp_path)
     with pytest.raises(CheckpointError, match="missing"):

@@ -1,7 +1,8 @@
-"""Results: canvas back to image by hand, RLE and rows as pycocotools reads them, files on disk."""
+"""Results: from the canvas to the image by hand, RLE and rows as pycocotools reads them, files."""
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from maskrcnn.categories import Category
+from maskrcnn.config import BoxArithmetic, KeypointHeadConfig, MaskHeadConfig, ModelConfig
 from maskrcnn.errors import ConfigError
 from maskrcnn.ops.rle import counts_from_string
 from maskrcnn.results import Result, from_detections
@@ -19,6 +21,7 @@ CATEGORIES = (
     Category(17, "dog"),
     Category(40, "fly", keypoints=("wing",)),
 )
+CONFIG = ModelConfig(keypoint_head=KeypointHeadConfig(shift=0.0))
 
 
 def batch_of_two():
@@ -33,7 +36,7 @@ def batch_of_two():
     boxes = torch.zeros(2, 3, 4)
     boxes[0, 0] = torch.tensor([10.0, 5.0, 30.0, 15.0])
     boxes[0, 1] = torch.tensor([50.0, 10.0, 64.0, 30.0])  # beyond the image
-    boxes[0, 2] = torch.tensor([61.0, 1.0, 64.0, 9.0])  # wholly beyond it
+    boxes[0, 2] = torch.tensor([61.0, 1.0, 64.0, 9.0])  # entirely beyond it
     boxes[1, 0] = torch.tensor([3.0, 6.0, 33.0, 24.0])
     boxes[1, 1:] = float("nan")
     detections = Detections(
@@ -47,8 +50,8 @@ def batch_of_two():
     return detections, images
 
 
-def test_canvas_boxes_come_back_cut_to_the_image() -> None:
-    first, second = from_detections(*batch_of_two(), CATEGORIES)
+def test_boxes_of_the_canvas_come_back_cut_to_the_image() -> None:
+    first, second = from_detections(*batch_of_two(), CONFIG, CATEGORIES)
     assert first.size == (40, 60)
     np.testing.assert_allclose(first.boxes, [[10, 10, 30, 30], [50, 20, 60, 40]])
     np.testing.assert_allclose(second.boxes, [[1, 2, 11, 8]])
@@ -59,8 +62,8 @@ def test_canvas_boxes_come_back_cut_to_the_image() -> None:
     assert repr(first) == "Result(image, 40 x 60: 1 dog, 1 cat)"
 
 
-def test_keypoints_are_those_of_the_own_category() -> None:
-    first, second = from_detections(*batch_of_two(), CATEGORIES)
+def test_each_object_has_the_keypoints_of_its_category_alone() -> None:
+    first, second = from_detections(*batch_of_two(), CONFIG, CATEGORIES)
     np.testing.assert_allclose(first.keypoints[0], np.zeros((3, 3)))  # a dog has none
     np.testing.assert_allclose(first.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
     np.testing.assert_allclose(second.keypoints[0], [[0, 0, 0], [0, 0, 0], [2, 4, 0.5]])
@@ -70,15 +73,15 @@ def test_keypoints_are_those_of_the_own_category() -> None:
     assert rows[2]["keypoints"] == [2, 4, 0.5]
 
 
-def test_keypoints_that_all_classes_share_are_those_of_each() -> None:
+def test_keypoints_that_all_categories_share_belong_to_each_object() -> None:
     shared = tuple(Category(c.id, c.name, keypoints=("a", "b", "c"), shared=True) for c in CATEGORIES)
-    first, second = from_detections(*batch_of_two(), shared)
-    assert (first.keypoints[:, :, 2] == 0.5).all()  # the dog's, too
+    first, second = from_detections(*batch_of_two(), CONFIG, shared)
+    assert (first.keypoints[:, :, 2] == 0.5).all()  # also the dog's
     assert [len(row["keypoints"]) for row in first.to_coco() + second.to_coco()] == [9, 9, 9]
 
 
 def test_masks_rle_and_polygons_say_the_same() -> None:
-    result = from_detections(*batch_of_two(), CATEGORIES)[0]
+    result = from_detections(*batch_of_two(), CONFIG, CATEGORIES)[0]
     answer = np.zeros((2, 40, 60), dtype=bool)
     answer[0, 10:30, 10:30] = True
     answer[1, 20:40, 50:60] = True
@@ -91,21 +94,49 @@ def test_masks_rle_and_polygons_say_the_same() -> None:
         np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], box)
 
 
+def with_rules(**rules: Any) -> ModelConfig:
+    return replace(CONFIG, mask_head=MaskHeadConfig(**rules))
+
+
 def test_the_paste_rule_and_threshold_are_used() -> None:
     detections, images = batch_of_two()
-    exact = from_detections(detections, images, CATEGORIES)[0]
-    padded = from_detections(detections, images, CATEGORIES, paste_rule="padded")[0]
+    exact = from_detections(detections, images, CONFIG, CATEGORIES)[0]
+    padded = from_detections(detections, images, with_rules(paste="padded"), CATEGORIES)[0]
     assert detections.masks is not None
     faint = detections._replace(masks=detections.masks * 0.6)
-    strict = from_detections(faint, images, CATEGORIES, threshold=0.7)[0]
+    strict = from_detections(faint, images, with_rules(threshold=0.7), CATEGORIES)[0]
     assert padded.masks.sum() > exact.masks.sum()
     assert padded.rle != exact.rle
     assert not strict.masks.any()
 
 
+def test_detectrons_boxes_are_a_pixel_wider_than_what_their_masks_are_laid_over() -> None:
+    """On the canvas the last pixels of the first box are 29 and 14, in the image 29 and 28: boxes end at 30 and 29.
+
+    A mask of ones over the box 10, 10, 29, 28 covers the 19 x 18 pixels whose centres lie inside.
+    """
+    config = replace(CONFIG, box_arithmetic=BoxArithmetic(inclusive=True))
+    first, second = from_detections(*batch_of_two(), config, CATEGORIES)
+    np.testing.assert_allclose(first.boxes, [[10, 10, 30, 29], [50, 20, 60, 40]])
+    np.testing.assert_allclose(second.boxes, [[1, 2, 32 / 3 + 1, 23 / 3 + 1]], rtol=1e-6)
+    assert [row["bbox"] for row in first.to_coco()] == [[10, 10, 20, 19], [50, 20, 10, 20]]
+    answer = np.zeros((2, 40, 60), dtype=bool)
+    answer[0, 10:28, 10:29] = True
+    answer[1, 20:39, 50:59] = True
+    np.testing.assert_array_equal(first.masks, answer)
+    np.testing.assert_array_equal(first.mask(0), answer[0])
+    assert first.rle is not None
+    assert [counts_from_string(rle["counts"])[1::2].sum() for rle in first.rle] == [19 * 18, 9 * 19]
+    assert first.outlines is not None
+    ring = first.outlines[0].outer[0]
+    np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], [10, 10, 29, 28])
+    np.testing.assert_array_equal(first.select([1]).masks, answer[1:])
+    np.testing.assert_allclose(first.keypoints[1, 0], [6, 24, 0.5])  # keypoints are points: nothing is added
+
+
 def test_a_model_without_masks_and_keypoints() -> None:
     detections, images = batch_of_two()
-    result = from_detections(detections._replace(masks=None, keypoints=None), images, CATEGORIES)[0]
+    result = from_detections(detections._replace(masks=None, keypoints=None), images, CONFIG, CATEGORIES)[0]
     assert result.masks is None
     assert result.rle is None
     assert result.polygons is None
@@ -117,7 +148,7 @@ def test_a_model_without_masks_and_keypoints() -> None:
 
 def test_rows_are_what_pycocotools_reads() -> None:
     coco = pytest.importorskip("pycocotools.mask")
-    result = from_detections(*batch_of_two(), CATEGORIES, image_ids=[7, 8])[0]
+    result = from_detections(*batch_of_two(), CONFIG, CATEGORIES, image_ids=[7, 8])[0]
     rows = json.loads(json.dumps(result.to_coco()))
     assert [row["image_id"] for row in rows] == [7, 7]
     assert [row["category_id"] for row in rows] == [17, 3]
@@ -128,9 +159,9 @@ def test_rows_are_what_pycocotools_reads() -> None:
     assert result.to_coco(image_id="other")[0]["image_id"] == "other"
 
 
-def test_rows_count_pixels_where_keypoints_are_measured() -> None:
-    """Half a pixel less in the row, as COCO has it: a keypoint in the middle of the first pixel is measured at 0.5."""
-    result = from_detections(*batch_of_two(), CATEGORIES, keypoint_shift=0.5)[0]
+def test_rows_hold_indices_of_pixels_and_keypoints_hold_positions() -> None:
+    """COCO gives the first pixel's index, 0, for a keypoint in its middle, which is at 0.5."""
+    result = from_detections(*batch_of_two(), ModelConfig(), CATEGORIES)[0]
     dog, cat = result.to_coco()
     assert "keypoints" not in dog
     np.testing.assert_allclose(result.keypoints[1], [[6, 24, 0.5], [6, 24, 0.5], [0, 0, 0]])
@@ -138,7 +169,7 @@ def test_rows_count_pixels_where_keypoints_are_measured() -> None:
 
 
 def test_select_keeps_objects_together() -> None:
-    result = from_detections(*batch_of_two(), CATEGORIES)[0]
+    result = from_detections(*batch_of_two(), CONFIG, CATEGORIES)[0]
     kept = result.select(result.scores < 0.85)
     assert len(kept) == 1
     assert kept.names == ["cat"]
@@ -150,7 +181,7 @@ def test_select_keeps_objects_together() -> None:
 
 def test_save_writes_image_and_rows(tmp_path) -> None:
     Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "one.jpg")
-    result = from_detections(*batch_of_two(), CATEGORIES, [tmp_path / "one.jpg", None])[0]
+    result = from_detections(*batch_of_two(), CONFIG, CATEGORIES, [tmp_path / "one.jpg", None])[0]
     files = result.save(tmp_path / "deep" / "out", formats=["overlay", "coco"])
     assert files == [tmp_path / "deep" / "out" / "one.png", tmp_path / "deep" / "out" / "one.json"]
     with Image.open(files[0]) as image:
@@ -168,16 +199,16 @@ def test_save_writes_image_and_rows(tmp_path) -> None:
             result.save(tmp_path, wrong)
 
 
-def test_nothing_found() -> None:
+def test_an_image_without_detections() -> None:
     detections, images = batch_of_two()
     nothing = detections._replace(valid=torch.zeros(2, 3, dtype=torch.bool))
-    result = from_detections(nothing, images, CATEGORIES)[0]
+    result = from_detections(nothing, images, CONFIG, CATEGORIES)[0]
     assert len(result) == 0
     assert result.masks.shape == (0, 40, 60)
     assert result.rle == result.polygons == result.to_coco() == result.names == []
     assert "nothing" in repr(result)
 
 
-def test_an_unknown_id_has_a_name() -> None:
+def test_an_unknown_category_has_a_name() -> None:
     result = Result((4, 4), np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([99]), categories=CATEGORIES)
     assert result.names == ["category 99"]

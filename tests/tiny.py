@@ -1,4 +1,4 @@
-"""A model small enough for every test that needs a whole one: untrained, but of decided opinions."""
+"""A model small enough for every test that needs a whole one: untrained, but with clear preferences."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def tiny_config() -> ModelConfig:
 
 
 def write_tiny_checkpoint(path: Path) -> Path:
-    """Writes one whose scores and boxes differ enough to be told apart."""
+    """Writes a checkpoint whose scores and boxes differ clearly from each other."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model: Any = build(tiny_config())

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from maskrcnn.config import PoolConfig
 from maskrcnn.model.pooler import assign_levels
 from maskrcnn.ops.match import match
 from maskrcnn.ops.nms import nms
@@ -44,7 +45,7 @@ def boxes_of(height: int, width: int, count: int, device: str, batch: int = 2) -
     centre = torch.rand(batch, count, 2, generator=rng) * torch.tensor([width, height])
     boxes = torch.cat((centre - side / 2, centre + side / 2), dim=2)
     valid = torch.rand(batch, count, generator=rng) < 0.9
-    levels = torch.where(valid, assign_levels(boxes, levels=4), 1 << 40)
+    levels = torch.where(valid, assign_levels(boxes, PoolConfig(), levels=4), 1 << 40)
     return torch.where(valid[..., None], boxes, torch.nan).to(device), levels.to(device), valid.to(device)
 
 
@@ -136,12 +137,12 @@ def nms_error(device: str, *, count: int, groups: int, top: int, iou: float = 0.
     scores = torch.randint(-400, 400, (3, count), generator=rng) / 8
     group = torch.randint(-groups // 2, groups - groups // 2, (3, count), generator=rng)
     given = [tensor.to(device) for tensor in (boxes, scores, group, valid)]
-    numbers = {"iou": iou, "top": top, "closed": closed, "inclusive": closed}
+    numbers = {"iou": iou, "top": top, "closed": closed}
     (a, kept_a), (b, kept_b) = (nms(*given, **numbers, impl=impl) for impl in ("triton", "reference"))
     return float(((a != b) | (kept_a != kept_b)).sum())
 
 
-def match_error(device: str, *, count: int, slots: int, inclusive: bool = False) -> float:
+def match_error(device: str, *, count: int, slots: int) -> float:
     """The largest difference of overlaps, plus the matches that differ where there is an overlap."""
     rng = torch.Generator().manual_seed(4)
 
@@ -153,10 +154,7 @@ def match_error(device: str, *, count: int, slots: int, inclusive: bool = False)
     valid, ignore = (torch.rand(2, slots, generator=rng).to(device) < share for share in (0.7, 0.3))
     candidates = torch.rand(2, count, generator=rng).to(device) < 0.8
     gt = torch.where(valid[..., None], gt, torch.nan)
-    a, b = (
-        match(boxes, gt, valid, ignore, candidates=candidates, inclusive=inclusive, impl=impl)
-        for impl in ("triton", "reference")
-    )
+    a, b = (match(boxes, gt, valid, ignore, candidates=candidates, impl=impl) for impl in ("triton", "reference"))
     wrong = ((a.index != b.index) & (b.iou > 0)).sum() + (a.best_of_gt != b.best_of_gt).sum()
     return ((a.iou - b.iou).abs().max() + (a.ignored - b.ignored).abs().max() + wrong).item()
 
@@ -198,9 +196,9 @@ CHECKS: dict[str, Check] = {
     "nms": Check(partial(nms_error, count=500, groups=5, top=100), 0.0),
     "nms of one group": Check(partial(nms_error, count=3000, groups=1, top=1000, iou=0.7), 0.0),
     "nms of many groups": Check(partial(nms_error, count=5000, groups=80, top=100), 0.0),
-    "nms, Detectron's": Check(partial(nms_error, count=700, groups=3, top=700, closed=True), 0.0),
+    "nms, closed": Check(partial(nms_error, count=700, groups=3, top=700, closed=True), 0.0),
     "match": Check(partial(match_error, count=2000, slots=37), 1e-6),
-    "match, inclusive": Check(partial(match_error, count=5000, slots=16, inclusive=True), 1e-6),
+    "match of few objects": Check(partial(match_error, count=5000, slots=16), 1e-6),
     "match of all anchors": Check(partial(match_error, count=268_569, slots=64), 1e-6),
     "paste": Check(partial(paste_error, rule="grid", threshold=0.5), 0.0),
     "paste padded": Check(partial(paste_error, rule="padded", threshold=0.5), 0.0),

@@ -1,4 +1,4 @@
-"""What is claimed to run, what may be wished for, and what is said where a wish cannot be met."""
+"""Which implementation runs, what a caller can ask for, and the reason given if that cannot run."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskrcnn.ops import dispatch
-from maskrcnn.ops.dispatch import implementations, recorded_paths, torch_threads, use, which
+from maskrcnn.ops.dispatch import implementations, may_look, recorded_paths, torch_threads, use, which
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
@@ -22,6 +22,13 @@ def test_a_cpu_takes_numba_and_says_so() -> None:
         assert which("roi_align", CPU, "reference") == "reference"
     assert paths == ["nms:numba", "roi_align:reference"]
     assert implementations("nms")[:2] == ["reference", "numba"]
+
+
+def test_only_values_on_a_cpu_may_be_looked_at_and_only_in_eager_mode() -> None:
+    assert may_look(torch.zeros(2))
+    assert not may_look(torch.zeros(2, device="meta"))
+    traced = torch.compile(lambda tensor: tensor + float(may_look(tensor)), backend="eager", fullgraph=True)
+    assert traced(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
 def test_an_operator_without_a_kernel_is_its_reference_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""Matching: answers by hand, the kernel equal to the reference, poison, and images that do not see each other."""
+"""Matching: answers by hand, kernels beside the reference, padding that holds NaN, images independent of each other."""
 
 import pytest
 import torch
@@ -28,9 +28,10 @@ def test_match_gives_the_known_answer(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_inclusive_boxes_are_a_pixel_larger(impl) -> None:
-    boxes, gt = torch.tensor([[[0.0, 0, 9, 4]]]), torch.tensor([[[0.0, 0, 9, 9]]])
-    assert match(boxes, gt, mask(1), mask(0), inclusive=True, impl=impl).iou.item() == 0.5
+def test_detectrons_boxes_overlap_as_there_after_a_pixel_is_added(impl) -> None:
+    added = torch.tensor([0.0, 0, 1, 1])
+    boxes, gt = torch.tensor([[[0.0, 0, 9, 4]]]) + added, torch.tensor([[[0.0, 0, 9, 9]]]) + added
+    assert match(boxes, gt, mask(1), mask(0), impl=impl).iou.item() == 0.5
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -51,7 +52,7 @@ def test_without_objects_nothing_matches(impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("boxes", "objects"), [(0, 3), (2, 0), (0, 0)])
-def test_no_slots_are_no_matter(impl, boxes: int, objects: int) -> None:
+def test_without_slots_the_answer_is_empty_or_zero(impl, boxes: int, objects: int) -> None:
     real = torch.ones(2, objects, dtype=torch.bool)
     found = match(torch.ones(2, boxes, 4), torch.ones(2, objects, 4), real, ~real, impl=impl)
     assert all(values.shape == (2, boxes) and not values.any() for values in found)
@@ -73,13 +74,14 @@ def draw(rng, B=3, N=200, G=9):
 
 
 @pytest.mark.parametrize("impl", [impl for impl in IMPLS if impl != "reference"])
-@pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("pixel", [0.0, 1.0])  # with 0 some boxes are empty
 @pytest.mark.parametrize("filtered", [False, True])
-def test_kernels_equal_the_reference(impl, inclusive, filtered, torch_rng) -> None:
+def test_kernels_equal_the_reference(impl, pixel, filtered, torch_rng) -> None:
     boxes, gt, valid, ignore, candidates = draw(torch_rng)
-    arguments = {"candidates": candidates if filtered else None, "inclusive": inclusive}
-    wanted = match(boxes, gt, valid, ignore, impl="reference", **arguments)
-    got = match(boxes, gt, valid, ignore, impl=impl, **arguments)
+    boxes, gt = (table + pixel * torch.tensor([0.0, 0, 1, 1]) for table in (boxes, gt))
+    among = candidates if filtered else None
+    wanted = match(boxes, gt, valid, ignore, candidates=among, impl="reference")
+    got = match(boxes, gt, valid, ignore, candidates=among, impl=impl)
     torch.testing.assert_close(got.iou, wanted.iou, rtol=0, atol=1e-6)
     torch.testing.assert_close(got.ignored, wanted.ignored, rtol=0, atol=1e-6)
     hit = wanted.iou > 0
@@ -88,7 +90,7 @@ def test_kernels_equal_the_reference(impl, inclusive, filtered, torch_rng) -> No
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_padding_never_matters_and_neighbours_do_not_either(impl, torch_rng) -> None:
+def test_neither_padding_nor_other_images_change_the_answer(impl, torch_rng) -> None:
     boxes, gt, valid, ignore, _ = draw(torch_rng)
     wanted = match(boxes, gt, valid, ignore, impl=impl)
     poisoned = torch.where(valid[..., None], gt, NAN)

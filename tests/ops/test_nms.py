@@ -25,7 +25,6 @@ class Case(NamedTuple):
     groups: list | None = None
     iou: float = 0.5
     top: int = 4
-    inclusive: bool = False
     closed: bool = False
 
     def tensors(self, padding=0, poison=0.0):
@@ -43,7 +42,7 @@ class Case(NamedTuple):
         return boxes, scores, groups, valid
 
     def numbers(self):
-        return {"iou": self.iou, "top": self.top, "inclusive": self.inclusive, "closed": self.closed}
+        return {"iou": self.iou, "top": self.top, "closed": self.closed}
 
 
 CASES = [
@@ -58,8 +57,8 @@ CASES = [
     Case("at the threshold both stay", [A, A_HALF], [0.9, 0.8], [0, 1]),
     Case("closed: at the threshold one goes", [A, A_HALF], [0.9, 0.8], [0], closed=True),
     Case("closed, below the threshold", [A, A_HALF], [0.9, 0.8], [0, 1], iou=0.51, closed=True),
-    Case("Detectron's pixels", [(0, 0, 9, 9), (0, 0, 9, 4)], [0.9, 0.8], [0], inclusive=True, closed=True),
-    Case("the same, continuous", [(0, 0, 9, 9), (0, 0, 9, 4)], [0.9, 0.8], [0, 1], closed=True),
+    Case("Detectron's (0, 0, 9, 9), a pixel added", [A, (0, 0, 9 + 1, 4 + 1)], [0.9, 0.8], [0], closed=True),
+    Case("Detectron's (0, 0, 9, 9), read as it is", [(0, 0, 9, 9), (0, 0, 9, 4)], [0.9, 0.8], [0, 1], closed=True),
     Case("touching edges overlap by nothing", [A, (10, 0, 20, 10)], [0.9, 0.8], [0, 1], iou=0.0),
     Case("boxes without area suppress nobody", [(5, 5, 5, 5), (5, 5, 5, 5)], [0.9, 0.8], [0, 1], iou=0.0),
     Case("only the best", [A, B, (40, 0, 50, 10)], [0.1, 0.3, 0.2], [1, 2], top=2),
@@ -108,15 +107,14 @@ def crowd(rng: np.random.Generator, B=3, N=120):
     )
 
 
-def greedy(boxes, scores, groups, valid, iou, top, inclusive, closed):
-    """The textbook, in Python's own numbers; whole pixels make every area exact."""
-    extra = 1 if inclusive else 0
+def greedy(boxes, scores, groups, valid, iou, top, closed):
+    """The textbook's algorithm in Python's numbers; whole pixels make every area exact."""
     kept = []
     for i in sorted((i for i in range(len(scores)) if valid[i]), key=lambda i: (-scores[i], i)):
         for k in kept:
-            w = max(min(boxes[i][2], boxes[k][2]) - max(boxes[i][0], boxes[k][0]) + extra, 0)
-            h = max(min(boxes[i][3], boxes[k][3]) - max(boxes[i][1], boxes[k][1]) + extra, 0)
-            areas = [(b[2] - b[0] + extra) * (b[3] - b[1] + extra) for b in (boxes[i], boxes[k])]
+            w = max(min(boxes[i][2], boxes[k][2]) - max(boxes[i][0], boxes[k][0]), 0)
+            h = max(min(boxes[i][3], boxes[k][3]) - max(boxes[i][1], boxes[k][1]), 0)
+            areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (boxes[i], boxes[k])]
             union = sum(areas) - w * h
             overlap = float(np.float32(w * h) / np.float32(union)) if union else math.nan
             if groups[i] == groups[k] and (overlap >= iou if closed else overlap > iou):
@@ -129,9 +127,10 @@ def greedy(boxes, scores, groups, valid, iou, top, inclusive, closed):
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("detectron", [False, True])
 @pytest.mark.parametrize(("iou", "top"), [(0.0, 50), (0.3, 20), (0.5, 200), (1.0, 200)])
-def test_nms_is_the_textbook(rng, iou, top, detectron, impl) -> None:
-    numbers = {"iou": iou, "top": top, "inclusive": detectron, "closed": detectron}
-    batch = crowd(rng)
+def test_nms_is_the_textbooks(rng, iou, top, detectron, impl) -> None:
+    numbers = {"iou": iou, "top": top, "closed": detectron}
+    boxes, *rest = crowd(rng)
+    batch = boxes + float(detectron) * torch.tensor([0.0, 0, 1, 1]), *rest
     index, kept = nms(*batch, **numbers, impl=impl)
     for b in range(len(index)):
         wanted = greedy(*(tensor[b].tolist() for tensor in batch), **numbers)

@@ -144,7 +144,7 @@ def test_every_layer_answers_as_in_detectron2(name: str, rng: np.random.Generato
     labels = torch.tensor([[0, 41, CLASSES - 1]])
     with torch.inference_mode():
         pyramid = model.pyramid(images)
-        rpn = model.rpn(pyramid, (64, 96))
+        rpn = model.rpn(pyramid, images)
         logits, deltas = model.box_head(pooled[None])
         assert model.mask_head is not None
         chosen = model.mask_head(detail[None], labels)
