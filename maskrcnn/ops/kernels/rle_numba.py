@@ -1,8 +1,8 @@
-"""`rle.encode` for processors: down a column, the value is linear between two rows of the M x M mask.
+"""`rle.encode` on a CPU: down a column, the value is linear between two rows of the M x M mask.
 
-There it crosses the threshold at most once, and rounding keeps it monotone, so a bisection over the very expression
-that `paste` computes finds the pixel. A column costs M steps, however many pixels it has. Serial: 100 objects take
-milliseconds, and it may run in any thread.
+So it crosses the threshold at most once between them, and rounding keeps it monotone: a bisection over the expression
+that `paste` computes finds the pixel. A column takes M steps, however many pixels it has. Serial: 100 objects take
+milliseconds, and any thread may call it.
 """
 
 from typing import no_type_check
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def encode_numba(padded: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float, rule: str) -> list[bytes]:
-    """The meaning of `ops.rle.encode_reference`, byte for byte."""
+    """Computes `ops.rle.encode_reference`, byte for byte."""
     masks, corners = padded.contiguous().numpy(), boxes.contiguous().numpy()
     limit, cut = np.float32(threshold), rule == "padded"
     return [
@@ -22,7 +22,7 @@ def encode_numba(padded: Tensor, boxes: Tensor, size: tuple[int, int], threshold
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _encode(mask, box, height, width, threshold, cut):  # noqa: ANN001, ANN202
     last = len(mask) - 1
     if cut:
@@ -34,7 +34,7 @@ def _encode(mask, box, height, width, threshold, cut):  # noqa: ANN001, ANN202
     starts = _row_starts(rows, first_row, end_row, last)
     column = np.empty(len(mask), np.float32)
     changes, count = np.empty(256, np.int64), 0
-    state = False  # of the pixel before
+    state = False  # of the previous pixel
     for x in range(left, right):
         if count + len(mask) + 2 > len(changes):
             grown = np.empty(2 * len(changes) + len(mask) + 2, np.int64)
@@ -85,14 +85,14 @@ def _is_set(column, k, position, threshold, cut):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _grid_positions(low, high, last, length):  # noqa: ANN001, ANN202
-    """`ops.paste.sample_positions` by the rule `grid`, in the same single-precision operations."""
+    """`ops.paste.sample_positions` for the rule `grid`, in the same single-precision operations."""
     out, one, half = np.zeros(length, np.float32), np.float32(1), np.float32(0.5)
     side, two, most = np.float32(last - 1), np.float32(2), np.float32(last)
     if high > low:
         for i in range(length):
             relative = (np.float32(i) + half - low) / (high - low) * two - one
             position = ((relative + one) * side - one) / two + one
-            if position > 0:  # not where it is NaN
+            if position > 0:  # false for NaN
                 out[i] = min(position, most)
     return out
 
@@ -100,7 +100,7 @@ def _grid_positions(low, high, last, length):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _cut_positions(low, high, last, length):  # noqa: ANN001, ANN202
-    """The same by the rule `padded`."""
+    """`ops.paste.sample_positions` for the rule `padded`."""
     out, one, half, most = np.zeros(length, np.float32), np.float32(1), np.float32(0.5), np.float32(last)
     reach = (high - low) * half * np.float32((last + 1) / (last - 1))
     middle = (high + low) * half
@@ -119,7 +119,7 @@ def _cut_positions(low, high, last, length):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _reached(positions, last):  # noqa: ANN001, ANN202
-    """The pixels first..end - 1 whose position lies inside the border; positions never fall along the axis."""
+    """The pixels first..end - 1 whose positions lie inside the border; positions never decrease along the axis."""
     first, end = 0, len(positions)
     while first < end and positions[first] <= 0:
         first += 1
@@ -131,7 +131,7 @@ def _reached(positions, last):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
-    """Where the pixel rows begin that lie between mask rows k and k + 1, for k = 0..last."""
+    """The first pixel row that lies between mask rows k and k + 1, for k = 0..last."""
     starts = np.empty(last + 1, np.int64)
     y = first
     for k in range(last):
@@ -145,7 +145,7 @@ def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _string(changes, pixels):  # noqa: ANN001, ANN202
-    """The compressed RLE of the places where the value changes, first to set."""
+    """The compressed RLE, given the pixels at which the value changes; the first change is to set."""
     out, length = np.empty(7 * (len(changes) + 1), np.uint8), 0
     counts = np.empty(len(changes) + 1, np.int64)
     before = 0
