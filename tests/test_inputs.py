@@ -68,19 +68,19 @@ def test_a_generator_is_read_as_needed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
-        (5, "int is no image"),
-        (None, "NoneType is no image"),
+        (5, "int is not an image"),
+        (None, "NoneType is not an image"),
         (np.zeros((2, 3, 4, 3)), r"\[2, 3, 4, 3\]"),
-        (torch.zeros(3, 4, 4), "Tensor is no image"),
+        (torch.zeros(3, 4, 4), "Tensor is not an image"),
         ("nothing/*.png", "no file matches"),
     ],
 )
-def test_what_is_no_image_is_told_in_its_place(wrong: object, told: str, folder: Path) -> None:
+def test_an_input_that_is_not_an_image_gives_an_error_in_its_place(wrong: object, message: str, folder: Path) -> None:
     got = list(expand([folder / "b.png", wrong, folder / "c.tif"]))
     assert [type(one) is DataError for one in got] == [False, True, False]
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         raise got[1]
 
 
