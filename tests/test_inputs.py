@@ -77,7 +77,7 @@ def test_a_generator_is_read_as_needed(folder: Path) -> None:
         ("nothing/*.png", "no file matches"),
     ],
 )
-def test_an_input_that_is_not_an_image_gives_an_error_in_its_place(wrong: object, message: str, folder: Path) -> None:
+def test_an_input_that_is_no_image_becomes_an_error_in_its_place(wrong: object, message: str, folder: Path) -> None:
     got = list(expand([folder / "b.png", wrong, folder / "c.tif"]))
     assert [type(one) is DataError for one in got] == [False, True, False]
     with pytest.raises(DataError, match=message):
