@@ -1,9 +1,9 @@
-"""From an image to its canvas, and with boxes and keypoints there and back again.
+"""Resizes images and pads them to a canvas, and maps boxes and keypoints between the canvas and the image.
 
-An image is resized (section 3.1: the shorter side to 800) and laid on a canvas, top left, zeros right and below it.
-Both sizes are functions of the image's size alone. Arrays are [height width channels], sizes (height, width), boxes
-xyxy in continuous pixels: pixel i covers [i, i + 1), so positions scale without an offset. The numbers come from
-`InputConfig`; its fields have the same names here.
+An image is resized (section 3.1: the shorter side to 800) and placed in the top left corner of a canvas; the rest is
+zero. Both sizes depend only on the size of the image. Arrays are [height width channels], sizes (height, width), boxes
+xyxy in continuous pixels: pixel i covers [i, i + 1), so positions are scaled without an offset. The numbers come from
+`InputConfig`, whose fields have the same names here.
 """
 
 import math
@@ -22,7 +22,7 @@ from .ops.grids import Axis
 from .ops.interpolate import interpolate
 from .structures import Images
 
-STRIDE = 32  # of the coarsest map that a canvas must divide into (P5)
+STRIDE = 32  # of P5, the coarsest map that has to fit the canvas exactly
 
 
 class Fit(NamedTuple):
@@ -35,11 +35,11 @@ class Fit(NamedTuple):
 def fit(
     height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
 ) -> Fit:
-    """How an image is resized: the shorter side to `min_size`, or the longer to `max_size` where that is less.
+    """How an image is resized: the shorter side to `min_size`, or the longer side to `max_size` if that is smaller.
 
-    `min_size` 0 keeps the image's own size, times `zoom`, up to `max_size`. `size_rounding` is `half_up`
-    (Detectron2), `half_even` (Detectron, which has one scale for both axes) or `floor` (torchvision, whose floor meets
-    products of 799.99...). Each is the framework's own sequence of float64 operations, because the last bit decides.
+    `min_size` 0 keeps the size of the image, times `zoom`, up to `max_size`. `size_rounding` is `half_up` (Detectron2),
+    `half_even` (Detectron, which has one scale for both axes) or `floor` (torchvision, whose product may be 799.99...).
+    Each repeats the framework's own sequence of float64 operations, because the last bit can change the size.
     """
     shorter, longer = min(height, width), max(height, width)
     if min_size == 0 and zoom == 1 and longer <= max_size:
@@ -63,7 +63,7 @@ def fit(
             size = max(round(height * scale), 1), max(round(width * scale), 1)
             return Fit(size, (scale, scale))
         case _:
-            raise ValueError(f"size_rounding is half_up, floor or half_even; it is {size_rounding!r}")
+            raise ValueError(f"size_rounding must be half_up, floor or half_even, not {size_rounding!r}")
     size = max(new_height, 1), max(new_width, 1)
     return Fit(size, (size[0] / height, size[1] / width))
 
@@ -71,7 +71,7 @@ def fit(
 def resized_size(
     height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
 ) -> tuple[int, int]:
-    """The (height, width) that an image is resized to; see `fit`."""
+    """The (height, width) to which an image is resized; see `fit`."""
     return fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom).size
 
 
@@ -87,13 +87,13 @@ def resize(
     """`array` [H W C], or the part of it in `window`, as [h w C] of `size`.
 
     Args:
-        kernel: `pillow` takes uint8 to uint8 and averages what it shrinks; `float` and `opencv` interpolate four
-            neighbours, at half-pixel centres, and give float32.
-        steps: original pixels per new pixel, (y, x); default the quotient of the sizes. `opencv` in Detectron steps
-            exactly 1 / scale. `pillow` knows no other than the default.
-        window: (y1, x1, y2, x2) in pixels of `array`. What lies beyond it still counts for its rim, so a window gives
-            what cutting the resized image would give, and costs the window only.
-        out: where the answer goes; `array` itself may be the answer where there is none.
+        kernel: `pillow` takes and returns uint8, and averages if it shrinks; `float` and `opencv` interpolate between
+            four neighbours, at half-pixel centres, and return float32.
+        steps: original pixels per new pixel, (y, x); by default the quotient of the sizes. `opencv` in Detectron takes
+            steps of exactly 1 / scale. `pillow` supports the default only.
+        window: (y1, x1, y2, x2) in pixels of `array`. Pixels beyond it still influence its border, so the result is the
+            same as cutting the resized image, at the cost of the window only.
+        out: where to write the result. Without it, `array` itself may be returned.
     """
     y1, x1, y2, x2 = window or (0.0, 0.0, float(array.shape[0]), float(array.shape[1]))
     if kernel == "pillow":
@@ -103,7 +103,7 @@ def resize(
         out[...] = found
         return out
     if kernel not in ("float", "opencv"):
-        raise ValueError(f"the resize kernel is pillow, float or opencv; it is {kernel!r}")
+        raise ValueError(f"the resize kernel must be pillow, float or opencv, not {kernel!r}")
     step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
     if kernel == "float":  # PyTorch's step is a float32, OpenCV's a float64
         step_y, step_x = float(np.float32(step_y)), float(np.float32(step_x))
@@ -113,14 +113,14 @@ def resize(
 
 def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
     if array.dtype != np.uint8:
-        raise ValueError(f"the pillow kernel rounds to uint8 and takes nothing else; the array is {array.dtype}")
+        raise ValueError(f"the pillow kernel takes uint8 only; the array is {array.dtype}")
     whole = box == (0.0, 0.0, float(array.shape[1]), float(array.shape[0]))
     if whole and array.shape[:2] == tuple(size):
         return array
     shape = size[1], size[0]
     if array.shape[2] == 3:
         return np.asarray(Image.fromarray(array).resize(shape, Image.Resampling.BILINEAR, box=box))
-    planes = [  # one by one: Pillow would take four channels for colour and alpha, and multiply them
+    planes = [  # one by one: Pillow would treat four channels as colour and alpha, and premultiply them
         np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(shape, Image.Resampling.BILINEAR, box=box))
         for plane in np.moveaxis(array, 2, 0)
     ]
@@ -128,7 +128,7 @@ def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, f
 
 
 def _axis(start: float, step: float, size: int, available: int) -> Axis:
-    """As PyTorch and OpenCV round it: the centres to float32, once."""
+    """Centres are rounded to float32 once, as in PyTorch and OpenCV."""
     centres = (start + (np.arange(size) + 0.5) * step - 0.5).astype(np.float32).clip(0, available - 1)
     lower = np.floor(centres).astype(np.intp)
     return Axis(lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32))
@@ -137,9 +137,9 @@ def _axis(start: float, step: float, size: int, available: int) -> Axis:
 def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_size: int = 0) -> tuple[int, int]:
     """The canvas (height, width) of a resized image.
 
-    `exact` is the size itself. `multiple-of-32` is the least one that the pyramid divides. `buckets` are few: a side
-    goes up to the next sixth of `min_size` (800 x 1067 to 800 x 1088, 800 x 1333 to 800 x 1344); or, where images
-    keep their own size, to the next quarter above a power of two.
+    `exact` is the size itself. `multiple-of-32` is the smallest canvas that the pyramid divides. `buckets` gives few
+    sizes: a side is rounded up to the next sixth of `min_size` (800 x 1067 to 800 x 1088, 800 x 1333 to 800 x 1344) or,
+    if images keep their own size, to the next quarter of a power of two; both up to the next multiple of 32.
     """
     match policy:
         case "exact":
@@ -149,7 +149,7 @@ def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_si
         case "buckets":
             return _bucket(size[0], min_size, max_size), _bucket(size[1], min_size, max_size)
         case _:
-            raise ValueError(f"the canvas is multiple-of-32, buckets or exact; it is {policy!r}")
+            raise ValueError(f"the canvas must be multiple-of-32, buckets or exact, not {policy!r}")
 
 
 def _up(side: float) -> int:
@@ -172,15 +172,15 @@ def to_images(
     canvas: tuple[int, int] | None = None,
     scales: Sequence[tuple[float, float]] | None = None,
 ) -> Images:
-    """Resized images [h w I] of one canvas as a batch, in memory channels last. Raises ValueError where canvases
-    differ.
+    """A batch of resized images [h w I] that have the same canvas, stored channels last.
 
-    `canvas` overrides the policy (a crop's canvas, a bucket). `scales` are the quotients of the sizes unless given.
+    `canvas` overrides `policy`, such as for crops. `scales` are by default the quotients of the sizes. Raises
+    ValueError if the images need different canvases.
     """
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     canvases = {canvas} if canvas else {canvas_size(size, policy) for size in sizes}
     if len(canvases) != 1:
-        raise ValueError(f"a batch has one canvas; these images need {sorted(canvases)}")
+        raise ValueError(f"a batch has one canvas, but these images need {sorted(canvases)}")
     (chosen,) = canvases
     batch = np.zeros((len(images), *chosen, images[0].shape[2]), dtype=images[0].dtype)
     for b, image in enumerate(images):
@@ -195,7 +195,7 @@ def _images(
     seeds: Sequence[int],
     scales: Sequence[tuple[float, float]] | None,
 ) -> Images:
-    """From the canvases [B H W I] with their images on them."""
+    """`batch` [B H W I] holds the canvases with the images on them."""
     original = torch.tensor(original_sizes, dtype=torch.int64)
     quotients = torch.tensor(sizes, dtype=torch.float64) / original
     return Images(
@@ -218,7 +218,7 @@ def prepare_image(
     zoom: float = 1.0,
     seed: int = 0,
 ) -> Images:
-    """One image, uint8 [h w I], as a batch of one on its canvas. `join` makes larger ones.
+    """One image, uint8 [h w I], as a batch of one on its canvas. `join` makes larger batches.
 
     The other keywords are the fields of `InputConfig`; see `fit`, `resize` and `canvas_size`.
     """
@@ -232,10 +232,11 @@ def prepare_image(
 
 
 def prepare_views(array: np.ndarray, rule: InputConfig, views: TTA = ONE_VIEW) -> Images:
-    """One image as `rule` has it, at each of the views' scales times that size; with `flip` then all of these mirrored.
+    """One image, resized by `rule` at each of the views' scales; with `flip`, then also mirrored at each scale.
 
-    The first view is the batch, the others are its `views`. Mirrored is what is resized: `opencv` in Detectron may
-    begin a resized image's last pixel beyond the image, and a mirror laid afterwards would be off by that much.
+    The first view is the batch itself, the others are its `views`. The image is mirrored before it is resized: with
+    `opencv` in Detectron the last pixel of a resized image may begin beyond the image, so mirroring afterwards would
+    shift it.
     """
     arrays = (array, np.ascontiguousarray(array[:, ::-1])) if views.flip else (array,)
     first, *others = (
@@ -254,22 +255,22 @@ def prepare_views(array: np.ndarray, rule: InputConfig, views: TTA = ONE_VIEW) -
     return first._replace(views=tuple(others))
 
 
-_resize = resize  # in `prepare_image` the name is the configuration's
+_resize = resize  # in `prepare_image`, `resize` is the setting
 
 
 def join(batches: Sequence[Images]) -> Images:
-    """Several batches of one canvas as one, their views too."""
+    """Joins batches that have the same canvas into one, and their views likewise."""
     tensors = (torch.cat(fields) for fields in zip(*(batch[:-1] for batch in batches), strict=True))
     return Images(*tensors, views=tuple(join(views) for views in zip(*(batch.views for batch in batches), strict=True)))
 
 
 def boxes_to_image(boxes: Float[Tensor, "B N 4"], images: Images, *, inclusive: bool = False) -> Float[Tensor, "B N 4"]:
-    """Canvas boxes in pixels of the original images, cut to them."""
+    """Canvas boxes in pixels of the original images, clipped to them."""
     limits = images.original_sizes.flip(1).repeat(1, 2)[:, None].to(boxes)
     return to_image(boxes, images.scales, inclusive).clamp(min=0).minimum(limits)
 
 
 def keypoints_to_image(keypoints: Float[Tensor, "B N J 3"], images: Images) -> Float[Tensor, "B N J 3"]:
-    """Keypoints (x, y, score) of the canvas in pixels of the original images."""
+    """Canvas keypoints (x, y, score) in pixels of the original images."""
     scales = images.scales.flip(1)[:, None, None].to(keypoints)
     return torch.cat((keypoints[..., :2] / scales, keypoints[..., 2:]), dim=-1)

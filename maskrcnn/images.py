@@ -1,17 +1,16 @@
-"""The one image reader: a path, bytes, an array or a PIL image becomes uint8 [H W channels].
+"""Reads an image: a path, bytes, an array or a PIL image becomes uint8 [H W channels].
 
-Training, evaluation, prediction and serving all read through here. The rules, none of them depending on a global
-setting of Pillow:
+Training, evaluation and prediction all use this reader. Its rules do not depend on global settings of Pillow:
 
 - Palette, CMYK, YCbCr and 1-bit images are converted to RGB; grey is repeated; an alpha channel is dropped, not
   blended.
-- 16-bit values become 8-bit ones by their range: an image whose largest value is below 256 is taken as it stands,
-  below 4096 as 12-bit (the usual microscope camera), else as 16-bit. Floats within 0..1 are multiplied by 255, within
-  0..255 taken as they stand, else stretched from their smallest to their largest value. Bits are 0 and 255.
-- EXIF orientation is applied (`exif="apply"`). Where the size that the annotations assume is known and fits one
-  reading only, that reading is taken: annotations made on the unrotated image stay right.
-- The number of pixels is checked from the header, before anything is decoded.
-- Animations and multi-page files are refused: which page is meant cannot be known.
+- 16-bit values are scaled by their range: if the largest value is below 256 they are used as they are, below 4096 as
+  12-bit (most microscope cameras), else as 16-bit. Floats within 0..1 are multiplied by 255, within 0..255 used as they
+  are, else stretched from their minimum to their maximum. Bits become 0 and 255.
+- EXIF orientation is applied (`exif="apply"`). If the size in the annotations is known and fits only the rotated or
+  only the unrotated image, that one is used, so annotations made on the unrotated image stay right.
+- The number of pixels is checked in the header, before anything is decoded.
+- Animations and multi-page files are refused, because it is unknown which page is meant.
 """
 
 import contextlib
@@ -33,9 +32,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".we
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # images only: no PostScript, no PDF
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # no PostScript or PDF
 _ORIENTATION = 0x0112
-_DECODER_ERRORS = (  # what Pillow's decoders raise on broken files
+_DECODER_ERRORS = (  # raised by Pillow's decoders on broken files
     OSError,
     SyntaxError,
     ValueError,
@@ -49,7 +48,7 @@ _DECODER_ERRORS = (  # what Pillow's decoders raise on broken files
     EOFError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,  # the WebP decoder holds to Pillow's own limit, whatever ours is
+    Image.DecompressionBombError,  # the WebP decoder enforces Pillow's limit, whatever ours is
 )
 
 
@@ -62,17 +61,17 @@ def read_image(
     annotated_size: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> np.ndarray:
-    """The image as uint8 [H W channels], contiguous and the caller's own; RGB where there are three channels.
+    """The image as a contiguous array, uint8 [H W channels], that the caller may change; three channels are RGB.
 
     Args:
         source: a path (also `.npy`), the bytes of an image file, an array [H W] or [H W C], or a PIL image.
-        channels: how many the result has. 1 is luminance; other numbers than 1 and 3 must be what the source has.
-        max_pixels: height x width beyond which the image is refused before it is decoded.
-        exif: whether the orientation that a camera noted is applied. Arrays have none.
-        annotated_size: (height, width) that the annotations of this image assume.
-        name: what messages call the image; the path where there is one.
+        channels: number of channels of the result. 1 is luminance; other numbers than 1 and 3 must match the source.
+        max_pixels: an image with more pixels is refused before it is decoded.
+        exif: whether to apply the orientation stored by the camera. Arrays have none.
+        annotated_size: the (height, width) stated in the annotations of this image.
+        name: the name of the image in messages; by default its path.
 
-    Raises `DataError`, naming the file, for what cannot be read or does not fit.
+    Raises `DataError`, naming the file, if the image cannot be read or does not fit.
     """
     name = name or (str(source) if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})")
     if isinstance(source, np.ndarray):
@@ -86,13 +85,13 @@ def read_image(
         array = _turned(array, turn)
     if annotated_size is not None and array.shape[:2] != tuple(annotated_size):
         raise DataError(
-            f"{name}: the image is {array.shape[0]} x {array.shape[1]}, its annotations say "
+            f"{name}: the image is {array.shape[0]} x {array.shape[1]}, but its annotations say "
             f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
         )
     array = _with_channels(_to_uint8(array, name), channels, name)
     return np.array(
         array, order="C"
-    )  # a copy: NumPy's view of a PIL image is read-only, and the caller's array stays his
+    )  # a copy: NumPy's view of a PIL image is read-only, and the caller's array must not change
 
 
 def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
@@ -112,13 +111,13 @@ def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"]
 def _decode(
     source: str | os.PathLike[str] | bytes | Image.Image, name: str, channels: int, max_pixels: int
 ) -> tuple[np.ndarray, int]:
-    """Pixels as the file has them, in a mode that NumPy shares, and the EXIF orientation (1..8)."""
+    """The pixels as stored, in a mode that NumPy supports, and the EXIF orientation (1..8)."""
     own = isinstance(source, Image.Image)
     image: Image.Image = source if isinstance(source, Image.Image) else _open(source, name)
     with contextlib.nullcontext(image) if own else _closing(image):
         _check_pixels((image.height, image.width), name, max_pixels)
         try:
-            # Phones append previews to a JPEG (MPO): its first image is the one that is meant.
+            # Phones append previews to a JPEG (MPO); the photo is its first image.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise DataError(f"{name}: has several frames or pages ({getattr(image, 'n_frames', 0)}); expected one")
             turn = _orientation(image)
@@ -128,7 +127,7 @@ def _decode(
 
 
 def _open(source: str | os.PathLike[str] | bytes, name: str) -> Image.Image:
-    """A Pillow image whose header is read. Not `Image.open`: that holds every caller to one global limit of pixels."""
+    """A Pillow image with its header read. `Image.open` is not used: its limit on pixels is a global setting."""
     file = None
     try:
         file = io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open(source, "rb")  # type: ignore[arg-type]
@@ -163,7 +162,7 @@ def _accepts(accept: Callable[[bytes], bool | str], prefix: bytes) -> bool:
 
 @contextlib.contextmanager
 def _closing(image: Image.Image) -> Iterator[Image.Image]:
-    """Closes the file that the factory was handed, which Pillow leaves to whoever opened it."""
+    """Closes the file that was passed to the factory; Pillow leaves that to the caller."""
     file = getattr(image, "fp", None)
     try:
         yield image
@@ -176,7 +175,7 @@ def _closing(image: Image.Image) -> Iterator[Image.Image]:
 def _orientation(image: Image.Image) -> int:
     try:
         turn = image.getexif().get(_ORIENTATION, 1)
-    except _DECODER_ERRORS:  # an unreadable EXIF block says nothing about the image
+    except _DECODER_ERRORS:  # an unreadable EXIF block does not make the image unreadable
         return 1
     return turn if turn in range(1, 9) else 1
 
@@ -192,12 +191,12 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
     if mode in ("1", "LA", "La"):
         return image.convert("L")
     if mode in ("P", "PA"):
-        image = image.convert("RGBA")  # a palette may carry transparency, which RGB at once would warn of
+        image = image.convert("RGBA")  # directly to RGB Pillow warns if the palette has transparency
     return image.convert("RGB")
 
 
 def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
-    """The array of a `.npy` file, mapped, so that its shape is known before anything is read."""
+    """The array of a `.npy` file, memory-mapped, so that its shape is known before anything is read."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (*_DECODER_ERRORS,) as error:
@@ -215,7 +214,7 @@ def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     height, width = size
     if height <= 0 or width <= 0:
-        raise DataError(f"{name}: the image is {height} x {width}; there is nothing to see")
+        raise DataError(f"{name}: the image is empty, {height} x {width}")
     if height * width > max_pixels:
         raise DataError(f"{name}: {height} x {width} pixels are more than the {max_pixels:,} allowed (max_pixels)")
 
@@ -227,9 +226,7 @@ def _check_shape(array: np.ndarray, name: str, max_pixels: int) -> None:
 
 
 def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[int, int] | None) -> bool:
-    """Whether to turn the image: what the annotations fit, where only one reading fits them, else what was asked
-    for.
-    """
+    """Whether to apply the orientation: as the annotations need it if only one reading fits, else as `exif` says."""
     if turn == 1:
         return False
     turned = size[::-1] if turn >= 5 else size
@@ -239,7 +236,7 @@ def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[
 
 
 def _turned(array: np.ndarray, turn: int) -> np.ndarray:
-    """EXIF orientations 2 to 8: which mirror or rotation makes the stored image upright."""
+    """The stored image made upright; `turn` is its EXIF orientation, 2 to 8."""
     if turn >= 5:
         array = array.swapaxes(0, 1)
     if turn in (3, 4, 7, 8):
@@ -250,7 +247,7 @@ def _turned(array: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
-    """0..255, by the rules at the head of this file."""
+    """Converts to 0..255 by the rules in the docstring of this file."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
@@ -258,10 +255,10 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind == "f":
         return _float_to_uint8(np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0))
     if array.dtype.kind not in "iu":
-        raise DataError(f"{name}: pixels of type {array.dtype} are no brightness; expected integers, floats or bits")
+        raise DataError(f"{name}: pixels of type {array.dtype} are not supported; expected integers, floats or bits")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise DataError(f"{name}: pixel values reach from {low} to {high}; expected 0 to 65535")
+        raise DataError(f"{name}: pixel values range from {low} to {high}; expected 0 to 65535")
     if high <= 255:
         return array.astype(np.uint8)
     full = 4095 if high <= 4095 else 65535
@@ -271,7 +268,7 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 def _float_to_uint8(array: np.ndarray) -> np.ndarray:
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
-        reach = max(abs(low), abs(high))  # first into -1..1: the difference of two floats need not be a float
+        reach = max(abs(low), abs(high))  # first into -1..1: the difference of two floats may overflow
         array, low, high = array / reach, low / reach, high / reach
         array = (array - low) * (255 / (high - low)) if high > low else np.zeros_like(array)
     elif high <= 1:

@@ -70,10 +70,10 @@ def test_a_generator_is_read_only_as_far_as_needed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (5, "int is no image"),
-        (None, "NoneType is no image"),
+        (5, "int is not an image"),
+        (None, "NoneType is not an image"),
         (np.zeros((2, 3, 4, 3)), r"\[2, 3, 4, 3\]"),
-        (torch.zeros(3, 4, 4), "Tensor is no image"),
+        (torch.zeros(3, 4, 4), "Tensor is not an image"),
         ("nothing/*.png", "no file matches"),
     ],
 )

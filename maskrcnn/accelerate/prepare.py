@@ -1,5 +1,5 @@
-"""A trained model made ready for inference: norms folded into convolutions, channels last, the precision asked for, and
-on a CPU convolutions fused with what follows them.
+"""Prepares a trained model for inference: folds norms into convolutions, stores channels last, converts the weights to
+the chosen precision, and on a CPU fuses convolutions with the sum and ReLU that follow.
 """
 
 import copy
@@ -20,15 +20,15 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True) -> MaskRCNN:
-    """A copy of `model` for inference; `model` stays as it is, and the two share no memory that either may change.
+    """A copy of `model` for inference; `model` is not changed, and later changes to it do not affect the copy.
 
-    Batch norms, frozen or live, become part of the convolution before them (group norms cannot). Weights of
-    convolutions and fully connected layers take the precision's type; run the copy inside `arithmetic` of the same
-    precision. Boxes, scores and suppression stay float32. `fuse` allows kernels that only a CPU has: such a copy
-    can be neither moved nor compiled, nor prepared again: that is a ValueError.
+    Batch norms, frozen or live, are folded into the preceding convolution (group norms cannot be). Weights of
+    convolutions and fully connected layers get the type of the precision; run the copy inside `arithmetic` of the same
+    precision. Boxes, scores and NMS stay float32. `fuse` allows kernels that exist for CPUs only; such a copy can be
+    neither moved nor compiled. Raises ValueError if `model` is such a copy itself.
     """
     if any(isinstance(module, FusedConv | WinogradConv) for module in model.modules()):
-        raise ValueError("this model is prepared already; prepare the one that it is a copy of")
+        raise ValueError("this model is already prepared; prepare the model of which it is a copy")
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     prepared.precision = precision
     _read_channels_as_they_come(prepared)
@@ -52,7 +52,7 @@ def prepare(model: MaskRCNN, precision: Precision = "fp32", *, fuse: bool = True
 
 
 def _fold(block: ConvNorm) -> None:
-    """conv then y = x * s + t becomes one convolution with weight w * s and bias t."""
+    """A convolution followed by y = x * s + t becomes one convolution with weight w * s and bias t."""
     found = _affine(block.norm)
     if found is None:
         return
@@ -65,10 +65,10 @@ def _fold(block: ConvNorm) -> None:
 
 
 def _read_channels_as_they_come(model: MaskRCNN) -> None:
-    """Puts the first convolutions' weights in the order of the image's channels, instead of the image in theirs."""
+    """Reorders the weights of the first convolutions to the image's channel order, instead of reordering each image."""
     if not model.normalise.reverse_channels:
         return
-    for module in model.modules():  # also those of an RPN with features of its own
+    for module in model.modules():  # also of an RPN with its own backbone
         if isinstance(module, ResNet):
             stem = module.stem.conv
             stem.weight = nn.Parameter(stem.weight.flip(1), requires_grad=False)
@@ -84,7 +84,7 @@ def _replace(model: nn.Module, suits: Callable[[ConvNorm], bool], make: Callable
 
 
 def _affine(norm: nn.Module | None) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift of a norm that is one per channel at inference; None for every other."""
+    """Scale and shift per channel of a norm that is constant at inference; None for other norms."""
     if isinstance(norm, FrozenBatchNorm):
         return norm.affine()
     if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:

@@ -7,9 +7,9 @@ import typer
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder that it fills.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for data, run, predictions and report.")] = Path("runs/demo"),
 ) -> None:
-    """Draw a small data set, train on it, evaluate, predict, and show how to do the same on your own data."""
+    """Draw a small data set, train on it, evaluate, and predict."""
     from ..demo import demo as run
 
     run(out)

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="WEIGHTS|NAME", help="A checkpoint of any origin, a run's folder, or a name.")
+        str, typer.Argument(metavar="WEIGHTS|NAME", help="Checkpoint file, folder of a run, or name of a model.")
     ],
-    settings: Annotated[bool, typer.Option("--settings", help="Every setting of the model, as TOML.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="Print every setting of the model, as TOML.")] = False,
 ) -> None:
-    """Tell what a checkpoint holds, or what the model of a name is. Nothing is downloaded."""
+    """Describe a checkpoint or a named model, without downloading it."""
     from ..errors import CheckpointError
 
     config, lines = _described(model)
     if not settings:
         print("\n".join(lines))
     elif config is None:
-        raise CheckpointError(f"{model} is not downloaded, so its settings are not known; maskrcnn convert gets it")
+        raise CheckpointError(f"{model} is not downloaded, so its settings are unknown; maskrcnn convert downloads it")
     else:
         print(_toml(config))
 
@@ -45,7 +45,9 @@ def _described(source: str) -> tuple["ModelConfig | None", list[str]]:
     if Path(source).exists():
         return _checkpoint(source)
     if source not in MODEL_NAMES:
-        raise CheckpointError(f"{source} is neither a file nor a model; the models are {', '.join(MODEL_NAMES)}")
+        raise CheckpointError(
+            f"{source} is neither a file nor the name of a model; the models are {', '.join(MODEL_NAMES)}"
+        )
     return preset(source), _model(preset(source))
 
 
@@ -58,7 +60,9 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[str]]:
         lines += _model(found.config)
         lines += [f"{'class':<12} {category.id:>4}  {category.name}" for category in found.categories]
     else:
-        lines.append(f"{'backbone':<12} alone: a training can start from it, such as of {found.config.name}")
+        lines.append(
+            f"{'backbone':<12} without heads; train --weights starts from it, by default as {found.config.name}"
+        )
     lines += [
         f"{name:<12} {_short(value)}"
         for name, value in _flat(found.provenance)
@@ -72,16 +76,16 @@ def _model(config: "ModelConfig") -> list[str]:
 
     from ..model.build import build
 
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"):  # shapes only, no memory
         parameters = sum(parameter.numel() for parameter in build(config).parameters())
     size = config.input
-    sides = f"resized to {size.min_size} to {size.max_size} pixels a side" if size.min_size else "of their own size"
+    sides = f"resized to sides of {size.min_size} to {size.max_size} pixels" if size.min_size else "not resized"
     keypoints = f"{config.keypoint_head.num_keypoints} keypoints" if config.keypoint_head.enabled else ""
     finds = " and ".join(filter(None, ("boxes", "masks" if config.mask_head.enabled else "", keypoints)))
     return [
         f"{'model':<12} {config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}",
         f"{'images':<12} {size.channels} channels, {sides}",
-        f"{'finds':<12} {config.classes} classes, {finds}, at most {config.box_head.max_detections} objects an image",
+        f"{'finds':<12} {config.classes} classes, {finds}, at most {config.box_head.max_detections} objects per image",
     ]
 
 

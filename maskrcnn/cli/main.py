@@ -1,7 +1,7 @@
-"""The `maskrcnn` command: one verb a file, and the only place where an error becomes an exit code.
+"""The `maskrcnn` command. Each verb has its own file; errors become exit codes only here.
 
-0 the work is done, 1 it failed, 2 the arguments or the data are wrong, 130 it was interrupted. A verb imports what it
-needs when it is called, so that `maskrcnn --help` answers at once.
+Exit codes: 0 success, 1 failure, 2 wrong arguments or data, 130 interrupted. A verb imports what it needs when it runs,
+so `maskrcnn --help` answers at once.
 """
 
 import functools
@@ -25,11 +25,11 @@ from .train import train
 VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, info, propose, demo)
 
 app = typer.Typer(
-    help="Mask R-CNN: train on your own images, evaluate, predict boxes and masks.",
+    help="Mask R-CNN: train on your own images, evaluate, and predict.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},  # wider terminals are used
 )
 
 
@@ -40,9 +40,9 @@ class Interrupted(MaskRCNNError):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line `arguments` (default: this process's own) and leaves with its exit code.
+    """Runs the command line `arguments`, by default those of this process, and exits with its exit code.
 
-    What went wrong is one sentence on standard error; `--debug`, anywhere among the words, shows the traceback instead.
+    An error is printed as one sentence on standard error; `--debug`, at any position, shows the traceback instead.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from ..errors import DataError
     from ..results import Result
 
-LISTED = 10  # images that could not be read, in the sentence that says so
+LISTED = 10  # most images named in the error about images that could not be read
 
 
 def predict(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint of any origin, a run's folder, or a name.")],
+    weights: Annotated[Path, typer.Argument(help="Checkpoint file, folder of a run, or name of a model.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted globs.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is saved.")] = Path("predictions"),
-    save: Annotated[str, typer.Option(help="overlay, coco, or both with a comma.")] = "overlay,coco",
-    score_threshold: Annotated[float | None, typer.Option(help="Least score; default: the model's own.")] = None,
-    show: Annotated[float, typer.Option(help="Least score of what an overlay shows.")] = 0.5,
-    max_detections: Annotated[int | None, typer.Option(help="Per image; default: the model's own.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    save: Annotated[str, typer.Option(help="What to save: overlay, coco, or both.")] = "overlay,coco",
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Lowest score to keep. Default: the model's setting.")
+    ] = None,
+    show: Annotated[float, typer.Option(help="Lowest score to draw.")] = 0.5,
+    max_detections: Annotated[int | None, typer.Option(help="Per image. Default: the model's setting.")] = None,
+    batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
     tta: TtaOption = False,
     tta_views: ViewsOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
-    skip: Annotated[bool, typer.Option("--skip", help="Images that cannot be read are no error.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: a GPU if there is one.")] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Skip images that cannot be read; do not fail.")] = False,
 ) -> None:
-    """Find the objects in images; save overlays and COCO results."""
+    """Find objects in images; save overlays and COCO results."""
     from ..predict import load
 
     formats = _formats(save, images, out)
@@ -62,30 +64,32 @@ def predict(
         if unread and not done and not skip:
             raise _unread(unread)
     rate = done / max(time.perf_counter() - began, 1e-9)
-    print(f"{done} images, {objects} objects of score {show} or more, {rate:.1f} images/s: {out}")
-    if unread and not skip:  # what the others gave is saved
+    print(f"{done} images, {objects} objects with a score of at least {show}, {rate:.1f} images/s: {out}")
+    if unread and not skip:  # the results of the other images are saved
         raise _unread(unread)
     for error in unread:
-        print(f"maskrcnn: {error}; passed over", file=sys.stderr)
+        print(f"maskrcnn: {error}; skipped", file=sys.stderr)
 
 
 def _formats(save: str, images: list[str], out: Path) -> list[str]:
-    """What --save asks for. Raises `ConfigError` for another word, and where an overlay could overwrite an image."""
+    """The formats in --save. Raises `ConfigError` for others, and if an overlay could overwrite an input image."""
     from ..errors import ConfigError
     from ..inputs import expand
     from ..results import FORMATS
 
     formats = [word.strip() for word in save.split(",") if word.strip()]
     if unknown := sorted(set(formats) - set(FORMATS)):
-        raise ConfigError(f"--save takes {' and '.join(FORMATS)}, with a comma; it got {', '.join(unknown)}")
+        raise ConfigError(f"--save must be {' and '.join(FORMATS)} or one of them, not {', '.join(unknown)}")
     folders = {source.parent.resolve() for source in expand(images) if isinstance(source, Path)}
     if "overlay" in formats and out.resolve() in folders:
-        raise ConfigError(f"--out {out} holds the images, which overlays could overwrite; name another folder")
+        raise ConfigError(
+            f"--out {out} is a folder of the input images, which overlays could overwrite; choose another folder"
+        )
     return formats
 
 
 def _unread(errors: "list[DataError]") -> "DataError":
-    """One error of all."""
+    """All errors in one."""
     from ..errors import DataError
 
     told = "; ".join(map(str, errors[:LISTED]))
@@ -93,7 +97,7 @@ def _unread(errors: "list[DataError]") -> "DataError":
 
 
 class _Names:
-    """Images of one name in several folders get files of their own: a, a-2, a-3."""
+    """Gives images of the same name in different folders different files: a, a-2, a-3."""
 
     def __init__(self) -> None:
         self._again: Counter[str] = Counter()
@@ -109,7 +113,7 @@ class _Names:
 
 
 class _Rows:
-    """COCO results of all images as one json list, written row by row; the file appears when it is whole."""
+    """Writes the COCO results of all images as one JSON list, row by row; the file appears when it is complete."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

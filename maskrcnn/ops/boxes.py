@@ -1,8 +1,9 @@
-"""Boxes as numbers: area, clipping, overlap, and the coding of one box relative to another.
+"""Box arithmetic: area, clipping, overlap, and the encoding of one box relative to another.
 
-All in float32; the width of a box is x2 - x1. Coding: Faster R-CNN, Eq. 2 (arXiv 1506.01497); the clamp of the
-logarithms is Detectron's. Detectron's own boxes end on the index of their last pixel and are a pixel wider than
-x2 - x1. They are converted once, by adding 1 to x2 and y2, and `last_pixels` takes it off again for what reads them.
+All in float32; the width of a box is x2 - x1. The encoding is Eq. 2 of Faster R-CNN (arXiv 1506.01497); the clamp on
+the logarithms is Detectron's. In Detectron x2 and y2 are the index of the last pixel, so its boxes are one pixel wider
+than x2 - x1. They are converted once, by adding 1 to x2 and y2; `last_pixels` converts back for the layers that expect
+Detectron's convention.
 """
 
 import math
@@ -12,36 +13,36 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-LOG_SCALE_LIMIT = math.log(1000 / 16)  # a decoded side is at most 62.5 times the reference's: exp must not overflow
+LOG_SCALE_LIMIT = math.log(1000 / 16)  # a decoded side is at most 62.5 reference sides: exp cannot overflow
 
 
 def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
-    """Width times height; negative extents count as zero."""
+    """Width times height; a negative side counts as zero."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
 
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Num[Tensor, "B 2"], *, keep: float = 0.0) -> Float[Tensor, "B *N 4"]:
-    """Boxes cut to images of (height, width) `sizes`. Of a box beyond the border at least `keep` pixels stay inside."""
+    """Boxes clipped to images of `sizes` (height, width). At least `keep` pixels of each side stay inside."""
     high = sizes.to(boxes.dtype).flip(-1).repeat(1, 2) - row(boxes, (keep, keep, 0.0, 0.0))  # x, y, x, y
     high = high.view(high.shape[0], *[1] * (boxes.dim() - 2), 4)
     return boxes.maximum(row(boxes, (0.0, 0.0, keep, keep))).minimum(high)
 
 
 def mirror(boxes: Float[Tensor, "B *N 4"], widths: Num[Tensor, " B"]) -> Float[Tensor, "B *N 4"]:
-    """The same boxes in images of `widths` that are mirrored left to right."""
+    """Boxes after their images, `widths` pixels wide, are mirrored left to right."""
     right = widths.to(boxes.dtype).view(-1, *[1] * (boxes.dim() - 2))
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((right - x2, y1, right - x1, y2), dim=-1)
 
 
 def last_pixels(boxes: Float[Tensor, "*N 4"], inclusive: bool) -> Float[Tensor, "*N 4"]:
-    """If `inclusive`, the boxes with x2 and y2 as indices of their last pixels, which Detectron's layers read."""
+    """If `inclusive`, boxes whose x2 and y2 are the index of the last pixel, as in Detectron; else `boxes`."""
     return boxes - row(boxes, (0.0, 0.0, 1.0, 1.0)) if inclusive else boxes
 
 
 def to_canvas(boxes: Float[Tensor, "B N 4"], scales: Num[Tensor, "B 2"], inclusive: bool) -> Float[Tensor, "B N 4"]:
-    """Boxes of original images times `scales`, (y, x). If `inclusive`, the last pixel's index grows, not the edge."""
+    """Image boxes times `scales`, (y, x). If `inclusive`, the last pixel's index is scaled, not the edge."""
     return _first_beyond(last_pixels(boxes, inclusive) * _xyxy(scales, boxes), inclusive)
 
 
@@ -60,7 +61,7 @@ def _xyxy(scales: Tensor, like: Tensor) -> Tensor:
 
 
 def intersection(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"]) -> Float[Tensor, "*B N G"]:
-    """Area shared by every pair."""
+    """The area that each pair of boxes shares."""
     low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
     high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
     sides = (high - low).clamp(min=0)
@@ -68,7 +69,7 @@ def intersection(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"]) -> Floa
 
 
 def iou(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B G 4"]) -> Float[Tensor, "*B N G"]:
-    """Intersection over union of every pair, 0..1; 0 if both are empty."""
+    """Intersection over union of each pair, 0..1; 0 if both boxes are empty."""
     shared = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - shared
     return torch.where(union > 0, shared / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
@@ -79,7 +80,7 @@ def encode(
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*N 4"]:
-    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides are at least 1e-6: it stays finite."""
+    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides are clamped to 1e-6, so they are finite."""
     center, side = _center_and_side(boxes)
     reference_center, reference_side = _center_and_side(reference)
     side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)
@@ -92,7 +93,7 @@ def decode(
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*N 4"]:
-    """Boxes that `deltas` describe relative to `reference`. A side grows by at most 62.5 times."""
+    """The boxes that `deltas` describe relative to `reference`. A side grows at most 62.5 times."""
     deltas = deltas.float()
     deltas = deltas / row(deltas, weights)
     reference_center, reference_side = _center_and_side(reference)
@@ -102,12 +103,12 @@ def decode(
 
 
 def harmless(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, " 4"]:
-    """A box to compute with in slots that hold none."""
+    """The box 0, 0, 1, 1, to compute with in empty slots."""
     return row(boxes, (0.0, 0.0, 1.0, 1.0))
 
 
 def row(like: Num[Tensor, "..."], values: Sequence[float]) -> Num[Tensor, " n"]:
-    """`values` with the dtype and on the device of `like`. They are made there: a copy from the host would wait."""
+    """`values` with the dtype and device of `like`, made on that device: a copy from the host would synchronise."""
     return torch.cat([like.new_full((1,), value) for value in values])
 
 

@@ -1,8 +1,8 @@
-"""Polygons as cocoapi draws them, bit for bit: what Detectron2 trains its masks on, and what turns COCO into bitmaps.
+"""Polygons rasterized as cocoapi does it, bit for bit. Detectron2's mask targets and COCO's bitmaps are made this way.
 
-cocoapi (`rleFrPoly` in its maskApi.c) rounds the corners to fifths of a pixel, walks every edge in whole fifths, and
-where the walk enters another column of fifths that is a pixel's middle one, it flips all pixels from there on, down the
-columns. It is not quite "the centre lies inside" of `ops.rasterize`, which is why it stands apart.
+cocoapi (`rleFrPoly` in maskApi.c) rounds the corners to fifths of a pixel and walks along every edge in steps of a
+fifth. Each time the walk enters the middle fifth of a pixel column, all pixels from there on, down the columns, are
+flipped. The result differs slightly from "the centre lies inside", the rule of `ops.rasterize`.
 """
 
 import numpy as np
@@ -23,11 +23,11 @@ def coco_raster(
     *,
     impl: str | None = None,
 ) -> np.ndarray:
-    """The union of the polygons of each of N objects on a grid of its own, bool [N H W], (H, W) = `size`.
+    """The union of the polygons of each of N objects, bool [N H W], (H, W) = `size`. Each object has its own grid.
 
-    points: float64 [V 2], (x, y), of all polygons end to end. parts: int64 [P + 1], polygon p has the points
+    points: float64 [V 2], (x, y), all polygons concatenated. parts: int64 [P + 1], polygon p has the points
     parts[p]:parts[p + 1]. spans: int64 [N 2], object n has the polygons spans[n, 0]:spans[n, 1]. origins, scales:
-    float64 [N 2], (x, y): a point stands at (point - origin) * scale in the object's grid, in cells.
+    float64 [N 2], (x, y): (point - origin) * scale is the point's position in the object's grid, in cells.
     """
     match which("coco_raster", torch.device("cpu"), impl):
         case "numba":
@@ -48,7 +48,7 @@ def coco_raster_reference(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """The meaning of `coco_raster`: one polygon at a time, its whole walk at once."""
+    """Defines `coco_raster`: one polygon at a time, its whole walk at once."""
     masks = np.zeros((len(spans), height, width), dtype=bool)
     for n, (first, last) in enumerate(spans):
         for p in range(first, last):
@@ -58,7 +58,7 @@ def coco_raster_reference(
 
 
 def _drawn(corners: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One polygon, its corners [n 2] in whole fifths."""
+    """The mask of one polygon; its corners [n 2] are in whole fifths."""
     edges = zip(corners, np.roll(corners, -1, axis=0), strict=True)
     walk = np.concatenate([_walk(*start, *end) for start, end in edges] or [np.zeros((0, 2))])
     (x, y), (next_x, next_y) = walk[:-1].T, walk[1:].T
@@ -71,10 +71,10 @@ def _drawn(corners: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _walk(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    """Every step of an edge, [n 2] in whole fifths, one at a time along its longer axis, always from its lower end."""
+    """Every step along an edge, [n 2] in whole fifths; computed from the lower end, as in cocoapi."""
     dx, dy = abs(x2 - x1), abs(y2 - y1)
     steps = max(dx, dy)
-    if steps == 0:  # a corner given twice; the neighbouring edges begin and end in it
+    if steps == 0:  # a repeated corner; the neighbouring edges contain it
         return np.zeros((0, 2))
     back = x1 > x2 if dx >= dy else y1 > y2
     if back:

@@ -1,9 +1,10 @@
 """Outlines of an M x M mask in its box, with sub-pixel vertices, by marching squares.
 
-The mask's values, and a border of zeros, stand at the corners of a grid; where two neighbours lie on either side of the
-threshold, the outline passes between them, at the place that linear interpolation gives. That is the edge of what
-`ops.paste` sets, before pixels make steps of it. A saddle, where opposite corners are set, is joined if the bilinear
-surface is set where it is flat. On the host and in NumPy: an outline is ragged, and has a few hundred vertices at most.
+The mask's values, with a border of zeros, are the corners of a grid. If two neighbours lie on either side of the
+threshold, the outline passes between them, at the point found by linear interpolation. This is the edge of the region
+that `ops.paste` sets, before it is rounded to pixels. In a saddle (only two opposite corners are set) these corners are
+joined if the bilinear surface is set at its saddle point. It runs on the host, in NumPy: outlines are ragged and have a
+few hundred vertices at most.
 """
 
 from typing import NamedTuple
@@ -14,9 +15,9 @@ from .paste import check_rule
 
 
 class Outline(NamedTuple):
-    """An object's closed outlines, each float64 [n 2], (x, y) in image pixels, the first point not repeated.
+    """The closed outlines of an object, each float64 [n 2], (x, y) in image pixels; the first point is not repeated.
 
-    Outer ones run clockwise as seen (y points down), holes the other way, so that signed areas add up.
+    On the screen (y points down) outer outlines run clockwise and holes counterclockwise, so signed areas add up.
     """
 
     outer: list[np.ndarray]
@@ -26,9 +27,9 @@ class Outline(NamedTuple):
 def trace(
     mask: np.ndarray, box: np.ndarray, size: tuple[int, int], *, threshold: float = 0.5, rule: str = "grid"
 ) -> Outline:
-    """The outlines of one mask [M M] of probabilities in a box [4], xyxy, cut to an image of `size` (height, width).
+    """The outlines of a probability mask [M M] in a box [4], xyxy, clipped to an image of `size`, (height, width).
 
-    Arguments as in `ops.paste.paste`, whose pixels lie inside. Raises ValueError as it does.
+    They enclose the pixels that `ops.paste.paste` sets. Arguments and errors are the same.
     """
     check_rule(rule, threshold)
     height, width = size
@@ -54,7 +55,7 @@ def trace(
 
 
 def signed_area(points: np.ndarray) -> float:
-    """The shoelace area of a closed outline [n 2]; positive where it runs clockwise as seen (y points down)."""
+    """The shoelace area of a closed outline [n 2]; positive if it runs clockwise on the screen (y points down)."""
     if len(points) < 3:
         return 0.0
     x, y = (points - points[0]).T
@@ -62,7 +63,7 @@ def signed_area(points: np.ndarray) -> float:
 
 
 def _rings(values: np.ndarray, inside: np.ndarray, threshold: float) -> list[np.ndarray]:
-    """Closed rings of (column, row) positions in the padded mask, the inside to their right."""
+    """Closed rings of (column, row) positions in the padded mask, with the inside on their right."""
     following = _links(values, inside, threshold)
     rings = []
     while following:
@@ -79,8 +80,8 @@ _Edge = tuple[int, int, int]  # row, column, and 0 for the edge to the right nei
 
 
 def _links(values: np.ndarray, inside: np.ndarray, threshold: float) -> dict[_Edge, _Edge]:
-    """Which crossed edge comes after which: in each cell, walked clockwise, from where one leaves the inside to where
-    one entered it."""
+    """For each crossed edge the one that follows it: in a cell, walked clockwise, the edge at which the walk leaves the
+    inside leads to the edge at which it entered."""
     links: dict[_Edge, _Edge] = {}
     corners = inside[:-1, :-1].astype(int) + inside[:-1, 1:] + inside[1:, 1:] + inside[1:, :-1]
     for row, column in np.argwhere((corners > 0) & (corners < 4)).tolist():
@@ -91,7 +92,7 @@ def _links(values: np.ndarray, inside: np.ndarray, threshold: float) -> dict[_Ed
         left = [edges[i] for i in range(4) if state[i] and not state[(i + 1) % 4]]
         if len(entered) == 2:
             a, b, c, d = (float(values[corner]) for corner in around)
-            joined = (a * c - b * d) / (a + c - b - d) >= threshold  # the height of the saddle
+            joined = (a * c - b * d) / (a + c - b - d) >= threshold  # the surface at the saddle point
             own_first = edges.index(left[0]) == (edges.index(entered[0]) + 1) % 4  # entered[0] then left[0]
             if joined == own_first:
                 entered.reverse()

@@ -1,7 +1,7 @@
-"""Stored masks seen through RoIs: what the mask branch learns from (section 3, "Mask Representation").
+"""Ground-truth masks cropped to RoIs: the targets of the mask branch (section 3, "Mask Representation").
 
-A mask is S x S bits over its object's frame. A RoI's M x M cells each read them, bilinearly interpolated, at a grid of
-points and take the mean: RoIAlign of the mask. It is separable: weights for the rows, weights for the columns.
+A mask is S x S bits over its object's frame. Each of a RoI's M x M cells is the mean of bilinear samples of these bits,
+so this is RoIAlign of the mask. It is separable: weights for the rows times weights for the columns.
 """
 
 import torch
@@ -24,12 +24,12 @@ def crop_masks(
     samples: int = 4,
     impl: str | None = None,
 ) -> Float[Tensor, "B F M M"]:
-    """The share, 0..1, of each of the side x side cells of a RoI that its object's mask covers; 0 for empty slots.
+    """How much of each cell of a RoI its object's mask covers, 0..1, M = `side`; 0 in empty slots.
 
     Args:
-        bits: of G objects, bool or uint8. A cell outside the frame is 0.
-        frames: boxes that the bits fill, xyxy; x2 < x1 where the mask is mirrored.
-        index: the object of each RoI.
+        bits: the masks of G objects, bool or uint8. Outside its frame a mask is 0.
+        frames: boxes that the bits fill, xyxy; x2 < x1 if the mask is mirrored.
+        index: the number of each RoI's object, 0..G-1.
         boxes: RoIs, xyxy, in the pixels of the frames.
         valid: which slots hold a RoI.
         samples: points per cell and axis.
@@ -45,7 +45,7 @@ def crop_masks(
 def crop_masks_reference(
     bits: Tensor, frames: Tensor, index: Tensor, boxes: Tensor, valid: Tensor, side: int, samples: int
 ) -> Tensor:
-    """The meaning of `crop_masks`: two small matrix products."""
+    """Defines `crop_masks`: two small matrix products."""
     B, F = index.shape
     S = bits.shape[-1]
     frames = frames.gather(1, index[..., None].expand(-1, -1, 4))
@@ -53,7 +53,7 @@ def crop_masks_reference(
     picked = bits.gather(1, index[..., None, None].expand(B, F, S, S)).flatten(0, 1).float()
     x = _weights(boxes[:, 0], boxes[:, 2], frames[:, 0], frames[:, 2], S, side, samples)
     y = _weights(boxes[:, 1], boxes[:, 3], frames[:, 1], frames[:, 3], S, side, samples)
-    with torch.autocast(boxes.device.type, enabled=False):  # a cell is compared with a half
+    with torch.autocast(boxes.device.type, enabled=False):  # float32: cells are later compared with 0.5
         covered = (y @ picked @ x.transpose(1, 2)).unflatten(0, (B, F))
     return torch.where(valid[..., None, None], covered, 0.0)
 
@@ -61,7 +61,7 @@ def crop_masks_reference(
 def _weights(
     low: Tensor, high: Tensor, frame_low: Tensor, frame_high: Tensor, size: int, side: int, samples: int
 ) -> Float[Tensor, "N side size"]:
-    """What turns `size` stored values of an axis into `side` means over the RoI; zero outside the frame."""
+    """Weights that turn `size` stored values of an axis into `side` means over the RoI; zero outside the frame."""
     steps = (torch.arange(side * samples, device=low.device, dtype=torch.float32) + 0.5) / (side * samples)
     points = low[:, None] + (high - low)[:, None] * steps
     extent = frame_high - frame_low

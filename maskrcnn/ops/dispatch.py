@@ -1,9 +1,9 @@
-"""Which implementation of an operator runs: decided here, recorded here, imported in sight at the call.
+"""Decides and records which implementation of an operator runs; the operator imports it at the call.
 
-Every operator has a plain PyTorch reference, which is its meaning. A kernel stands beside it, in `<op>_numba.py` for
-a CPU or `<op>_triton.py` for a GPU, and is taken wherever it can run. No tracer can look into Numba, so that on a CPU
-`torch.compile` takes the reference; Triton's kernels are registered operators, which it takes as they are. An exported
-program has to run where we are not, and gets the reference.
+The plain PyTorch reference of an operator defines its result. Kernels compute the same result faster: those in
+`kernels/<op>_numba.py` on a CPU, those in `kernels/<op>_triton.py` on a GPU. A kernel is used whenever it can run.
+`torch.compile` cannot trace Numba, so on a CPU it compiles the reference; it calls Triton kernels as they are, because
+they are registered operators. An exported program must run without this package and gets the reference.
 """
 
 import functools
@@ -31,13 +31,13 @@ _recorders: ContextVar[tuple[list[str], ...]] = ContextVar("recorders", default=
 
 
 def which(op: str, device: torch.device, impl: str | None = None) -> str:
-    """Name of the implementation of `op` to run on `device`: "reference", "numba" or "triton".
+    """The name of the implementation of `op` to run on `device`: "reference", "numba" or "triton".
 
-    `impl` is the caller's wish, `use` the wish of a whole block, and without either the fastest that can run is taken.
-    ValueError where a wish cannot be met, with the reason: nothing is replaced silently. What is being traced is not
+    `impl` selects one for this call and `use` for a block; otherwise the fastest that can run is chosen. Raises
+    ValueError with the reason if the selected one cannot run: it is never replaced silently. Traced calls are not
     recorded.
     """
-    if torch.compiler.is_compiling():  # tracers know neither context variables nor imports
+    if torch.compiler.is_compiling():  # neither context variables nor imports can be traced
         return impl or ("triton" if device.type == "cuda" and not torch.compiler.is_exporting() else "reference")
     wish = impl or _forced.get()
     if wish is None:
@@ -55,16 +55,17 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
 
 
 def may_look(tensor: torch.Tensor) -> bool:
-    """Whether the host may read the tensor's values: on a CPU, and neither compiled nor exported.
+    """Whether Python may read the tensor's values: only on a CPU, and only if nothing is being compiled or exported.
 
-    Elsewhere a look waits for the device, or fixes what a tracer sees; work on empty slots is then not left out.
+    On a GPU reading a value waits for the device, and in a trace it becomes a constant. Empty slots are then computed
+    like all others instead of being left out.
     """
     return tensor.device.type in _READABLE and not torch.compiler.is_compiling()
 
 
 @contextmanager
 def use(impl: str | None) -> Iterator[None]:
-    """Within the block, in this thread, every operator runs as `impl` unless its caller says otherwise."""
+    """Within the block, in this thread, operators run as `impl` unless a call selects another implementation."""
     if impl is not None and impl not in _NAMES:
         raise ValueError(f"no implementation is called {impl!r}; there are {', '.join(_NAMES)}")
     token = _forced.set(impl)
@@ -76,7 +77,7 @@ def use(impl: str | None) -> Iterator[None]:
 
 @contextmanager
 def recorded_paths() -> Iterator[list[str]]:
-    """Within the block, in this thread, collect what ran, in order: ["nms:numba", "roi_align:reference"]."""
+    """Collects what runs within the block, in this thread, in order: ["nms:numba", "roi_align:reference"]."""
     paths: list[str] = []
     token = _recorders.set((*_recorders.get(), paths))
     try:
@@ -86,7 +87,7 @@ def recorded_paths() -> Iterator[list[str]]:
 
 
 def implementations(op: str, device: str = "cpu") -> list[str]:
-    """Names of the implementations of `op` that can run on `device` of this machine. The reference comes first."""
+    """The names of the implementations of `op` that can run on `device`, the reference first."""
     return [name for name in _NAMES if _why_not(op, torch.device(device), name) is None]
 
 
@@ -94,14 +95,15 @@ def implementations(op: str, device: str = "cpu") -> list[str]:
 def torch_threads() -> Iterator[None]:
     """Within the block, in this thread, Numba's parallel kernels use as many threads as PyTorch does.
 
-    Where Numba found neither OpenMP nor TBB, one block runs at a time: its own layer aborts the process otherwise.
+    Without OpenMP and TBB Numba uses its own threading layer, which aborts the process if two threads use it at once;
+    then one block runs at a time.
     """
     import numba
 
     most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
     threads = torch.get_num_threads()
     numba.set_num_threads(max(1, min(threads, most)))
-    if torch.get_num_threads() != threads:  # the first call starts all of OpenMP's threads, and PyTorch shares OpenMP
+    if torch.get_num_threads() != threads:  # the first call may change PyTorch's number: both use OpenMP
         torch.set_num_threads(threads)
     layer: str = numba.threading_layer()  # pyright: ignore
     with _one_at_a_time if layer == "workqueue" else nullcontext():
@@ -119,7 +121,7 @@ def _default(op: str, device: torch.device) -> str:
 
 
 def _why_not(op: str, device: torch.device, name: str) -> str | None:
-    """Why implementation `name` of `op` cannot run on `device`; None where it can."""
+    """Why implementation `name` of `op` cannot run on `device`; None if it can."""
     if name not in _NAMES:
         return f"it must be one of {', '.join(_NAMES)}"
     if name == "reference":
@@ -137,13 +139,13 @@ def _why_not(op: str, device: torch.device, name: str) -> str | None:
 
 @functools.cache
 def _tell_of_compilation() -> None:
-    """Logs a line when this process, unless it is a worker, first has to compile a kernel."""
+    """Logs a line when this process first compiles a kernel; worker processes log nothing."""
     from numba.core import event
 
     class Once(event.Listener):
         def on_start(self, event: Any) -> None:
             unregister("numba:compile", self)
-            _LOG.warning("compiling kernels for this processor, once: up to 20 seconds; they are kept on the disk")
+            _LOG.warning("compiling kernels for this processor, once: up to 20 seconds; they are cached on disk")
 
         def on_end(self, event: Any) -> None:
             pass

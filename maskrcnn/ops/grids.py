@@ -1,15 +1,15 @@
-"""Where operators sample, in words that a reference and its kernels share."""
+"""Sampling positions: the types that the references and their kernels share."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-LARGEST_GRID = 1024  # points per bin and axis that an adaptive grid has at most, whatever the box
-SMALLEST_FRAME = 1e-6  # extent of a frame
+LARGEST_GRID = 1024  # most points per bin and axis of an adaptive grid, however large the box
+SMALLEST_FRAME = 1e-6  # least width and height of a frame
 
 
 class Grid(NamedTuple):
-    """Where the points of a box lie, in words of `roi_align`."""
+    """How the points of a box are placed; the fields are arguments of `roi_align`."""
 
     scales: tuple[tuple[float, float], ...]
     size: int
@@ -20,12 +20,12 @@ class Grid(NamedTuple):
 
     @property
     def bins(self) -> range:
-        """Those that are computed, of an axis."""
+        """The bins along an axis that are computed."""
         return range(0, self.size, self.every)
 
 
 class Axis(NamedTuple):
-    """For each new pixel of an axis the two old ones around its centre, ascending, and the weight of the second."""
+    """For each new pixel along an axis, the two old pixels around its centre in order and the weight of the second."""
 
     low: np.ndarray  # intp [n]
     high: np.ndarray  # intp [n]

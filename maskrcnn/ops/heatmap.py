@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-CUBIC = -0.75  # the bicubic kernel's slope at its first zero, as in OpenCV and PyTorch
+CUBIC = -0.75  # the coefficient `a` of the bicubic kernel, as in OpenCV and PyTorch
 
 
 def encode_keypoints(
@@ -14,8 +14,8 @@ def encode_keypoints(
 ) -> tuple[Int[Tensor, "*N J"], Bool[Tensor, "*N J"]]:
     """The cell, row * side + column, that holds each keypoint, and which keypoints are labelled and inside the box.
 
-    keypoints: x, y in the boxes' pixels, and v, 0 where not labelled. A keypoint on the right or lower edge belongs to
-    the last cell. The cell is 0 where the second answer is False.
+    keypoints: x and y, in the same pixels as the boxes, and v, 0 if not labelled. A keypoint on the right or lower edge
+    belongs to the last cell. Keypoints that are unlabelled or outside get cell 0.
     """
     low, high = boxes[..., None, :2], boxes[..., None, 2:]
     point = keypoints[..., :2]
@@ -34,15 +34,15 @@ def decode_keypoints(
     points: str = "cells",
     bound: tuple[int, int] | None = None,
 ) -> Float[Tensor, "N J 3"]:
-    """x, y and score of the highest point of each map, laid over its box by bicubic interpolation.
+    """x, y and score of the highest point of each heatmap, which is resized to its box by bicubic interpolation.
 
-    points: sought are the centres of the box's "pixels", the next whole number of them along a side, which counts as
-    one at least, as the rivals do it; or of each of the map's "cells" and as many points around it as it takes to be a
-    pixel apart or less: then a lone cell's answer is its centre, at most half a cell from the keypoint, wherever and
-    however large the box.
-    score: "logit" is the value there; "probability" is its share of the softmax over the Q x Q positions.
-    bound: (height, width) that no box exceeds, so that nobody needs to look at the boxes (on a GPU looking waits);
-    without it each map is made as large as its box. One box's maps at a time are in memory.
+    points: which points are compared. "pixels": the centres of the box's pixels, ceil(side) along a side, at least one,
+    as in torchvision and Detectron2. "cells": the centres of the map's cells, and as many points around each as are
+    needed to be at most a pixel apart. With "cells" the answer to a single peak is the centre of its cell, at most half
+    a cell from the keypoint, whatever the position and size of the box.
+    score: "logit" is the value at that point; "probability" its share of the softmax over the Q x Q positions.
+    bound: (height, width) that no box exceeds. With it no value of the boxes is read, which would make a GPU wait;
+    without it each map is made as large as its box. The maps of one box at a time are in memory.
     """
     if score not in ("probability", "logit"):
         raise ValueError(f"decode_keypoints: score is 'probability' or 'logit', not {score!r}")
@@ -68,7 +68,7 @@ def decode_keypoints(
             real = real & (torch.arange(width, device=boxes.device) < cells[n, 1])
             resized = torch.where(real[:, None], resized, -torch.inf)
         in_row = resized.max(dim=2)
-        peak = in_row.values.max(dim=0)  # of equal points the first row's first
+        peak = in_row.values.max(dim=0)  # among equal points, the first in row-major order
         value[n], row[n] = peak.values, peak.indices.float()
         column[n] = in_row.indices.gather(0, peak.indices[None])[0].float()
     at = torch.stack((column, row), dim=-1) + 0.5  # in cells
@@ -79,20 +79,20 @@ def decode_keypoints(
 
 
 def _points(side: Any, Q: int, points: str) -> Any:
-    """How many points lie along a side, a number or a tensor of them."""
+    """How many points lie along a side; `side` is a number or a tensor."""
     if points == "pixels":
         return -(-side // 1)
-    each = -((0.01 - side) // Q)  # sides are often whole numbers, give or take a rounding that must not matter
-    return Q * (each + (each % 2 == 0))  # an odd number has one in the middle
+    each = -((0.01 - side) // Q)  # 0.01: a whole number, rounded up by accident, gets no extra point
+    return Q * (each + (each % 2 == 0))  # an odd number of points has one in the middle of the cell
 
 
 def _bicubic(
     size: int, slots: int, lengths: Float[Tensor, " N"], *, mirrored: bool
 ) -> Float[Tensor, "N {slots} {size}"]:
-    """Weights that resize `size` values to each of `lengths`, in as many of `slots` rows.
+    """Weights that resize `size` values to each of `lengths`; the first `length` of `slots` rows are used.
 
-    Beyond the edges lie their values again, or where `mirrored` those before them: then a lone peak on the edge stays
-    the highest point, and where it is.
+    Beyond the edges the outermost values are repeated, or mirrored if `mirrored`: then a single peak at the edge stays
+    the highest point and does not move.
     """
     at = (torch.arange(slots, device=lengths.device, dtype=torch.float32) + 0.5) * (size / lengths[:, None]) - 0.5
     first = at.floor()

@@ -1,6 +1,6 @@
-"""For every box the ground truth that it overlaps most (sections 3.1 of Faster R-CNN and of the paper).
+"""For every box the ground truth that it overlaps most (section 3.1 of Faster R-CNN and of Mask R-CNN).
 
-No N x G matrix is kept: the reference works in chunks of boxes, the kernel not at all.
+The N x G matrix of overlaps is never kept: the reference computes it in chunks of boxes, the kernels pair by pair.
 """
 
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from torch import Tensor
 from .boxes import area, intersection
 from .dispatch import which
 
-_CHUNK = 1 << 22  # pairs at once in the reference: 16 MiB of float32
+_CHUNK = 1 << 22  # pairs per chunk in the reference: 16 MiB of float32
 
 
 class Match(NamedTuple):
-    """What `match` found. Without any ground truth: IoU 0, index 0, False, share 0."""
+    """What `match` found. Without ground truth: IoU 0, index 0, False, share 0."""
 
     iou: Float[Tensor, "B N"]  # with the best ground truth, 0..1
-    index: Int[Tensor, "B N"]  # of that ground truth; the first where several tie
-    best_of_gt: Bool[Tensor, "B N"]  # attains the highest IoU (over 0) that some ground truth has with any box
-    ignored: Float[Tensor, "B N"]  # largest share of the box that lies in one ignore region, 0..1
+    index: Int[Tensor, "B N"]  # of that ground truth; the first if several tie
+    best_of_gt: Bool[Tensor, "B N"]  # reaches some ground truth's highest IoU (above 0) with any box
+    ignored: Float[Tensor, "B N"]  # largest share of the box inside one ignore region, 0..1
 
 
 def match(
@@ -33,7 +33,7 @@ def match(
     candidates: Bool[Tensor, "B N"] | None = None,
     impl: str | None = None,
 ) -> Match:
-    """Overlap of boxes with ground truth. Ignore regions never match; only `candidates` can be `best_of_gt`."""
+    """Matches boxes with ground truth. Ignore regions never match; only `candidates` can be `best_of_gt`."""
     real = gt_valid & ~gt_ignore
     crowd = gt_valid & gt_ignore
     gt_boxes = torch.where(gt_valid[..., None], gt_boxes, 0.0)
@@ -50,7 +50,7 @@ def match(
 def match_reference(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The meaning of `match`: overlaps of a chunk of boxes with all ground truth, twice."""
+    """Defines `match`: the overlaps of a chunk of boxes with all ground truth, computed twice."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
     if not N or not G:

@@ -20,17 +20,19 @@ def nms(
     closed: bool = False,
     impl: str | None = None,
 ) -> tuple[Int[Tensor, "B top"], Bool[Tensor, "B top"]]:
-    """Indices of the `top` best survivors of each image, best first, and which of these slots are real.
+    """Indices of the `top` best surviving boxes of each image, best first, and which of these slots are filled.
 
-    A box is suppressed by a better one of its own group (a level, a class) when their IoU is above `iou`, or equal to
-    it too if `closed`. Of equal scores the lower index is the better. Slots without `valid`, with a score that is NaN
-    or a box that is not finite are no candidates. Slots of the answer without a survivor hold index 0.
+    A box is suppressed by a better box of the same group (a level, a class) if their IoU is above `iou`, or, if
+    `closed`, also if it is equal. With equal scores the lower index wins. Slots that are not `valid`, have a NaN score
+    or a box that is not finite never survive. Unfilled slots of the answer hold index 0.
 
-    boxes: xyxy, any unit.
-    scores: any range, larger is better. The overlap is a float32, compared with `iou` as if both were exact.
+    boxes: xyxy, in any unit.
+    scores: in any range, larger is better. The float32 overlap is compared with the exact value of `iou`.
+
+    Raises ValueError if `top` is negative or `iou` is NaN.
     """
     if top < 0 or math.isnan(iou):
-        raise ValueError(f"nms: top must not be negative and iou a number, not top={top}, iou={iou}")
+        raise ValueError(f"nms: top must be 0 or more and iou a number, not top={top}, iou={iou}")
     boxes = boxes.detach().float()
     candidates = valid & ~scores.isnan() & boxes.isfinite().all(dim=2)
     scores = torch.where(candidates, scores.detach(), -torch.inf)
@@ -48,9 +50,9 @@ def nms(
 def nms_reference(
     boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
-    """The meaning of `nms`: take the best that is left, strike out what it suppresses, `top` times.
+    """Defines `nms`: take the best remaining box and remove those that it suppresses, `top` times.
 
-    `candidates` have scores without NaN, all others -inf. An overlap over `limit` suppresses.
+    `candidates` have scores without NaN; all other scores are -inf. An overlap above `limit` suppresses.
     """
     B, N = scores.shape
     steps = min(top, N)
@@ -62,7 +64,7 @@ def nms_reference(
     slots = torch.arange(N, device=boxes.device)
     picks, found = [], []
     for _ in range(steps):
-        pick = alive.to(torch.uint8).argmax(dim=1, keepdim=True)  # [B 1], the first that is left
+        pick = alive.to(torch.uint8).argmax(dim=1, keepdim=True)  # [B 1], the best remaining
         picks.append(pick)
         found.append(alive.gather(1, pick))
         left, upper, right, lower = (corner.gather(1, pick) for corner in corners)  # each [B 1]
@@ -72,7 +74,7 @@ def nms_reference(
             torch.minimum(right, x2),
             torch.minimum(lower, y2),
         )
-        overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN where both are empty: suppresses nothing
+        overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN if both are empty, which suppresses nothing
         struck = (overlap > limit) & (groups == groups.gather(1, pick))
         alive = alive & ~struck & (slots != pick)
     missing = top - steps
@@ -87,14 +89,14 @@ def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
 
 
 def _limit(iou: float, closed: bool) -> float:
-    """The float32 over which an overlap suppresses: exactly those above `iou`, or from `iou` on if `closed`.
+    """The float32 limit for which "overlap > limit" means "overlap > iou" exactly, or "overlap >= iou" if `closed`.
 
-    That is the largest float32 up to `iou`, or up to the number just below it; Python's own arithmetic, which a tracer
-    takes as a constant.
+    It is the largest float32 not above `iou`, or below `iou` if `closed`. Computed in Python, so that a tracer sees a
+    constant.
     """
     if closed:
         iou = math.nextafter(iou, -math.inf)
     if math.isinf(iou):
         return iou
-    unit = 2.0 ** (max(math.frexp(iou)[1], -125) - 24)  # of the last bit of a float32 of this size
+    unit = 2.0 ** (max(math.frexp(iou)[1], -125) - 24)  # the last bit of a float32 of this size
     return math.floor(iou / unit) * unit

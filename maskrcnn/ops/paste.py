@@ -1,14 +1,14 @@
-"""M x M masks in boxes as masks of the image (section 3.1, "Mask Representation" and "Inference").
+"""Pastes M x M masks into the image (section 3.1, "Mask Representation" and "Inference").
 
-The paper resizes the M x M mask to the box and cuts it at 0.5. How, it leaves open, and there are two ways:
+The paper resizes the M x M mask to its box and thresholds it at 0.5. It leaves the details open; there are two rules:
 
-* `grid`, Detectron2's: each pixel's centre is looked up in the mask by bilinear interpolation, in the box as it is;
-  a pixel is set at `threshold` or above.
-* `padded`, Detectron's and torchvision's: the mask gets a border of zeros, the box grows with it and is cut to
-  integers, the mask is resized to that many pixels; a pixel is set above `threshold`.
+* `grid`, Detectron2's: the mask is interpolated bilinearly at the centre of each pixel, in the unrounded box; a pixel
+  is set if its value is at least `threshold`.
+* `padded`, Detectron's and torchvision's: the mask is padded with zeros, the box is enlarged accordingly and truncated
+  to integers, and the mask is resized to this box; a pixel is set if its value is above `threshold`.
 
-Both read the mask with its border of zeros at one position a row and one a column, so they differ in positions alone.
-`ops.rle` says the same without the image-size mask.
+Both interpolate the padded mask at one position per row and one per column, so only these positions differ.
+`ops.rle` computes the same masks as RLE, without an image-size mask.
 """
 
 import torch
@@ -19,7 +19,7 @@ from .dispatch import which
 
 RULES = ("grid", "padded")
 
-_CHUNK = 1 << 24  # pixels at once in the reference: 64 MiB of float32
+_CHUNK = 1 << 24  # pixels per chunk in the reference: 64 MiB of float32
 
 
 def paste(
@@ -31,10 +31,10 @@ def paste(
     rule: str = "grid",
     impl: str | None = None,
 ) -> Bool[Tensor, "N H W"] | Float[Tensor, "N H W"]:
-    """Masks of an image of `size` (height, width) from probabilities (0..1) in boxes in image pixels.
+    """Image-size masks from masks of probabilities, 0..1, and their boxes in image pixels; `size` is (height, width).
 
-    Bool, or float32 probabilities where `threshold` is None. N x H x W of them: ask for few objects at a time.
-    Boxes may reach beyond the image; one without area sets nothing. A probability that is not a number counts as 0.
+    Returns bool, or float32 probabilities if `threshold` is None: N x H x W values, so pass few objects at a time.
+    Boxes may extend beyond the image; a box without area sets nothing. A NaN probability counts as 0.
     Raises ValueError for an unknown `rule` or a threshold outside (0, 1).
     """
     check_rule(rule, threshold)
@@ -51,7 +51,7 @@ def paste(
 
 
 def paste_reference(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
-    """The meaning of `paste`: interpolate along x, then along y, then compare; `strict` compares with >, not >=."""
+    """Defines `paste`: interpolate along x, then along y, then compare; `strict` compares with > instead of >=."""
     (N, H), W = rows.shape, columns.shape[1]
     out = torch.empty(N, H, W, dtype=torch.float32 if threshold is None else torch.bool, device=padded.device)
     step = max(1, _CHUNK // max(1, H * W))
@@ -66,7 +66,7 @@ def paste_reference(padded: Tensor, rows: Tensor, columns: Tensor, threshold: fl
 
 
 def _interpolate(values: Tensor, positions: Tensor) -> Tensor:
-    """Rows of `values` [n P Q] at fractional row numbers `positions` [n T], linearly: [n T Q]."""
+    """Rows of `values` [n P Q], linearly interpolated at fractional row numbers `positions` [n T]: [n T Q]."""
     low = positions.floor().clamp(max=values.shape[1] - 2)
     share = (positions - low)[..., None]
     index = low.long()[..., None].expand(-1, -1, values.shape[2])
@@ -75,14 +75,14 @@ def _interpolate(values: Tensor, positions: Tensor) -> Tensor:
 
 
 def pad_masks(masks: Float[Tensor, "N M M"]) -> Float[Tensor, "N P P"]:
-    """The masks with a border of zeros, P = M + 2, every value a probability."""
+    """The masks, clamped to 0..1, with a border of zeros: P = M + 2."""
     return torch.nn.functional.pad(masks.float().nan_to_num(nan=0.0).clamp(0, 1), (1, 1, 1, 1))
 
 
 def sample_positions(
     boxes: Float[Tensor, "N 4"], side: int, size: tuple[int, int], rule: str
 ) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N W"]]:
-    """Where each pixel row and column of the image reads the padded masks, 0..side + 1; 0 and side + 1 are border."""
+    """The positions, 0..side + 1, at which the rows and columns of the image read the padded masks."""
     boxes = boxes.float()
     along = _grid_positions if rule == "grid" else _padded_positions
     rows = along(boxes[:, 1, None], boxes[:, 3, None], side, size[0])
@@ -92,7 +92,7 @@ def sample_positions(
 
 def _grid_positions(low: Tensor, high: Tensor, side: int, length: int) -> Tensor:
     centres = torch.arange(length, dtype=torch.float32, device=low.device) + 0.5
-    relative = (centres - low) / (high - low) * 2 - 1  # -1..1 over the box, in Detectron2's order of operations
+    relative = (centres - low) / (high - low) * 2 - 1  # -1..1 over the box, rounded in the same order as in Detectron2
     positions = ((relative + 1) * side - 1) / 2 + 1
     return torch.where(high > low, positions, 0.0).nan_to_num(nan=0.0).clamp(0, side + 1)
 
@@ -103,13 +103,13 @@ def _padded_positions(low: Tensor, high: Tensor, side: int, length: int) -> Tens
     first, last = (middle - half).trunc(), (middle + half).trunc()
     extent = (last - first + 1).clamp(min=1)
     pixels = torch.arange(length, dtype=torch.float32, device=low.device)
-    scale = torch.full_like(extent, side + 2) / extent  # number / tensor would round twice
+    scale = torch.full_like(extent, side + 2) / extent  # number / tensor rounds differently
     positions = scale * (pixels - first + 0.5) - 0.5
     return positions.nan_to_num(nan=0.0).clamp(0, side + 1)
 
 
 def check_rule(rule: str, threshold: float | None) -> None:
-    """ValueError unless the rule exists and the threshold is a probability that an empty pixel does not reach."""
+    """Raises ValueError unless the rule exists and the threshold is None or within (0, 1)."""
     if rule not in RULES:
         raise ValueError(f"paste rule must be one of {', '.join(RULES)}, not {rule!r}")
     if threshold is not None and not 0 < threshold < 1:

@@ -1,9 +1,9 @@
-"""Outlines and RLEs of annotations as small masks inside a frame.
+"""Polygons and RLEs of annotations as small masks inside a frame.
 
-A frame (x1, y1, x2, y2), in image pixels, is cut into S x S cells; a cell is set where its centre lies in the object.
-A mirrored frame (x1 > x2 or y1 > y2) gives the mirrored mask. A frame without area gives an empty one.
-The inputs are ragged data on the host, so the reference is NumPy; the kernels run inside workers of the loader and are
-therefore serial and without the interpreter's lock.
+A frame (x1, y1, x2, y2), in image pixels, is divided into S x S cells; a cell is set if its centre lies in the object.
+A mirrored frame (x1 > x2 or y1 > y2) gives the mirrored mask, a frame without area an empty one.
+The inputs are ragged and on the host, so the reference uses NumPy. The kernels run in the loader's workers, so they are
+serial and release the interpreter's lock.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from .dispatch import which
 
 Frame = Sequence[float] | np.ndarray  # x1, y1, x2, y2
 
-_FARTHEST = 1e12  # pixels; no image reaches there, and nothing overflows up to there
+_FARTHEST = 1e12  # pixels; beyond any image, and small enough that nothing overflows
 
 
 def rasterize_polygons(
     polygons: Sequence[np.ndarray], frame: Frame, size: int, *, impl: str | None = None
 ) -> np.ndarray:
-    """The union of closed outlines, bool [S S] with S = `size`.
+    """The union of closed polygons, bool [S S] with S = `size`.
 
-    Each outline is float64 [n 2], (x, y) in image pixels; it need not repeat its first point and may cross itself:
-    what winds around a cell's centre at all counts as inside. A centre on a left or upper edge is inside, on a right or
-    lower edge outside, so neighbours that share an edge share no cell. Raises ValueError for coordinates that are not
-    finite, or beyond 1e12.
+    Each polygon is float64 [n 2], (x, y) in image pixels. It need not repeat its first point and may cross itself: a
+    centre with a winding number other than 0 is inside. A centre on a left or upper edge is inside, on a right or lower
+    edge outside, so neighbours that share an edge share no cell. Raises ValueError for coordinates that are not finite
+    or beyond 1e12.
     """
     frame = _checked_frame(frame)
     points = np.concatenate([_checked_outline(outline) for outline in polygons] or [np.zeros((0, 2))])
@@ -41,7 +41,7 @@ def rasterize_polygons(
 
 
 def rasterize_polygons_reference(points: np.ndarray, offsets: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
-    """The meaning of `rasterize_polygons`: the winding number of every centre, an edge at a time."""
+    """Defines `rasterize_polygons`: the winding number of every centre, one edge at a time."""
     mask = np.zeros((size, size), dtype=bool)
     x1, y1, x2, y2 = frame
     if x1 == x2 or y1 == y2:
@@ -64,10 +64,11 @@ def rasterize_polygons_reference(points: np.ndarray, offsets: np.ndarray, frame:
 def rasterize_rle(
     counts: np.ndarray, image_size: tuple[int, int], frame: Frame, size: int, *, impl: str | None = None
 ) -> np.ndarray:
-    """What a COCO RLE says of the pixel under each centre, bool [S S] with S = `size`; False outside the image.
+    """The value of a COCO RLE at the centre of each cell, bool [S S] with S = `size`; False outside the image.
 
-    `counts` are the lengths of runs, background first, down the columns of an image of `image_size` (height, width).
-    The bitmap itself is never made. `ops.rle.check_counts` has been asked before: runs that end early are background.
+    `counts` are run lengths, background first, down the columns of an image of `image_size` (height, width). The bitmap
+    itself is never made. The caller has checked `counts` with `ops.rle.check_counts`; pixels after the last run are
+    background.
     """
     frame = _checked_frame(frame)
     ends = np.cumsum(counts, dtype=np.int64)
@@ -80,7 +81,7 @@ def rasterize_rle(
 
 
 def rasterize_rle_reference(ends: np.ndarray, height: int, width: int, frame: np.ndarray, size: int) -> np.ndarray:
-    """The meaning of `rasterize_rle`, given where each run ends."""
+    """Defines `rasterize_rle`; `ends` are the ends of the runs."""
     x1, y1, x2, y2 = frame
     if x1 == x2 or y1 == y2:
         return np.zeros((size, size), dtype=bool)
@@ -93,7 +94,7 @@ def rasterize_rle_reference(ends: np.ndarray, height: int, width: int, frame: np
 
 
 def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
-    """The tight box around outlines, float64 [4], xyxy; zeros where there are no points."""
+    """The tight box around polygons, float64 [4], xyxy; zeros if there are no points."""
     points = [outline for outline in polygons if len(outline)]
     if not points:
         return np.zeros(4)
@@ -103,17 +104,17 @@ def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def polygon_area(polygons: Sequence[np.ndarray]) -> float:
-    """The sum of the outlines' areas in square pixels (shoelace); what two outlines share counts twice."""
+    """The sum of the polygons' areas in square pixels (shoelace); overlaps count twice."""
     area = 0.0
     for outline in polygons:
         if len(outline):
-            x, y = (outline - outline[0]).T  # near the origin, where nothing cancels
+            x, y = (outline - outline[0]).T  # near the origin, to avoid cancellation
             area += abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
     return area
 
 
 def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """The tight box around the set pixels of an RLE, float64 [4], xyxy; zeros where no pixel is set."""
+    """The tight box around the set pixels of an RLE, float64 [4], xyxy; zeros if no pixel is set."""
     height = image_size[0]
     ends = np.cumsum(counts, dtype=np.int64)
     starts = ends - np.asarray(counts, dtype=np.int64)
@@ -121,7 +122,7 @@ def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     if not real.any():
         return np.zeros(4)
     (first_x, first_y), (last_x, last_y) = np.divmod(starts[real], height), np.divmod(ends[real] - 1, height)
-    whole = bool((first_x != last_x).any())  # a run that goes on in the next column touches both edges
+    whole = bool((first_x != last_x).any())  # a run that continues in the next column touches both edges
     top, bottom = (0, height) if whole else (int(first_y.min()), int(last_y.max()) + 1)
     return np.array([first_x.min(), top, last_x.max() + 1, bottom], dtype=np.float64)
 
@@ -134,14 +135,14 @@ def rle_area(counts: np.ndarray) -> int:
 def _checked_frame(frame: Frame) -> np.ndarray:
     frame = np.asarray(frame, dtype=np.float64)
     if frame.shape != (4,) or not (np.abs(frame) <= _FARTHEST).all():
-        raise ValueError(f"a frame is four finite numbers x1, y1, x2, y2, not {frame.tolist()}")
+        raise ValueError(f"a frame must be four finite numbers x1, y1, x2, y2, not {frame.tolist()}")
     return frame
 
 
 def _checked_outline(outline: np.ndarray) -> np.ndarray:
     outline = np.asarray(outline, dtype=np.float64)
     if outline.ndim != 2 or outline.shape[1] != 2:
-        raise ValueError(f"an outline is points (x, y) as [n 2], not an array of shape {list(outline.shape)}")
+        raise ValueError(f"an outline must be points (x, y), an array [n 2], not one of shape {list(outline.shape)}")
     if not (np.abs(outline) <= _FARTHEST).all():
         raise ValueError(f"an outline has a coordinate that is not finite or beyond {_FARTHEST:g} pixels")
     return outline

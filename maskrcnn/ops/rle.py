@@ -1,9 +1,8 @@
 """COCO's run-length encoding, written straight from an M x M mask and a box.
 
-An RLE lists run lengths down the columns of the image, background first. Its compressed form, pycocotools' own, writes
-each length, from the fourth on as the difference from the one two before, in groups of five bits, low ones first: 32
-says that more follow, 16 in the last is the sign, and 48 is added to make a character. Reading RLEs as masks, merging
-and comparing them is faster-coco-eval's work.
+An RLE lists run lengths down the columns of the image, background first. pycocotools' compressed form stores each
+length, from the fourth on as the difference from the length two before, in groups of five bits, low bits first. A group
+becomes a character by adding 48, and 32 if more groups follow; bit 16 of the last group is the sign.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 from .dispatch import which
 from .paste import check_rule, pad_masks, paste_reference, sample_positions
 
-MAX_PIXELS = 2**32 - 1  # the format's counts have 32 bits
+MAX_PIXELS = 2**32 - 1  # the format counts with 32 bits
 
 
 def encode(
@@ -28,10 +27,10 @@ def encode(
     rule: str = "grid",
     impl: str | None = None,
 ) -> list[dict]:
-    """`{"size": [height, width], "counts": bytes}` of each object, equal to pycocotools' encoding of `paste`.
+    """`{"size": [height, width], "counts": bytes}` of each object, equal to pycocotools' encoding of the pasted mask.
 
-    Arguments as in `ops.paste.paste`; no image-size mask is made. Tensors on a GPU are small here and are fetched.
-    Raises ValueError for an unknown rule, a threshold outside (0, 1) or an image beyond what the format can count.
+    Arguments as in `ops.paste.paste`; no image-size mask is made. Tensors on a GPU are copied to the host: they are
+    small. Raises ValueError for an unknown rule, a threshold outside (0, 1) or an image too large for the format.
     """
     check_rule(rule, threshold)
     check_size(size)
@@ -47,7 +46,7 @@ def encode(
 
 
 def encode_reference(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float, strict: bool) -> list[bytes]:
-    """The meaning of `encode`: the very bitmap, one object at a time."""
+    """Defines `encode`: paste each mask, then encode the bitmap."""
     strings = []
     for n in range(len(padded)):
         part = slice(n, n + 1)
@@ -65,9 +64,9 @@ def counts_from_bitmap(bitmap: np.ndarray) -> np.ndarray:
 
 
 def counts_from_string(string: bytes | str) -> np.ndarray:
-    """Run lengths, uint32, of a compressed RLE. Raises ValueError for a text that is none, or cut short.
+    """Run lengths, uint32, of a compressed RLE. Raises ValueError if the text is malformed or truncated.
 
-    Takes memory for the text's length, whatever lengths it claims; `check_counts` compares them with the image.
+    Memory depends on the length of the text, not on the run lengths; `check_counts` compares those with the image.
     """
     try:
         codes = np.frombuffer(string.encode("ascii") if isinstance(string, str) else bytes(string), dtype=np.uint8)
@@ -110,7 +109,7 @@ def string_from_counts(counts: np.ndarray | Sequence[int]) -> bytes:
     numbers = lengths.copy()
     numbers[3:] -= lengths[1:-2]
     shifts = 5 * np.arange(7)
-    rest = numbers[:, None] >> (shifts + 4)  # what a group and its sign bit leave over: 0 or -1 once all is said
+    rest = numbers[:, None] >> (shifts + 4)  # what remains after a group and its sign bit: 0 or -1 after the last
     more = (rest != 0) & (rest != -1)
     groups = (numbers[:, None] >> shifts) & 31
     written = np.concatenate([np.ones((len(numbers), 1), dtype=bool), more[:, :-1]], axis=1)
@@ -118,7 +117,7 @@ def string_from_counts(counts: np.ndarray | Sequence[int]) -> bytes:
 
 
 def check_counts(counts: np.ndarray | Sequence, size: Sequence) -> None:
-    """ValueError unless the run lengths fill an image of `size` (height, width) exactly, and the format can hold it."""
+    """Raises ValueError unless the run lengths fill an image of `size` (height, width) that the format can hold."""
     check_size(size)
     lengths = np.asarray(counts)
     if lengths.ndim != 1 or (lengths.size and not np.issubdtype(lengths.dtype, np.integer)):
@@ -127,12 +126,14 @@ def check_counts(counts: np.ndarray | Sequence, size: Sequence) -> None:
         raise ValueError("an RLE's counts hold a negative length")
     total, (height, width) = int(lengths.sum(dtype=np.float64)) if lengths.size else 0, size
     if total != height * width:
-        raise ValueError(f"an RLE's counts add up to {total} pixels, its size {height} x {width} has {height * width}")
+        raise ValueError(
+            f"an RLE's counts add up to {total} pixels, but its size {height} x {width} has {height * width}"
+        )
 
 
 def check_size(size: Sequence) -> None:
-    """ValueError unless `size` (height, width) is two whole numbers and the format can count its pixels."""
+    """Raises ValueError unless `size` is two whole numbers, (height, width), and the format can count the pixels."""
     if len(size) != 2 or not all(isinstance(side, int | np.integer) and side >= 0 for side in size):
         raise ValueError(f"an RLE's size must be [height, width], not {list(size)}")
     if int(size[0]) * int(size[1]) > MAX_PIXELS:
-        raise ValueError(f"an RLE of {size[0]} x {size[1]} pixels has more than {MAX_PIXELS}, what 32 bits can count")
+        raise ValueError(f"an RLE of {size[0]} x {size[1]} pixels is too large: the format counts at most {MAX_PIXELS}")

@@ -26,18 +26,23 @@ def roi_align(
     every: int = 1,
     impl: str | None = None,
 ) -> Float[Tensor, "B R C S S"]:
-    """Features of each box, `size` x `size` bins of it, from the map of the pyramid that `levels` names.
+    """Features of each box, `size` x `size` bins, from the map of the pyramid that `levels` selects.
 
-    boxes: xyxy, canvas pixels; no gradient flows to them. levels: 0..L-1. scales: feature pixels per canvas pixel of
-    each level, (y, x). Slots without `valid`, or with a level that does not exist, are zeros and have no gradient.
-    sampling: points per bin and axis; 0 takes as many as the bin has feature pixels, rounded up, but at most
-    `max_sampling`, which spares the reference a look at the boxes. aligned: pixel i of a map has its centre at i + 0.5;
-    otherwise at i, and boxes are at least one feature pixel wide, as in the first implementations.
-    every: of the bins, every second (third ...) row and column is computed, from the first on: S = ceil(size / every).
-    aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
+    Args:
+        boxes: xyxy, canvas pixels; they receive no gradient.
+        levels: 0..L-1.
+        valid: slots that are not valid, or whose level does not exist, give zeros and no gradient.
+        scales: feature pixels per canvas pixel of each level, (y, x).
+        sampling: points per bin and axis; 0 means one per feature pixel of the bin, rounded up.
+        aligned: the centre of pixel i of a map is at i + 0.5; otherwise at i, and boxes are at least one feature pixel
+            wide, as in the first implementations.
+        aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
+        max_sampling: most points if `sampling` is 0; with it the reference does not read the boxes' values.
+        every: compute only every second (third, ...) row and column of bins, starting with the first:
+            S = ceil(size / every).
 
-    The memory behind the answer is [B R S S C]: each bin's channels lie together. ValueError where the maps, scales and
-    numbers do not fit each other.
+    The result is stored as [B R S S C]: the channels of a bin are adjacent in memory. Raises ValueError if the maps,
+    scales and numbers do not fit together.
     """
     if aggregate not in ("average", "max"):
         raise ValueError(f"roi_align: aggregate must be 'average' or 'max', not {aggregate!r}")
@@ -70,11 +75,11 @@ _Points = Callable[[int], list[tuple[Tensor, Tensor]]]
 def roi_align_reference(
     pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid, aggregate: str
 ) -> Tensor:
-    """The meaning of `roi_align`: all pixels of all levels in one row, four of them gathered for each point."""
+    """Defines `roi_align`: the pixels of all levels in one row, four of them gathered for each point."""
     B, C = pyramid[0].shape[:2]
     R, S = boxes.shape[1], len(grid.bins)
     shapes = [(features.shape[2], features.shape[3]) for features in pyramid]
-    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, the gradient's too
+    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, also of the gradient
     pixels = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in pyramid], dim=1).to(dtype)
     total = pixels.shape[1]
     pixels = pixels.flatten(0, 1)
@@ -99,7 +104,7 @@ def roi_align_reference(
                 out = out + point
             elif i == j == 0:
                 out = point
-            else:  # the first of equal points wins, and with it the gradient
+            else:  # among equal points the first wins, and receives the gradient
                 real = ((i < count_y) & (j < count_x))[..., None, None, None]
                 out = torch.where(real & (point > out), point, out)
     if aggregate == "average":
@@ -109,7 +114,7 @@ def roi_align_reference(
 
 
 def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
-    """The kernels know averages of some dtypes; all else is openly the reference's, unless `impl` is named."""
+    """The kernels compute averages of some dtypes; otherwise the reference runs, and naming a kernel is an error."""
     kernel = impl or ("numba" if features.device.type == "cpu" else "triton")
     known = aggregate == "average" and features.dtype in _KERNEL_DTYPES.get(kernel, ())
     if impl in _KERNEL_DTYPES and not known:
@@ -120,8 +125,8 @@ def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
 def _axis(start: Tensor, end: Tensor, sides: Tensor, grid: Grid) -> tuple[_Points, int, Tensor]:
     """Points along one axis, from the boxes' ends in feature pixels [B R] and the sides of their maps [B R].
 
-    Gives `points(i)`, the two pixels [B R S] and weights [B R S] of the i-th point of each bin; how many i there are;
-    and how many of them each box has [B R]. Points outside the map, and those that a box does not have, weigh nothing.
+    Returns `points(i)`, the two pixels [B R S] and weights [B R S] of the i-th point of each bin; the number of i; and
+    the number of points of each box [B R]. Points outside the map, and points that a box does not have, get weight 0.
     """
     offset = 0.5 if grid.aligned else 0.0
     start, end = start - offset, end - offset

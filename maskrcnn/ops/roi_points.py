@@ -1,4 +1,4 @@
-"""The largest or the mean of the points of each bin: what RoIPool and RoIWarp share, the places of the points apart."""
+"""The maximum or mean of the points of each bin, for RoIPool and RoIWarp, which differ only in where the points are."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .dispatch import which
 
 
 class Points(NamedTuple):
-    """Along one axis, the n points that each bin has at most: two neighbouring pixels and the share of the second.
+    """The points of each bin along one axis, at most n: two neighbouring pixels and the weight of the second.
 
     Tensors are [B R S n]. Without `share` a point is the pixel `low` itself.
     """
@@ -19,13 +19,13 @@ class Points(NamedTuple):
     low: Tensor
     high: Tensor | None
     share: Tensor | None  # 0..1
-    real: Tensor  # bool: this bin has this point
+    real: Tensor  # bool: whether the bin has this point
 
 
 def check_call(
     name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size: int, aggregate: str, every: int
 ) -> None:
-    """ValueError where the arguments that all RoI operators share do not fit each other."""
+    """Raises ValueError if the arguments common to all RoI operators do not fit together."""
     if aggregate not in ("average", "max"):
         raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
     if len(pyramid) != len(scales) or not pyramid:
@@ -41,7 +41,7 @@ def sides_of(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]
 
 
 def of_level(levels: Tensor, values: Sequence[float]) -> Tensor:
-    """The number that belongs to each of `levels` [B R], int64 or float32: a table would be copied from the host."""
+    """The value of each of `levels` [B R], int64 or float32. No table is indexed: it would be copied from the host."""
     found = torch.full_like(levels, values[0], dtype=torch.float32 if isinstance(values[0], float) else torch.int64)
     for level, value in enumerate(values[1:], 1):
         found = torch.where(levels == level, value, found)
@@ -49,16 +49,16 @@ def of_level(levels: Tensor, values: Sequence[float]) -> Tensor:
 
 
 def round_half_away(x: Tensor) -> Tensor:
-    """C's `round`, as int64: halves go away from zero."""
+    """C's `round`, as int64: halves are rounded away from zero."""
     return (x.sign() * (x.abs() + 0.5).floor()).nan_to_num(0.0).clamp(-1e9, 1e9).long()
 
 
 def pool_points(
     pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str, every: int
 ) -> Tensor:
-    """[B R C S S]: the first largest, or the mean, of the points of each bin that are real; 0 where none is.
+    """[B R C S S]: the maximum (the first, if several are equal) or mean of the real points of each bin; 0 without any.
 
-    Sums, the gradient's too, are float32 at least: hundreds of boxes add to one pixel, where bfloat16 stops at 256.
+    Sums, also of gradients, are at least float32: hundreds of boxes add to one pixel, and in bfloat16 256 + 1 is 256.
     """
     B, C = pyramid[0].shape[:2]
     dtype = torch.promote_types(pyramid[0].dtype, torch.float32)
@@ -83,7 +83,7 @@ def _every(step: int, points: Points) -> Points:
 
 
 def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:
-    """Numba's knows float32; all else is openly the reference's."""
+    """The Numba kernel computes float32; the reference runs for other types."""
     if which("roi_points", pixels.device, None if pixels.dtype == torch.float32 else "reference") == "numba":
         from .kernels.roi_points_numba import PoolPointsNumba
 
@@ -92,7 +92,7 @@ def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:
 
 
 class PoolPoints(torch.autograd.Function):
-    """Keeps which point won, not the points: memory does not grow with their number."""
+    """Saves the index of the winning point, not the points, so memory does not grow with their number."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, first: Tensor, row: Tensor, aggregate: str, *points: Tensor | None) -> Tensor:
@@ -136,7 +136,7 @@ class PoolPoints(torch.autograd.Function):
 
 
 def _taps(first: Tensor, row: Tensor, y: Points, x: Points) -> Any:
-    """Point by point: which bins have it [N S S], and its pixels and their weights, each [N S S]."""
+    """For each point: which bins have it [N S S], and its pixels and their weights, each [N S S]."""
     for i in range(y.low.shape[2]):
         for j in range(x.low.shape[2]):
             real = y.real[..., i][:, :, None] & x.real[..., j][:, None, :]

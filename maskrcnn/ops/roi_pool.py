@@ -1,4 +1,4 @@
-"""RoIPool (Fast R-CNN, section 2.1): the box is rounded to whole pixels of the map, and so are its bins."""
+"""RoIPool (Fast R-CNN, section 2.1): the box and its bins are rounded to whole pixels of the map."""
 
 from collections.abc import Sequence
 
@@ -22,11 +22,11 @@ def roi_pool(
     aggregate: str = "max",
     every: int = 1,
 ) -> Float[Tensor, "B R C S S"]:
-    """Features of each box, `size` x `size` bins of it: the largest of a bin's pixels, or their mean.
+    """Features of each box, `size` x `size` bins: the maximum or the mean of a bin's pixels.
 
-    Arguments as in `roi_align`; `sampling` and `aligned` mean nothing here. Corners are rounded, halves away from zero,
-    and belong to the box, so that it is a pixel wide at least. Bin p of a box of h rows has its rows floor(p h / S) to
-    ceil((p + 1) h / S) - 1, as far as they lie on the map: neighbouring bins share pixels. A bin without any is 0.
+    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and
+    belong to the box, so it is at least one pixel wide. Bin p of a box of h rows has the rows floor(p h / S) to
+    ceil((p + 1) h / S) - 1 that lie on the map, so neighbouring bins may share pixels. A bin without pixels is 0.
     """
     check_call("roi_pool", pyramid, scales, size, aggregate, every)
     valid = valid & (levels >= 0) & (levels < len(pyramid))
@@ -47,6 +47,6 @@ def _pixels(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:
     low = (bins * length).div(size, rounding_mode="floor") + start[..., None]
     high = -(-(bins + 1) * length).div(size, rounding_mode="floor") + start[..., None]  # one past the last
     low, high = (end.clamp(min=0).minimum(sides[..., None]) for end in (low, high))
-    most = int((high - low).max()) if low.numel() else 0  # a look at the boxes, which a GPU waits for
+    most = int((high - low).max()) if low.numel() else 0  # reads a value, for which a GPU waits
     at = low[..., None] + torch.arange(most, device=start.device)
     return Points(at.minimum(sides[..., None, None] - 1), None, None, at < high[..., None])

@@ -1,4 +1,4 @@
-"""RoIWarp (Multi-task Network Cascades, arXiv 1512.04412): bilinear samples, but of a box rounded to whole pixels."""
+"""RoIWarp (Multi-task Network Cascades, arXiv 1512.04412): bilinear samples of a box rounded to whole pixels."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,12 @@ def roi_warp(
     aggregate: str = "max",
     every: int = 1,
 ) -> Float[Tensor, "B R C S S"]:
-    """Features of each box, `size` x `size` bins of it: the largest, or the mean, of bilinear samples.
+    """Features of each box, `size` x `size` bins: the maximum or the mean of bilinear samples.
 
-    Arguments as in `roi_align`; `sampling` and `aligned` mean nothing here. Corners are rounded, halves away from zero,
-    and a side is one pixel at least (the authors' layer gives nothing for an empty box). A bin of length b has
-    ceil(b) + 1 samples along an axis, both of its edges among them. Pixel i of a map has its centre at i; samples more
-    than half a pixel outside the map do not count, and a bin without any is 0.
+    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and a
+    side is at least one pixel (the authors' layer returns nothing for an empty box). A bin of length b has ceil(b) + 1
+    samples along an axis, including both of its edges. The centre of pixel i of a map is at i. Samples more than half a
+    pixel outside the map do not count; a bin without samples is 0.
     """
     check_call("roi_warp", pyramid, scales, size, aggregate, every)
     valid = valid & (levels >= 0) & (levels < len(pyramid))
@@ -44,12 +44,12 @@ def _samples(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:
     """The samples of each bin, from the boxes' ends in feature pixels [B R]."""
     start, end = round_half_away(start), round_half_away(end)
     length = (end - start).clamp(min=1)
-    parts = -(-length).div(size, rounding_mode="floor")  # of a bin: ceil(length / size)
-    most = int(parts.max()) + 1 if parts.numel() else 0  # a look at the boxes, which a GPU waits for
+    parts = -(-length).div(size, rounding_mode="floor")  # steps of a bin: ceil(length / size)
+    most = int(parts.max()) + 1 if parts.numel() else 0  # reads a value, for which a GPU waits
     k = torch.arange(most, device=start.device)
     length, parts = length[..., None, None], parts[..., None, None]  # [B R 1 1]
     steps = torch.arange(size, device=start.device)[:, None] * parts + k  # [B R S n], in parts of a bin
-    at = start[..., None, None] + (steps * length).double() / (parts * size)  # exact: samples fall on edges
+    at = start[..., None, None] + (steps * length).double() / (parts * size)  # double: samples on edges must be exact
     last = sides[..., None, None] - 1
     real = (k <= parts) & (at >= -0.5) & (at <= last + 0.5)
     at = at.clamp(min=0).minimum(last)

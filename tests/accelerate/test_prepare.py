@@ -158,7 +158,7 @@ def test_a_prepared_model_is_not_prepared_again_but_can_be_kept() -> None:
     config = small("bn")
     config = replace(config, fpn=replace(config.fpn, channels=128))  # wide enough for Winograd
     prepared, other = (prepare(wild(build(config), seed)) for seed in range(2))
-    with pytest.raises(ValueError, match="prepared already"):
+    with pytest.raises(ValueError, match="already prepared"):
         prepare(prepared, "bf16")
     other.load_state_dict(prepared.state_dict())
     with torch.inference_mode():

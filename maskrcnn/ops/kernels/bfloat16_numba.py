@@ -1,4 +1,4 @@
-"""What kernels on a CPU share that read and write float32 or bfloat16, a type that Numba does not know."""
+"""Reading and writing float32 or bfloat16 in CPU kernels; Numba has no bfloat16."""
 
 # ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory from NumPy, which asks for huge pages where they exist: first touching 50 MB takes 4 ms instead of 19."""
+    """Memory from NumPy, which uses huge pages if there are any: the first write to 50 MB takes 4 ms instead of 19."""
     if dtype == torch.bfloat16:
         return torch.from_numpy(np.empty(shape, np.uint16)).view(dtype)
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def as_bits(tensor: Tensor) -> np.ndarray:
-    """Numba knows no bfloat16: its bits, as uint16."""
+    """The array of a tensor; bfloat16 becomes its bits, uint16."""
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
@@ -44,7 +44,7 @@ def _overload_write(out, sums):
 
         def write(out, sums) -> None:
             bits = sums.view(np.uint32)
-            for c in range(len(out)):  # to the nearest, ties to even; a NaN that came from bfloat16 stays one
+            for c in range(len(out)):  # to nearest, ties to even; a NaN read from bfloat16 stays NaN
                 odd = (bits[c] >> np.uint32(16)) & np.uint32(1)
                 out[c] = np.uint16(np.uint32(bits[c] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 

@@ -1,4 +1,4 @@
-"""`coco_raster` for processors: the walk is never stored. Serial and `nogil`, since it runs in workers too."""
+"""`coco_raster` on a CPU: the walk is never stored. Serial and `nogil`, because it also runs in workers."""
 
 from typing import no_type_check
 
@@ -7,8 +7,8 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check  # a wrapped function could not be compiled
-def coco_raster_numba(points, parts, spans, origins, scales, height, width):  # noqa: ANN001, ANN201 - compiled for what it is given
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
+def coco_raster_numba(points, parts, spans, origins, scales, height, width):  # noqa: ANN001, ANN201
     masks = np.zeros((len(spans), height, width), dtype=np.bool_)
     flips = np.zeros(height * width + 1, dtype=np.bool_)
     for n in range(len(spans)):
@@ -26,9 +26,9 @@ def coco_raster_numba(points, parts, spans, origins, scales, height, width):  # 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _mark(corners, origin, scale, height, width, flips):  # noqa: ANN001, ANN202
-    """Walks along the outline, in fifths of a cell, and flips `flips` where it enters another column's middle."""
+    """Walks along the outline in fifths of a cell and flips `flips` where it enters the middle fifth of a column."""
     begun, x, y = False, 0, 0
     for i in range(len(corners)):
         start, end = corners[i], corners[i + 1 if i + 1 < len(corners) else 0]
@@ -58,6 +58,6 @@ def _mark(corners, origin, scale, height, width, flips):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _fine(value, origin, scale):  # noqa: ANN001, ANN202
-    return np.int64(5.0 * ((value - origin) * scale) + 0.5)  # towards zero, as C does
+    return np.int64(5.0 * ((value - origin) * scale) + 0.5)  # truncates towards zero, as C does

@@ -1,4 +1,4 @@
-"""`crop_masks` on a CPU: of each axis only the two cells beside a point are read, and empty slots are not."""
+"""`crop_masks` on a CPU: it reads only the two cells beside a point along each axis, and skips empty slots."""
 
 import numba
 import numpy as np
@@ -13,7 +13,7 @@ from ..grids import SMALLEST_FRAME
 def crop_masks_numba(
     bits: Tensor, frames: Tensor, index: Tensor, boxes: Tensor, valid: Tensor, side: int, samples: int
 ) -> Tensor:
-    """The meaning of `crop_masks.crop_masks_reference`."""
+    """Computes `ops.crop_masks.crop_masks_reference`."""
     out = torch.zeros(*index.shape, side, side)
     slots = torch.nonzero(valid)
     _crop(
@@ -30,7 +30,7 @@ def crop_masks_numba(
 
 @numba.njit(inline="always")
 def _position(low, high, frame_low, frame_high, size, step):  # noqa: ANN001, ANN202
-    """Of a point at `step`, 0..1, of the RoI: where it lies in the stored cells, whose centres are 0, 1, 2 ..."""
+    """The position of the point at `step`, 0..1, of the RoI in the stored cells, whose centres are 0, 1, 2, ..."""
     extent = frame_high - frame_low
     if abs(extent) < np.float32(SMALLEST_FRAME):
         extent = np.float32(SMALLEST_FRAME)

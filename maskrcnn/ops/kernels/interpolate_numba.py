@@ -1,4 +1,4 @@
-"""`interpolate` on a CPU: row by row, so that what is between two rows stays in the cache."""
+"""`interpolate` on a CPU: row by row, so that the interpolated row stays in the cache."""
 
 from typing import no_type_check
 
@@ -9,12 +9,12 @@ from ..grids import Axis
 
 
 def interpolate_numba(array: np.ndarray, rows: Axis, columns: Axis, out: np.ndarray) -> None:
-    """The meaning of `ops.interpolate.interpolate_reference`, in the same order of operations."""
+    """Computes `ops.interpolate.interpolate_reference`, rounding in the same order."""
     _interpolate(array, *rows, *columns, out)
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _interpolate(array, top, bottom, down, left, right, across, out):  # noqa: ANN001, ANN202
     C = array.shape[2]
     line = np.empty((array.shape[1], C), np.float32)

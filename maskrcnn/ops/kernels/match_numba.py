@@ -1,4 +1,4 @@
-"""`match` on a CPU: two passes over the boxes, nothing kept but the answers."""
+"""`match` on a CPU: two passes over the boxes that keep only the answers."""
 
 import numba
 import numpy as np
@@ -12,7 +12,7 @@ from ..dispatch import torch_threads
 def match_numba(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
+    """Computes `ops.match.match_reference`."""
     B, N, _ = boxes.shape
     iou, ignored = torch.empty(B, N), torch.empty(B, N)
     index, best_of_gt = torch.empty(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)

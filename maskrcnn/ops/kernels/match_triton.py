@@ -1,4 +1,4 @@
-"""`match` on a GPU: two passes over the boxes, each a tile of boxes by a tile of ground truth, nothing kept between."""
+"""`match` on a GPU: two passes over tiles of boxes and of ground truth; the overlaps are computed twice, not stored."""
 
 # ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -8,14 +8,14 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-_BOXES, _GT = 256, 16  # of a tile
+_BOXES, _GT = 256, 16  # boxes and ground truth per tile
 
 
 @torch.library.custom_op("maskrcnn::match", mutates_args=())
 def match_triton(
     boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The meaning of `ops.match.match`, with the ground truth already split into real and crowd."""
+    """Computes `ops.match.match_reference`."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
     boxes, gt_boxes = boxes.float().contiguous(), gt_boxes.float().contiguous()
@@ -23,7 +23,7 @@ def match_triton(
     iou, ignored, highest = boxes.new_empty(B, N), boxes.new_empty(B, N), boxes.new_zeros(B, G)
     index, best_of_gt = boxes.new_empty(B, N, dtype=torch.int64), boxes.new_empty(B, N, dtype=torch.bool)
     if B * N:
-        # Both passes must compute the same overlaps to the last bit, so nothing is fused in either.
+        # Both passes must compute bit-equal overlaps, so fused multiply-add is off.
         launch, block = (triton.cdiv(N, _BOXES), B), {"BOXES": _BOXES, "GT": _GT, "enable_fp_fusion": False}
         with torch.cuda.device_of(boxes):
             _best_kernel[launch](
@@ -53,7 +53,7 @@ def _corners(ptr, at, mask):
 
 @triton.jit
 def _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2):
-    """IoU [BOXES, GT], and the share of each box that lies in each of the ground truth."""
+    """IoU [BOXES, GT], and the share of each box that lies in each ground truth."""
     tiny = 1.1754943508222875e-38
     own = (tl.maximum(x2 - x1, 0.0) * tl.maximum(y2 - y1, 0.0))[:, None]
     other = (tl.maximum(gx2 - gx1, 0.0) * tl.maximum(gy2 - gy1, 0.0))[None, :]

@@ -1,4 +1,4 @@
-"""`nms` on a CPU: one image a thread, no matrix, and no more work once `top` boxes have survived."""
+"""`nms` on a CPU: one image per thread, without a matrix of overlaps; it stops when `top` boxes have survived."""
 
 # ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
 
@@ -14,7 +14,7 @@ from ..dispatch import torch_threads
 def nms_numba(
     boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
-    """The meaning of `ops.nms.nms_reference`."""
+    """Computes `ops.nms.nms_reference`."""
     B, _ = scores.shape
     index = torch.zeros(B, top, dtype=torch.int64)
     kept = torch.zeros(B, top, dtype=torch.bool)
@@ -40,7 +40,7 @@ def _nms_images(boxes, groups, candidates, order, limit, index, kept):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _nms_image(boxes, groups, candidates, order, limit, index, kept):
     zero, top = np.float32(0), len(index)
-    x1, y1, x2, y2, areas = np.empty((5, top), np.float32)  # the survivors, so that the inner loop reads in order
+    x1, y1, x2, y2, areas = np.empty((5, top), np.float32)  # the survivors, contiguous for the inner loop
     group = np.empty(top, np.int64)
     count = 0
     for i in order:
@@ -56,7 +56,7 @@ def _nms_image(boxes, groups, candidates, order, limit, index, kept):
                 continue
             w = min(right, x2[k]) - max(left, x1[k])
             h = min(lower, y2[k]) - max(upper, y1[k])
-            if (w > zero and h > zero) or limit < zero:  # most pairs are apart: no division for them
+            if (w > zero and h > zero) or limit < zero:  # most pairs do not overlap: they need no division
                 shared = max(w, zero) * max(h, zero)
                 if shared / (area + areas[k] - shared) > limit:
                     struck = True

@@ -1,7 +1,7 @@
-"""`nms` on a GPU: a program for each group, no matrix, and no look at how many groups or survivors there are.
+"""`nms` on a GPU: one program per group, without a matrix of overlaps; the host reads no counts.
 
-Boxes are sorted by score and then, keeping that order, by group, so that a group is a run of places. A program works
-through its run tile by tile: it strikes out what the survivors so far suppress, then what the tile's own boxes do.
+Boxes are sorted by score and then, stably, by group, so each group is contiguous. A program goes through its group tile
+by tile: it removes the boxes that earlier survivors suppress, then those that boxes of the same tile suppress.
 """
 
 # ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
@@ -19,22 +19,22 @@ _TILE = 64
 def nms_triton(
     boxes: Tensor, scores: Tensor, groups: Tensor, candidates: Tensor, limit: float, top: int
 ) -> tuple[Tensor, Tensor]:
-    """The meaning of `ops.nms.nms_reference`."""
+    """Computes `ops.nms.nms_reference`."""
     B, N = scores.shape
     order = scores.argsort(dim=1, descending=True, stable=True)
     groups, rank = groups.gather(1, order).sort(dim=1, stable=True)
     place = order.gather(1, rank)
     boxes = boxes.gather(1, place[..., None].expand(B, N, 4)).contiguous()
-    kept = candidates.new_zeros(B, N)  # in the order of the scores
+    kept = candidates.new_zeros(B, N)  # by rank
     if B * N * top:
-        # An overlap is compared to the last bit, so nothing is fused.
+        # The comparison with the limit is exact, so fused multiply-add is off.
         with torch.cuda.device_of(boxes):
             _nms_kernel[(triton.cdiv(N, _TILE), B)](
                 boxes, groups, candidates.gather(1, place), rank, kept, torch.empty_like(boxes), N, top, limit,
                 _TILE, enable_fp_fusion=False,
             )  # fmt: skip
     slot = kept.cumsum(1) - 1
-    slot = torch.where(kept & (slot < top), slot, top)  # the last slot takes what is not wanted
+    slot = torch.where(kept & (slot < top), slot, top)  # the extra slot takes the rest
     index = order.new_zeros(B, top + 1).scatter_(1, slot, order)[:, :top].contiguous()
     return index, torch.arange(top, device=boxes.device) < kept.sum(1, keepdim=True)
 
@@ -57,7 +57,7 @@ def _load(ptr, at, mask):
 
 @triton.jit
 def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
-    """Which of the better boxes a, down, suppress which of the boxes b, across, by their overlap."""
+    """Whether box a (rows), the better one, overlaps box b (columns) enough to suppress it."""
     area = tl.maximum(ax2 - ax1, 0.0) * tl.maximum(ay2 - ay1, 0.0)
     other = tl.maximum(bx2 - bx1, 0.0) * tl.maximum(by2 - by1, 0.0)
     w = tl.minimum(ax2[:, None], bx2[None, :]) - tl.maximum(ax1[:, None], bx1[None, :])
@@ -72,7 +72,7 @@ def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
 def _suppress(
     boxes_ptr, groups_ptr, alive_ptr, rank_ptr, kept_ptr, survivors_ptr, start, N, top, limit, TILE: tl.constexpr
 ):
-    """Greedy suppression of the group whose first place is `start`, until it ends or has `top` survivors."""
+    """Greedy suppression in the group that begins at place `start`, until it ends or has `top` survivors."""
     group = tl.load(groups_ptr + start)
     slots = tl.arange(0, TILE)
     survivors_ptr += start * 4
@@ -88,7 +88,7 @@ def _suppress(
             sx1, sy1, sx2, sy2 = _load(survivors_ptr, seen + slots, real)
             struck = _strikes(sx1, sy1, sx2, sy2, x1, y1, x2, y2, limit) & real[:, None]
             alive = alive & (tl.max(struck.to(tl.int32), axis=0) == 0)
-        # Whether a box stays depends on better ones alone, so that repeating this ends, and ends in the greedy answer.
+        # A box depends only on better boxes, so this iteration converges, and to the greedy answer.
         struck = _strikes(x1, y1, x2, y2, x1, y1, x2, y2, limit) & (slots[:, None] < slots[None, :])
         kept, changed = alive, 1
         while changed > 0:
@@ -102,7 +102,7 @@ def _suppress(
         tl.store(survivors_ptr + slot * 4 + 1, y1, mask=kept)
         tl.store(survivors_ptr + slot * 4 + 2, x2, mask=kept)
         tl.store(survivors_ptr + slot * 4 + 3, y2, mask=kept)
-        tl.debug_barrier()  # the next tile reads what other threads of this program have written
+        tl.debug_barrier()  # the next tile reads what other threads of this program wrote
         count += tl.sum(kept.to(tl.int32), axis=0)
         first += TILE
         more = (tl.sum(inside.to(tl.int32), axis=0) == TILE) & (count < top)
@@ -110,12 +110,12 @@ def _suppress(
 
 @triton.jit
 def _nms_kernel(
-    boxes_ptr,  # [B, N, 4], a group's boxes together, best first
+    boxes_ptr,  # [B, N, 4], sorted by group, then best first
     groups_ptr,  # [B, N]
     alive_ptr,  # [B, N], candidates
-    rank_ptr,  # [B, N], place among all boxes of the image by score
-    kept_ptr,  # [B, N] by rank, False at first
-    survivors_ptr,  # [B, N, 4], room for each group's survivors
+    rank_ptr,  # [B, N], rank by score among all boxes of the image
+    kept_ptr,  # [B, N] by rank, initially False
+    survivors_ptr,  # [B, N, 4], workspace for each group's survivors
     N,
     top,
     limit,

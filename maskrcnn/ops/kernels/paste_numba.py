@@ -1,4 +1,4 @@
-"""`paste` on a CPU: only the pixels that a box can reach are computed, one object a thread."""
+"""`paste` on a CPU: one object per thread; only pixels that its box can reach are computed."""
 
 from typing import no_type_check
 
@@ -12,7 +12,7 @@ from ..dispatch import torch_threads
 
 @torch_threads()
 def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
-    """The meaning of `ops.paste.paste_reference`, in the same order of operations, so equal to the last bit."""
+    """Computes `ops.paste.paste_reference`, rounding in the same order: the results are bit-equal."""
     (N, H), W = rows.shape, columns.shape[1]
     masks, rows_, columns_ = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
     if threshold is None:
@@ -25,7 +25,7 @@ def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float 
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _paste_hard(masks, rows, columns, threshold, strict, out):  # noqa: ANN001, ANN202
     for n in numba.prange(len(masks)):
         top, bottom = _reached(rows[n], masks.shape[1] - 1)
@@ -61,7 +61,7 @@ def _paste_soft(masks, rows, columns, out):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _across(mask, positions):  # noqa: ANN001, ANN202
-    """Every row of the padded mask, read at each column's position."""
+    """Each row of the padded mask, interpolated at the columns' positions."""
     out = np.empty((len(mask), len(positions)), np.float32)
     for x in range(len(positions)):
         low = min(int(positions[x]), len(mask) - 2)
@@ -74,7 +74,7 @@ def _across(mask, positions):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _reached(positions, last):  # noqa: ANN001, ANN202
-    """The pixels first..end - 1 whose position lies inside the border; positions never fall along the axis."""
+    """The pixels first..end - 1 whose positions lie inside the border; positions never decrease along the axis."""
     first, end = 0, len(positions)
     while first < end and positions[first] <= 0:
         first += 1

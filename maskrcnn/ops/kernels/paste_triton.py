@@ -1,4 +1,4 @@
-"""`paste` on a GPU: a program for a tile of pixels of one object."""
+"""`paste` on a GPU: one program per tile of pixels of one object."""
 
 # ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -8,11 +8,11 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-_ROWS, _COLUMNS = 16, 64  # of a tile
+_ROWS, _COLUMNS = 16, 64  # pixels per tile
 
 
 def paste_triton(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
-    """The meaning of `ops.paste.paste_reference`, in the same order of operations, so equal to the last bit."""
+    """Computes `ops.paste.paste_reference`, rounding in the same order: the results are bit-equal."""
     (N, H), W = rows.shape, columns.shape[1]
     out = torch.empty(N, H, W, dtype=torch.float32 if threshold is None else torch.bool, device=padded.device)
     if out.numel():

@@ -1,6 +1,6 @@
-"""`rasterize` for processors: each edge marks where it crosses each row, a running sum then gives the winding number.
+"""`rasterize` on a CPU: each edge marks where it crosses each row; a running sum then gives the winding number.
 
-Serial and `nogil` on purpose: these run in forked or spawned workers, where a parallel Numba kernel may die.
+Serial and `nogil`: these run in forked or spawned workers, in which a parallel Numba kernel may crash.
 """
 
 from typing import no_type_check
@@ -10,8 +10,8 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
-def rasterize_polygons_numba(points, offsets, frame, size):  # noqa: ANN001, ANN201 - compiled for what it is given
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
+def rasterize_polygons_numba(points, offsets, frame, size):  # noqa: ANN001, ANN201
     mask = np.zeros((size, size), dtype=np.bool_)
     x1, y1 = frame[0], frame[1]
     if x1 == frame[2] or y1 == frame[3]:
@@ -42,7 +42,7 @@ def rasterize_polygons_numba(points, offsets, frame, size):  # noqa: ANN001, ANN
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def rasterize_rle_numba(ends, height, width, frame, size):  # noqa: ANN001, ANN201
     mask = np.zeros((size, size), dtype=np.bool_)
     x1, y1 = frame[0], frame[1]
@@ -68,12 +68,12 @@ def rasterize_rle_numba(ends, height, width, frame, size):  # noqa: ANN001, ANN2
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _first_at_least(value, start, step, size):  # noqa: ANN001, ANN202
     """The first cell whose centre is at or beyond `value` in the direction of `step`, or `size`.
 
-    A mirrored axis runs downwards, where the first centre below or at `value` is meant.
-    The guess by division may be off by one rounding; what decides is the very centre that the reference computes.
+    On a mirrored axis, whose coordinates decrease, it is the first centre below `value`. Division gives a guess, which
+    may be off by one because of rounding; it is corrected with the same centres that the reference computes.
     """
     cell = int(min(max(np.floor((value - start) / step - 0.5), 0.0), float(size)))
     if step > 0:
@@ -90,9 +90,9 @@ def _first_at_least(value, start, step, size):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _fill(marks, mask, forwards):  # noqa: ANN001, ANN202
-    """Centres at or right of a crossing carry its turn: from the mark on, or, on a mirrored axis, up to it."""
+    """A crossing counts for the centres at or right of it: from its mark on, or, on a mirrored axis, up to its mark."""
     size = len(mask)
     for row in range(size):
         winding = 0

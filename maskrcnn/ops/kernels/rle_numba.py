@@ -1,8 +1,8 @@
-"""`rle.encode` for processors: down a column, the value is linear between two rows of the M x M mask.
+"""`rle.encode` on a CPU: down a column, the value is linear between two rows of the M x M mask.
 
-There it crosses the threshold at most once, and rounding keeps it monotone, so a bisection over the very expression
-that `paste` computes finds the pixel. A column costs M steps, however many pixels it has. Serial: 100 objects take
-milliseconds, and it may run in any thread.
+So it crosses the threshold at most once between them, and rounding keeps it monotone: a bisection over the expression
+that `paste` computes finds the pixel. A column takes M steps, however many pixels it has. Serial: 100 objects take
+milliseconds, and any thread may call it.
 """
 
 from typing import no_type_check
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def encode_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float, strict: bool) -> list[bytes]:
-    """The meaning of `ops.rle.encode_reference`, byte for byte."""
+    """Computes `ops.rle.encode_reference`, byte for byte."""
     arrays = (tensor.contiguous().numpy() for tensor in (padded, rows, columns))
     limit = np.float32(threshold)
     return [_encode(mask, down, across, limit, strict).tobytes() for mask, down, across in zip(*arrays, strict=True)]
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # a wrapped function could not be compiled
+@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
     last, height, width = len(mask) - 1, len(rows), len(columns)
     first_row, end_row = _reached(rows, last)
@@ -28,7 +28,7 @@ def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
     starts = _row_starts(rows, first_row, end_row, last)
     column = np.empty(len(mask), np.float32)
     changes, count = np.empty(256, np.int64), 0
-    state = False  # of the pixel before
+    state = False  # of the previous pixel
     for x in range(left, right):
         if count + len(mask) + 2 > len(changes):
             grown = np.empty(2 * len(changes) + len(mask) + 2, np.int64)
@@ -79,7 +79,7 @@ def _is_set(column, k, position, threshold, strict):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _reached(positions, last):  # noqa: ANN001, ANN202
-    """The pixels first..end - 1 whose position lies inside the border; positions never fall along the axis."""
+    """The pixels first..end - 1 whose positions lie inside the border; positions never decrease along the axis."""
     first, end = 0, len(positions)
     while first < end and positions[first] <= 0:
         first += 1
@@ -91,7 +91,7 @@ def _reached(positions, last):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
-    """Where the pixel rows begin that lie between mask rows k and k + 1, for k = 0..last."""
+    """The first pixel row that lies between mask rows k and k + 1, for k = 0..last."""
     starts = np.empty(last + 1, np.int64)
     y = first
     for k in range(last):
@@ -105,7 +105,7 @@ def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def _string(changes, pixels):  # noqa: ANN001, ANN202
-    """The compressed RLE of the places where the value changes, first to set."""
+    """The compressed RLE, given the pixels at which the value changes; the first change is to set."""
     out, length = np.empty(7 * (len(changes) + 1), np.uint8), 0
     counts = np.empty(len(changes) + 1, np.int64)
     before = 0

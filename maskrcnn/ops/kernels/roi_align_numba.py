@@ -1,8 +1,9 @@
-"""`roi_align` on a CPU, forward and backward, over maps whose channels lie together in memory.
+"""`roi_align` on a CPU, forward and backward, for maps whose channels are adjacent in memory.
 
-A bin's average of bilinear points is separable: the points of an axis add up to a few pixels with one weight each. So a
-bin is a short weighted sum of pixels, and the inner loop runs over their channels. The backward pass gives each thread
-rows of the map that only it writes, in the order of the boxes: no races, and the same sum for any number of threads.
+The average of a bin's bilinear points is separable: along each axis the points reduce to a few pixels with one weight
+each. So a bin is a short weighted sum of pixels, and the inner loop runs over channels. In the backward pass each
+thread owns some rows of the map and adds to them in the order of the boxes: there are no races, and the sum is the same
+for any number of threads.
 """
 
 # ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
@@ -22,7 +23,7 @@ from .bfloat16_numba import as_bits, empty, read, write
 
 
 def roi_align_numba(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid) -> Tensor:
-    """The meaning of `ops.roi_align.roi_align_reference` with averages, for float32 and bfloat16."""
+    """Computes `ops.roi_align.roi_align_reference` with averages, for float32 and bfloat16."""
     return _RoIAlign.apply(boxes, levels, valid, grid, *pyramid)
 
 
@@ -63,9 +64,9 @@ class _RoIAlign(torch.autograd.Function):
 
 
 def _slots_of_levels(boxes: Tensor, levels: Tensor, num_levels: int) -> list[Tensor]:
-    """The slots (b * R + r) that are empty, and those of each level, from top to bottom of each image in turn.
+    """The empty slots (b * R + r), then those of each level, sorted by image and from top to bottom.
 
-    Neighbours in the image then follow each other, and find their pixels still in the cache.
+    So neighbours in the image follow each other, and their pixels are still in the cache.
     """
     B = len(levels)
     image = torch.arange(B)[:, None]
@@ -84,9 +85,9 @@ def _numbers(grid: Grid, level: int) -> tuple[np.float32, np.float32, int, int, 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _axis(start, end, side, sampling, size, every, aligned):
-    """Pixels and weights that each bin has along one axis: those of bin p stand at first[p] .. first[p + 1].
+    """The pixels and weights of each bin along one axis: those of bin p are first[p]:first[p + 1].
 
-    `sampling` as in `roi_align`, or where it is negative as many points as a bin has pixels, at most -sampling.
+    `sampling` as in `roi_align`; if negative, one point per pixel of the bin, at most -sampling.
     """
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
     offset = half if aligned else zero
@@ -97,7 +98,7 @@ def _axis(start, end, side, sampling, size, every, aligned):
     step = length / np.float32(size)
     count = sampling
     if sampling < 0:
-        count = np.int64(np.ceil(min(step, np.float32(-sampling)))) if step > zero else 0  # 0 for NaN too
+        count = np.int64(np.ceil(min(step, np.float32(-sampling)))) if step > zero else 0  # 0 also for NaN
     bins = (size + every - 1) // every
     first = np.empty(bins + 1, np.int64)
     pixels, weights = np.empty(2 * bins * count, np.int64), np.empty(2 * bins * count, np.float32)
@@ -138,7 +139,9 @@ def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, every, a
             for q in range(out.shape[2]):
                 sums[:] = 0
                 for i in range(first_y[p], first_y[p + 1]):
-                    for j in range(first_x[q], first_x[q + 1] - 1, 2):  # two at a time: fewer trips to the sums
+                    for j in range(
+                        first_x[q], first_x[q + 1] - 1, 2
+                    ):  # two at a time: the sums are loaded half as often
                         weight, other_weight = weights_y[i] * weights_x[j], weights_y[i] * weights_x[j + 1]
                         pixel, other = pixels[b, rows[i], cols[j]], pixels[b, rows[i], cols[j + 1]]
                         for c in range(C):
@@ -153,14 +156,14 @@ def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, every, a
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _split(boxes, slots, R, scale_y, shape, bins, parts):
-    """Bounds of `parts` runs of the B x H rows of a map with about the same work, clearing included."""
+    """Divides the B x H rows of a map into `parts` ranges of about equal work, including zeroing them."""
     B, H, W, _ = shape
-    work = np.full(B * H + 1, W / 4)  # clearing a pixel costs about a quarter of adding to one
+    work = np.full(B * H + 1, W / 4)  # zeroing a pixel costs about a quarter of adding to it
     work[0] = 0
     for n in slots:
         top = min(max(boxes[n, 1] * scale_y, np.float32(0)), np.float32(H - 1))
         end = min(max(boxes[n, 3] * scale_y, top), np.float32(H - 1))
-        if top <= end:  # neither is NaN
+        if top <= end:  # false for NaN
             first, last = np.int64(top), np.int64(end)
             for y in range(first, last + 1):
                 work[n // R * H + y + 1] += bins * bins * 9 / (last - first + 1)
@@ -181,7 +184,10 @@ def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, every, al
             out[row // H, row % H] = 0
         for n in slots:
             b, box = n // R, boxes[n]
-            low, high = max(bounds[part] - b * H, 0), min(bounds[part + 1] - b * H, H)  # own rows of this image
+            low, high = (
+                max(bounds[part] - b * H, 0),
+                min(bounds[part + 1] - b * H, H),
+            )  # this thread's rows of the image
             if low >= high:
                 continue
             first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, every, aligned)

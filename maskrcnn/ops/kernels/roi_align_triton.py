@@ -1,9 +1,8 @@
-"""`roi_align` on a GPU, all levels in one launch, over maps whose channels lie together in memory.
+"""`roi_align` on a GPU, all levels in one launch, for maps whose channels are adjacent in memory.
 
-A program takes some bins of one box and a run of channels: it reads the four pixels of a point once for all of them.
-Backward, the default adds to the maps atomically, in whatever order the programs come. Where
-`torch.use_deterministic_algorithms` asks for it, each program owns pixels of a map instead and adds what the boxes give
-them in the order of the boxes.
+A program computes some bins of one box for a range of channels. By default the backward pass adds to the maps with
+atomics, in no fixed order. With `torch.use_deterministic_algorithms` each program owns some pixels of a map and adds
+the boxes' gradients to them in the order of the boxes.
 """
 
 # ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
@@ -19,22 +18,22 @@ from torch import Tensor
 
 from ..grids import LARGEST_GRID, Grid
 
-_TILE = 2048  # numbers that a program sums at once
-_MOST_MAPS = 8  # that a kernel is given one by one
+_TILE = 2048  # sums per program, bins times channels
+_MOST_MAPS = 8  # maps that a kernel takes as separate arguments
 
 
 def roi_align_triton(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid) -> Tensor:
-    """The meaning of `ops.roi_align.roi_align_reference` with averages, for float32, bfloat16 and float16."""
+    """Computes `ops.roi_align.roi_align_reference` with averages, for float32, bfloat16 and float16."""
     maps, scales, B = list(pyramid), grid.scales, len(boxes)
     levels = torch.where(valid, levels, -1).to(torch.int32)
     images = torch.arange(B, dtype=torch.int32, device=levels.device)[:, None].expand_as(levels)
     if len(maps) > _MOST_MAPS and len(set(scales)) == len({m.shape for m in maps}) == 1:
-        # Stored masks, a map for each object: more than a kernel has arguments for, but all alike.
+        # Stored masks are one map per object: too many arguments for a kernel, but all have the same shape.
         maps, scales, images, levels = [torch.cat(maps)], scales[:1], levels * B + images, levels.clamp(max=0)
     most = min(grid.max_sampling or LARGEST_GRID, LARGEST_GRID)
     numbers = [number for pair in scales for number in pair]
     out = _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned, most)
-    return out[..., :: grid.every, :: grid.every]  # the others are computed, too
+    return out[..., :: grid.every, :: grid.every]  # the others are computed as well
 
 
 @torch.library.custom_op("maskrcnn::roi_align", mutates_args=())
@@ -81,7 +80,7 @@ def _roi_align_backward(
     aligned: bool,
     most: int,
 ) -> list[Tensor]:
-    """Gradients of maps of `count` images."""
+    """The gradients of the maps of `count` images."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     bins = grad.permute(0, 1, 3, 4, 2).contiguous()
     dtype = grad.dtype if deterministic else torch.float32
@@ -111,7 +110,7 @@ def _add(
     most: int,
     numbers: tuple[int, int, bool],
 ) -> None:
-    """What the bins give to the maps, in whatever order the programs come."""
+    """Adds the bins' gradients to the maps, in no fixed order."""
     B, R, S, _, C = bins.shape
     launch, blocks = _launch(B * R, S, C)
     sides = tuple(side for pixels in maps for side in pixels.shape[1:3])
@@ -131,7 +130,7 @@ def _add_in_order(
     most: int,
     numbers: tuple[int, int, bool],
 ) -> None:
-    """The same, the boxes one after the other at every pixel."""
+    """The same, adding the boxes in order at every pixel."""
     B, R = levels.shape
     for level, pixels in enumerate(maps):
         count, H, W, C = pixels.shape
@@ -164,7 +163,7 @@ def _sides(pyramid: Sequence[Tensor]) -> tuple[int, ...]:
 
 
 def _launch(boxes: int, size: int, channels: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """How many programs, and how many bins and channels each of them takes."""
+    """The number of programs, and the bins and channels of each."""
     block = max(16, min(256, triton.next_power_of_2(channels)))
     bins = min(_TILE // block, triton.next_power_of_2(size * size))
     return (boxes, triton.cdiv(size * size, bins), triton.cdiv(channels, block)), (bins, block)
@@ -172,7 +171,7 @@ def _launch(boxes: int, size: int, channels: int) -> tuple[tuple[int, int, int],
 
 @triton.jit
 def _axis(low, high, scale, most, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr):
-    """Along one axis of a box, in feature pixels: where its bins start, how long each is, and its points per bin."""
+    """Along one axis of a box, in feature pixels: the start and length of its bins, and the points per bin."""
     start, end = low * scale, high * scale
     if ALIGNED:
         start, end = start - 0.5, end - 0.5
@@ -189,7 +188,7 @@ def _axis(low, high, scale, most, SIZE: tl.constexpr, SAMPLING: tl.constexpr, AL
 
 @triton.jit
 def _neighbours(start, step, bins, i, count, side):
-    """The two pixels of the i-th point of each bin, and their weights: nothing for a point outside the map."""
+    """The two pixels of the i-th point of each bin, and their weights; 0 for a point outside the map."""
     at = start + bins * step + (i + 0.5) * step / count
     real = (at >= -1) & (at <= side)
     at = tl.maximum(tl.where(real, at, 0.0), 0.0)
@@ -201,13 +200,13 @@ def _neighbours(start, step, bins, i, count, side):
 
 @triton.jit
 def _lines(map_ptr, y, length, c):
-    """Where channels c of line y of a map are; a large map has more numbers than 32 bits count."""
+    """Pointers to channels c of line y of a map, in 64 bits: a large map exceeds 32."""
     return map_ptr + (y.to(tl.int64) * length)[:, None] + c[None, :]
 
 
 @triton.jit
 def _of_level(level, maps, sides, scales, LEVELS: tl.constexpr):
-    """What belongs to a level: the pointer to its map, height, width, and feature pixels per canvas pixel."""
+    """The map pointer, height, width and scales (feature pixels per canvas pixel) of a level."""
     map_ptr, H, W, scale_y, scale_x = maps[0], sides[0], sides[1], scales[0], scales[1]
     for k in tl.static_range(1, LEVELS):
         here = level == k
@@ -219,12 +218,12 @@ def _of_level(level, maps, sides, scales, LEVELS: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    maps,  # pointers to the levels, [B, H, W, C] each
+    maps,  # pointers to the levels, each [B, H, W, C]
     sides,  # H and W of each
     scales,  # feature pixels per canvas pixel of each, y and x
     boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 where the slot is empty
-    images_ptr,  # [B * R], whose maps they are
+    levels_ptr,  # [B * R], -1 if the slot is empty
+    images_ptr,  # [B * R], the image of each box's map
     out_ptr,  # [B * R, SIZE * SIZE, C]
     C,
     most,  # points per bin and axis
@@ -268,12 +267,12 @@ def _forward_kernel(
 
 @triton.jit
 def _atomic_backward_kernel(
-    maps,  # pointers to the gradients of the levels, float32 [B, H, W, C] each, zeros at first
+    maps,  # pointers to the gradients of the levels, each float32 [B, H, W, C], initially zero
     sides,  # H and W of each
     scales,  # feature pixels per canvas pixel of each, y and x
     boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 where the slot is empty
-    images_ptr,  # [B * R], whose maps they are
+    levels_ptr,  # [B * R], -1 if the slot is empty
+    images_ptr,  # [B * R], the image of each box's map
     grad_ptr,  # [B * R, SIZE * SIZE, C]
     C,
     most,
@@ -316,14 +315,14 @@ def _atomic_backward_kernel(
 
 @triton.jit
 def _reaches(start, step, first, last, SIZE: tl.constexpr):
-    """Whether points of the box may give to pixels first .. last; a point outside the map gives to its rim."""
+    """Whether points of the box may contribute to pixels first .. last; one outside the map contributes to its edge."""
     end = start + SIZE * step
     return (tl.minimum(start, end) - 1 <= last) & (tl.maximum(start, end) + 1 >= first)
 
 
 @triton.jit
 def _weight(start, step, bin, count, side, pixels):
-    """What one bin of a box gives to each of `pixels` along an axis."""
+    """The weight of one bin of a box at each of `pixels` along an axis."""
     weight = pixels * 0.0
     for i in range(count):
         low, high, at_low, at_high = _neighbours(start, step, bin, i, count, side)
@@ -336,8 +335,8 @@ def _owning_backward_kernel(
     out_ptr,  # [count, H, W, C], the gradient of one level
     grad_ptr,  # [B * R, SIZE, SIZE, C]
     boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 where the slot is empty
-    images_ptr,  # [B * R], whose maps they are; of image b those of b, B + b, 2 B + b, ...
+    levels_ptr,  # [B * R], -1 if the slot is empty
+    images_ptr,  # [B * R], the image of each box's map; b, B + b, 2 B + b, ... in the slots of image b
     level,
     H,
     W,

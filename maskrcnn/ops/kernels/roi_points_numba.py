@@ -1,7 +1,7 @@
-"""The largest or the mean of the points of each bin on a CPU, forward and backward.
+"""`roi_points` on a CPU, the maximum or mean of the points of each bin, forward and backward.
 
-The backward pass gives each thread channels that only it writes, and takes the boxes in their order: no races, and the
-same sum for any number of threads.
+In the backward pass each thread owns some channels and takes the boxes in order: there are no races, and the sum is the
+same for any number of threads.
 """
 
 # ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
@@ -18,7 +18,7 @@ from ..dispatch import torch_threads
 
 
 class PoolPointsNumba(torch.autograd.Function):
-    """The meaning of `ops.roi_points.PoolPoints`, for float32."""
+    """Computes `ops.roi_points.PoolPoints`, for float32."""
 
     @staticmethod
     @torch_threads()
@@ -44,7 +44,7 @@ class PoolPointsNumba(torch.autograd.Function):
 
 
 class _Bins(NamedTuple):
-    """Of each box its first pixel and the length of a row [N]; of each bin its points along both axes [N S n]."""
+    """The first pixel and row length of each box's map [N], and the points of each bin along both axes [N S n]."""
 
     first: np.ndarray
     row: np.ndarray
@@ -59,14 +59,14 @@ class _Bins(NamedTuple):
 
 
 def _filled(low: Tensor, high: Tensor | None, share: Tensor | None, real: Tensor) -> tuple[Tensor, ...]:
-    """A pixel is a point whose second pixel has no share."""
+    """Without `share`, a second pixel with weight 0."""
     share = torch.zeros(low.shape) if share is None else share
     return tuple(t.contiguous() for t in (low, low if high is None else high, share, real))
 
 
 @numba.njit(inline="always")
 def _corner(bins, n, p, q, i, j, corner):
-    """One of the four pixels round point i, j of bin p, q, and its weight."""
+    """One of the four pixels around point i, j of bin p, q, and its weight."""
     share_y, share_x = bins.share_y[n, p, i], bins.share_x[n, q, j]
     y, weight_y = (bins.high_y[n, p, i], share_y) if corner >= 2 else (bins.low_y[n, p, i], np.float32(1) - share_y)
     x, weight_x = (bins.high_x[n, q, j], share_x) if corner % 2 else (bins.low_x[n, q, j], np.float32(1) - share_x)
@@ -123,7 +123,7 @@ def _backward(grad, bins, won, out, parts):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _to_winners(grad, bins, won, out, bin, start, end):
-    """Each channel's gradient goes to its own point."""
+    """Adds each channel's gradient to the point that won in this channel."""
     n, p, q = bin
     across = bins.real_x.shape[2]
     for c in range(start, end):

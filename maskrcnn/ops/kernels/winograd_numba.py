@@ -1,4 +1,4 @@
-"""`winograd` on a CPU: a few hundred tiles at a time are transformed and multiplied, and so stay in the caches."""
+"""`winograd` on a CPU: transforms and multiplies a few hundred tiles at a time, so that they stay in the caches."""
 
 # ruff: noqa: ANN001, ANN202 (Numba infers the types of its kernels)
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from ..dispatch import torch_threads
 from .bfloat16_numba import as_bits, empty, read, write
 
-_TILES = 512  # at a time: 4 MB of 256 channels in bfloat16
+_TILES = 512  # at a time: 4 MB for 256 channels in bfloat16
 
 
 @torch_threads()
 def winograd_numba(x: Tensor, weights: Tensor, bias: Tensor, add: Tensor | None, relu: bool) -> Tensor:
-    """The meaning of `winograd.winograd_reference`."""
+    """Computes `ops.winograd.winograd_reference`."""
     (B, C, H, W), D = x.shape, weights.shape[2]
     pixels = as_bits(x.permute(0, 2, 3, 1).contiguous())
     others = as_bits((x[:0] if add is None else add.to(x.dtype)).permute(0, 2, 3, 1).contiguous())
@@ -34,7 +34,7 @@ def winograd_numba(x: Tensor, weights: Tensor, bias: Tensor, add: Tensor | None,
 
 @numba.njit(inline="always")
 def _place(tile, H, W):
-    """Image, row and column of the first of the tile's pixels."""
+    """The image, row and column of the first pixel of a tile."""
     across = (W + 1) // 2
     row = tile // across
     down = (H + 1) // 2
