@@ -34,7 +34,7 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 EXPLAINED = {
     ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
 }  # imports that close a circle; why stands beside each
-READERS_OF_MODEL_CONFIG = {"model.build"}  # within `model`
+READERS_OF_MODEL_CONFIG = {"model.build", "model.mask_rcnn"}  # within `model`
 
 
 class Import(NamedTuple):

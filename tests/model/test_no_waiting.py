@@ -1,4 +1,4 @@
-"""If nobody may look at values, nobody waits for a device: both steps on tensors that have a shape and a type but no values.
+"""If nobody may look at values, nobody waits for a device: both steps on tensors without values.
 
 On such a tensor whatever asks for a value is an error, and whatever makes a shape depend on one; so is a tensor that
 was there before the step, as a table of constants would be. What copies between the host and a device is refused here.
