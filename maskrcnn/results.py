@@ -6,7 +6,7 @@ nothing holds detections x height x width unless `masks` is read.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,14 +105,19 @@ class Result:
         return None if self.outlines is None else [outline.outer for outline in self.outlines]
 
     def select(self, keep: np.ndarray | Sequence[int]) -> "Result":
-        """The objects at indices, or where a bool array is True: `result.select(result.scores > 0.7)`."""
+        """The objects at indices, or those for which a bool array is True: `result.select(result.scores > 0.7)`.
+
+        Raises IndexError for indices that do not exist, a bool array of another length, and numbers with fractions.
+        """
         index = np.asarray(keep)
-        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
-        rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("boxes", "scores", "labels", "small_masks", "keypoints"):
-            if rest[name] is not None:
-                rest[name] = rest[name][index]
-        return Result(**rest)
+        if index.dtype != bool and not np.issubdtype(index.dtype, np.integer) and index.size:
+            raise IndexError(f"select takes indices or a bool array, not {index.dtype}: did you mean scores > 0.5?")
+        if index.dtype == bool and index.shape != (len(self),):
+            raise IndexError(f"a bool array needs one value for each of the {len(self)} objects; it has {index.shape}")
+        rows = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        arrays = ("boxes", "scores", "labels", "small_masks", "keypoints")
+        kept = {name: getattr(self, name)[rows] for name in arrays if getattr(self, name) is not None}
+        return replace(self, **kept)
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
         """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, keypoints of the category."""

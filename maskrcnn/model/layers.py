@@ -128,8 +128,8 @@ def conv_stack(in_channels: int, channels: int, count: int, norm: str) -> tuple[
     return nn.Sequential(*blocks), widths[-1]
 
 
-def filled(bundle: Slots) -> Slots:
-    """The bundle without the slots that no image of the batch fills, at least one; all slots if nobody may look."""
+def drop_empty_slots(bundle: Slots) -> Slots:
+    """The bundle without the last slots if they are empty in every image; all slots if nobody may look (a GPU)."""
     if not may_look(bundle.valid):
         return bundle
     slots = max(1, int(bundle.valid.sum(1).max()))

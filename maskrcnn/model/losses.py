@@ -20,11 +20,11 @@ def smooth_l1(error: Float[Tensor, "*N"], beta: float) -> Float[Tensor, "*N"]:
 
 
 def rpn_loss(scored: RPNOutput, targets: AnchorTargets, config: RPNConfig) -> tuple[Term, Term]:
-    """Binary cross-entropy over the sampled anchors, smooth L1 over the foreground ones.
+    """Binary cross-entropy over the sampled anchors, smooth L1 over the foreground ones, with the count for both.
 
-    Both are divided by the samples per image, or by the anchors really sampled if `config.normalise` is "counted".
+    That is the number of samples per image times images or, if `config.normalise` is "counted", the anchors sampled.
     """
-    picked = scored.logits.gather(1, targets.index)
+    picked = torch.where(targets.valid, scored.logits.gather(1, targets.index), 0.0)  # [B N]
     class_loss = F.binary_cross_entropy_with_logits(picked, targets.foreground.float(), reduction="none")
     error = scored.deltas.gather(1, targets.index[..., None].expand(-1, -1, 4)) - targets.deltas
     error = torch.where(targets.foreground[..., None], error, 0.0)

@@ -8,7 +8,7 @@ from ..device import Precision
 from ..ops.boxes import last_pixels
 from ..structures import Detections, GroundTruth, Images, Losses, Proposals, RoIs, Term
 from .inference import candidates, locate_keypoints, mask_probabilities, select
-from .layers import Normalise, filled, on_valid
+from .layers import Normalise, drop_empty_slots, on_valid
 from .losses import box_loss, keypoint_loss, mask_loss, rpn_loss
 from .pooler import Pool
 from .rpn import RPN, RPNOutput, propose
@@ -82,7 +82,7 @@ class MaskRCNN(nn.Module):
         box_terms = box_loss(class_logits, box_deltas, rois, config.box_head)
         if self.mask_head is None and self.keypoint_head is None:
             return *box_terms, None, None
-        fg = filled(foreground(rois, config.box_head))  # [B F ...]
+        fg = drop_empty_slots(foreground(rois, config.box_head))  # [B F ...]
         features = features[:, : fg.valid.shape[1]]
         if self.detail_pool is not None:
             features = self.detail_pool(pyramid, fg.boxes, fg.valid)
@@ -110,13 +110,14 @@ class MaskRCNN(nn.Module):
         pyramid = self.pyramid(images)
         if proposals is None:
             proposals = propose(self.rpn(pyramid, images), images, config.rpn, arithmetic)
-        proposals = filled(proposals)
+        proposals = drop_empty_slots(proposals)
         class_logits, box_deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
         classified = candidates(proposals, class_logits, box_deltas, images, config.box_head, arithmetic)
-        found = filled(select(classified, images, config.box_head, arithmetic))
+        found = drop_empty_slots(select(classified, images, config.box_head, arithmetic))
         if self.mask_head is None and self.keypoint_head is None:
             return found
-        features = (self.detail_pool or self.box_pool)(pyramid, found.boxes, found.valid)
+        pool = self.box_pool if self.detail_pool is None else self.detail_pool
+        features = pool(pyramid, found.boxes, found.valid)
         if self.mask_head is not None:
             found = found._replace(masks=mask_probabilities(self.mask_head(features, found.labels)))
         if self.keypoint_head is not None:

@@ -83,6 +83,7 @@ def propose(
     pre_nms, post_nms = config.pre_nms_test, config.post_nms_test
     if training:
         pre_nms, post_nms = config.pre_nms_train, config.post_nms_train
+    # The best anchors of each level, N of an image
     scores, places, levels = [], [], []
     start = 0
     for level, count in enumerate(scored.counts):
@@ -92,12 +93,14 @@ def propose(
         places.append(start + top.indices)
         levels.append(torch.full_like(top.indices, level))
         start += count
-    score, place, level = torch.cat(scores, 1), torch.cat(places, 1), torch.cat(levels, 1)
+    score, place, level = torch.cat(scores, 1), torch.cat(places, 1), torch.cat(levels, 1)  # [B N]
+    # Their boxes, cut to the image
     boxes = decode(scored.deltas.detach().gather(1, place[..., None].expand(-1, -1, 4)), scored.anchors[place])
     finite = torch.isfinite(boxes).all(-1) & torch.isfinite(score)
     boxes = clip(torch.where(finite[..., None], boxes, 0.0), images.sizes, keep=float(arithmetic.inclusive))
     sides = boxes[..., 2:] - boxes[..., :2]
     large = sides >= config.min_size if config.min_size else sides > 0
+    # Suppressed within each level
     index, valid = nms(
         boxes, score, level, finite & large.all(-1), iou=config.nms_iou, top=post_nms, closed=arithmetic.nms_closed
     )

@@ -131,11 +131,12 @@ def bitmap_targets(
     """RoIAlign of each RoI's bitmap with as many points as a cell has pixels: torchvision's rule.
 
     Gives the share of a cell that the object covers or, unless `soft`, whether that is half (with `aligned` that is
-    Detectron2's rule for bitmaps). `gt.mask_boxes` are whole canvas pixels, S of them: each bit is a pixel.
+    Detectron2's rule for bitmaps). A stored mask is a window of the bitmap: each bit is a canvas pixel, and zeros
+    surround the object unless the image ends there, so that RoIAlign of the window is that of the whole bitmap.
     """
     assert gt.masks is not None
     assert gt.mask_boxes is not None
-    maps = gt.masks.float()[:, :, None].unbind(1)  # G maps [B 1 S S]: what the operator calls levels are the objects
+    maps = gt.masks.float()[:, :, None].unbind(1)  # G maps [B 1 S S], the operator's levels: a RoI reads its object's
     corner = gt.mask_boxes.gather(1, rois.gt_index[..., None].expand(-1, -1, 4))[..., :2].repeat(1, 1, 2)
     covered = roi_align(
         maps,

@@ -15,7 +15,7 @@ from ..device import Precision
 from ..ops.boxes import mirror, to_canvas, to_image
 from ..structures import Detections, Images, Proposals
 from .inference import candidates, locate_keypoints, mask_probabilities, select
-from .layers import filled
+from .layers import drop_empty_slots
 from .mask_rcnn import MaskRCNN
 from .rpn import propose
 
@@ -59,14 +59,14 @@ class Views:
         pyramids = [model.pyramid(view) for view in seen]
         found = []
         for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
-            proposals = filled(propose(model.rpn(pyramid, view), view, config.rpn, config.box_arithmetic))
+            proposals = drop_empty_slots(propose(model.rpn(pyramid, view), view, config.rpn, config.box_arithmetic))
             class_logits, box_deltas = model.box_head(model.box_pool(pyramid, proposals.boxes, proposals.valid))
             here = candidates(proposals, class_logits, box_deltas, view, config.box_head, config.box_arithmetic)
             found.append(here._replace(boxes=self._moved(here.boxes, view, first, flip)))
         together = (torch.cat(fields, 1) for fields in zip(*(_seen(each) for each in found), strict=True))
         boxes, scores, labels, valid = together
         merged = Detections(boxes, scores, labels, None, None, valid)
-        merged = filled(select(merged, first, config.box_head, config.box_arithmetic))
+        merged = drop_empty_slots(select(merged, first, config.box_head, config.box_arithmetic))
         masks = heatmaps = None
         for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
             there = merged._replace(boxes=self._moved(merged.boxes, first, view, flip))
@@ -86,7 +86,8 @@ class Views:
         model = self.model
         if model.mask_head is None and model.keypoint_head is None:
             return None, None
-        features = (model.detail_pool or model.box_pool)(pyramid, detections.boxes, detections.valid)
+        pool = model.box_pool if model.detail_pool is None else model.detail_pool
+        features = pool(pyramid, detections.boxes, detections.valid)
         masks = None if model.mask_head is None else mask_probabilities(model.mask_head(features, detections.labels))
         return masks, None if model.keypoint_head is None else model.keypoint_head(features)
 

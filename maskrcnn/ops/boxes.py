@@ -80,9 +80,13 @@ def encode(
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*N 4"]:
-    """Deltas (dx, dy, dw, dh) that `decode` turns back into `boxes`. Sides are clamped to 1e-6, so they are finite."""
-    center, side = _center_and_side(boxes)
-    reference_center, reference_side = _center_and_side(reference)
+    """Deltas (dx, dy, dw, dh) from `reference` to `boxes`, times `weights`; `decode` is the inverse.
+
+    dx and dy are the distance of the centres in sides of the reference, dw and dh the logarithm of the sides' ratio.
+    Sides count as at least 1e-6, so deltas are finite.
+    """
+    center, side = _center_and_side(boxes.float())
+    reference_center, reference_side = _center_and_side(reference.float())
     side, reference_side = side.clamp(min=1e-6), reference_side.clamp(min=1e-6)
     deltas = torch.cat(((center - reference_center) / reference_side, (side / reference_side).log()), dim=-1)
     return deltas * row(deltas, weights)
@@ -93,12 +97,11 @@ def decode(
     reference: Float[Tensor, "*N 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Tensor, "*N 4"]:
-    """The boxes that `deltas` describe relative to `reference`. A side grows at most 62.5 times."""
-    deltas = deltas.float()
-    deltas = deltas / row(deltas, weights)
-    reference_center, reference_side = _center_and_side(reference)
-    center = reference_center + deltas[..., :2] * reference_side
-    side = reference_side * deltas[..., 2:].clamp(max=LOG_SCALE_LIMIT).exp()
+    """The boxes to which `deltas`, over `weights`, move `reference`. A side grows by at most 62.5 times."""
+    deltas = deltas.float() / row(deltas.float(), weights)
+    center, side = _center_and_side(reference)
+    center = center + deltas[..., :2] * side
+    side = side * deltas[..., 2:].clamp(max=LOG_SCALE_LIMIT).exp()
     return torch.cat((center - 0.5 * side, center + 0.5 * side), dim=-1)
 
 
