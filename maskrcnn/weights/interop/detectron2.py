@@ -11,40 +11,32 @@ from typing import Any
 
 from ...config import InputConfig, ModelConfig
 from .infer import depth
-from .origin import FIXED, Origin, Row, State, Target
+from .origin import FIXED, Origin, Row, State, Target, conv_rows
 from .profiles import with_profile
 
 _HEADS: tuple[Row, ...] = (
-    ("neck.laterals.{i}.conv.{x}", "backbone.fpn_lateral{i+2}.{x}"),
-    ("neck.laterals.{i}.norm.{x}", "backbone.fpn_lateral{i+2}.norm.{x}"),
-    ("neck.outputs.{i}.conv.{x}", "backbone.fpn_output{i+2}.{x}"),
-    ("neck.outputs.{i}.norm.{x}", "backbone.fpn_output{i+2}.norm.{x}"),
+    *conv_rows("neck.laterals.{i}", "backbone.fpn_lateral{i+2}"),
+    *conv_rows("neck.outputs.{i}", "backbone.fpn_output{i+2}"),
     ("rpn.objectness.{x}", "proposal_generator.rpn_head.objectness_logits.{x}"),
     ("rpn.deltas.{x}", "proposal_generator.rpn_head.anchor_deltas.{x}"),
-    ("box_pool.trunk.{n}.{c}.conv.{x}", "roi_heads.res5.{n}.{c}.{x}"),
-    ("box_pool.trunk.{n}.{c}.norm.{x}", "roi_heads.res5.{n}.{c}.norm.{x}"),
-    ("box_head.convs.{i}.conv.{x}", "roi_heads.box_head.conv{i+1}.{x}"),
-    ("box_head.convs.{i}.norm.{x}", "roi_heads.box_head.conv{i+1}.norm.{x}"),
+    *conv_rows("box_pool.trunk.{n}.{c}", "roi_heads.res5.{n}.{c}"),
+    *conv_rows("box_head.convs.{i}", "roi_heads.box_head.conv{i+1}"),
     ("box_head.fc.{i}.{x}", "roi_heads.box_head.fc{i+1}.{x}"),
     ("box_head.class_logits.{x}", "roi_heads.box_predictor.cls_score.{x}"),
     ("box_head.box_deltas.{x}", "roi_heads.box_predictor.bbox_pred.{x}"),
-    ("mask_head.convs.{i}.conv.{x}", "roi_heads.mask_head.mask_fcn{i+1}.{x}"),
-    ("mask_head.convs.{i}.norm.{x}", "roi_heads.mask_head.mask_fcn{i+1}.norm.{x}"),
+    *conv_rows("mask_head.convs.{i}", "roi_heads.mask_head.mask_fcn{i+1}"),
     ("mask_head.deconv.{x}", "roi_heads.mask_head.deconv.{x}"),
     ("mask_head.predictor.{x}", "roi_heads.mask_head.predictor.{x}"),
-    ("keypoint_head.convs.{i}.conv.{x}", "roi_heads.keypoint_head.conv_fcn{i+1}.{x}"),
+    *conv_rows("keypoint_head.convs.{i}", "roi_heads.keypoint_head.conv_fcn{i+1}"),
     ("keypoint_head.deconv.{x}", "roi_heads.keypoint_head.score_lowres.{x}"),
 )
-_ONE_CONV: Row = ("rpn.convs.0.conv.{x}", "proposal_generator.rpn_head.conv.{x}")
-_MORE_CONVS: Row = ("rpn.convs.{i}.conv.{x}", "proposal_generator.rpn_head.conv.conv{i}.{x}")
+_ONE_CONV = conv_rows("rpn.convs.0", "proposal_generator.rpn_head.conv")
+_MORE_CONVS = conv_rows("rpn.convs.{i}", "proposal_generator.rpn_head.conv.conv{i}")
 
 
 def _body(prefix: str) -> tuple[Row, ...]:
-    return (
-        ("backbone.stem.conv.{x}", f"{prefix}stem.conv1.{{x}}"),
-        ("backbone.stem.norm.{x}", f"{prefix}stem.conv1.norm.{{x}}"),
-        ("backbone.res{s}.{n}.{c}.conv.{x}", f"{prefix}res{{s}}.{{n}}.{{c}}.{{x}}"),
-        ("backbone.res{s}.{n}.{c}.norm.{x}", f"{prefix}res{{s}}.{{n}}.{{c}}.norm.{{x}}"),
+    return *conv_rows("backbone.stem", f"{prefix}stem.conv1"), *conv_rows(
+        "backbone.res{s}.{n}.{c}", f"{prefix}res{{s}}.{{n}}.{{c}}"
     )
 
 
@@ -68,7 +60,7 @@ DETECTRON2 = Origin(
     name="detectron2",
     recognise=re.compile(r"backbone\.bottom_up\.stem\.|(backbone\.)?stem\.conv1\."),
     prefix="backbone.",
-    table=(*_body("backbone.bottom_up."), *_body("backbone."), _ONE_CONV, _MORE_CONVS, *_HEADS),
+    table=(*_body("backbone.bottom_up."), *_body("backbone."), *_ONE_CONV, *_MORE_CONVS, *_HEADS),
     ignored=re.compile(
         r"pixel_(mean|std)|proposal_generator\.anchor_generator\..*|(backbone\.)?stem\.fc\..*|.*linear\..*"
     ),
@@ -79,7 +71,7 @@ DETECTRON2 = Origin(
 
 def _table_to_write(config: ModelConfig) -> tuple[Row, ...]:
     prefix = "backbone.bottom_up." if config.backbone.features == "fpn" else "backbone."
-    return (*_body(prefix), _ONE_CONV if config.rpn.convs == 1 else _MORE_CONVS, *_HEADS)
+    return *_body(prefix), *(_ONE_CONV if config.rpn.convs == 1 else _MORE_CONVS), *_HEADS
 
 
 def _choices(config: ModelConfig) -> dict[str, tuple[Any, ...]]:

@@ -35,6 +35,9 @@ def infer(shapes: Shapes) -> ModelConfig:
     anchors, known = _shape(shapes, "rpn.objectness.weight")[0], len(base.anchors.sizes[0]) * len(base.anchors.ratios)
     if anchors != known:  # sizes and ratios leave no other trace
         raise CheckpointError(f"it has {anchors} anchors a position, not {known}: their sizes and ratios are unknown")
+    fpn = base.fpn
+    if pyramid:
+        fpn = FPNConfig(_shape(shapes, "neck.outputs.0.conv.weight")[0], _head_norm(shapes, "neck.outputs.0"))
     group = f"-{backbone.groups}x{backbone.width_per_group}d" if backbone.groups > 1 else ""
     return replace(
         base,
@@ -42,7 +45,7 @@ def infer(shapes: Shapes) -> ModelConfig:
         classes=classes,
         input=replace(base.input, channels=_shape(shapes, "backbone.stem.conv.weight")[1]),
         backbone=backbone,
-        fpn=_fpn(shapes) if pyramid else base.fpn,
+        fpn=fpn,
         rpn=replace(base.rpn, convs=max(1, _count(shapes, "rpn.convs"))),
         box_head=_box_head(shapes, base.box_head, classes),
         mask_head=_mask_head(shapes, base.mask_head, classes),
@@ -79,11 +82,6 @@ def infer_backbone(shapes: Shapes, features: str = "fpn") -> BackboneConfig:
 def depth(backbone: BackboneConfig) -> int:
     """Layers with weights, the classifier of ImageNet among them: 50 of R-50."""
     return sum(backbone.blocks) * (3 if backbone.block == "bottleneck" else 2) + 2
-
-
-def _fpn(shapes: Shapes) -> FPNConfig:
-    channels = _shape(shapes, "neck.outputs.0.conv.weight")[0]
-    return FPNConfig(channels=channels, norm=_head_norm(shapes, "neck.outputs.0"))
 
 
 def _box_head(shapes: Shapes, base: BoxHeadConfig, classes: int) -> BoxHeadConfig:

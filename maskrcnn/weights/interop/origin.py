@@ -57,6 +57,11 @@ class Target(NamedTuple):
     settings: Callable[[ModelConfig], dict[str, Any]]  # what a user has to set there by hand
 
 
+def conv_rows(ours: str, theirs: str, conv: str = "", norm: str = ".norm") -> tuple[Row, Row]:
+    """The rows of a convolution and its norm; `conv` and `norm` are the ends of their names."""
+    return (f"{ours}.conv.{{x}}", f"{theirs}{conv}.{{x}}"), (f"{ours}.norm.{{x}}", f"{theirs}{norm}.{{x}}")
+
+
 def renamed(name: str, table: Sequence[Row], *, to_ours: bool) -> str | None:
     """`name` in the other naming by the first row that matches, or None."""
     found = (_translated(name, *(row[::-1] if to_ours else row)) for row in table)

@@ -26,7 +26,6 @@ _SWITCHES = {  # what a profile sets
     "mask_head": "target paste",
     "keypoint_head": "upsample shift score frame points",
 }
-_C4 = {"rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000}}
 _OTHERS = {"crowds": "drop", "loss_counts": "rank", "keypoint_head": {"points": "pixels"}}
 _DETECTRON2 = {
     **_OTHERS,
@@ -74,12 +73,11 @@ def with_profile(config: ModelConfig, name: str) -> ModelConfig:
     """
     if name not in PROFILE_NAMES:
         raise ConfigError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILE_NAMES)}")
-    chosen = _set(config, _defaults())
-    if config.backbone.features != "fpn":
-        chosen = _set(chosen, _C4)
-    for values in _steps_to(config, name):
-        chosen = _set(chosen, values)
-    return replace(chosen, profile=name)
+    c4 = {"rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000}}
+    for values in (_defaults(), c4 if config.backbone.features != "fpn" else {}, *_steps(config)[name]):
+        changed = {k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in values.items()}
+        config = replace(config, **changed)
+    return replace(config, profile=name)
 
 
 def _defaults() -> Values:
@@ -91,45 +89,31 @@ def _defaults() -> Values:
     return {"crowds": config.crowds, "loss_counts": config.loss_counts, **rooms}
 
 
-def _steps_to(config: ModelConfig, name: str) -> list[Values]:
-    """What to change after the defaults; later values win."""
-    pyramid, keypoints = config.backbone.features == "fpn", config.keypoint_head.enabled
-    match name:
-        case "paper":
-            steps: list[Values] = [{"box_head": {"nms_iou": 0.5 if keypoints else 0.3}}]
-            if not pyramid:
-                steps.append({"rpn": {"post_nms_test": 300}, "box_head": {"samples": 64}})
-            if config.backbone.features == "c4":
-                steps.append({"box_head": {"res5_stride": 1}})  # Figure 4: a 7 x 7 RoI
-            return steps
-        case "detectron2":
-            steps = [_DETECTRON2, _of_backbone(config)]
-            if config.backbone.groups == 32:  # X-101-32x8d was trained with a standard deviation on ImageNet
-                steps.append({"input": {"std": (57.375, 57.12, 58.395)}})
-            if not pyramid:
-                steps.append({"input": {"canvas": "exact"}})
-            if keypoints:
-                steps.append({"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}})
-            return steps
-        case "detectron":
-            c4 = {"input": {"canvas": "exact"}, "rpn": {"normalise": "counted"}, "pool": {"sampling": 0}}
-            return [_DETECTRON, _of_backbone(config), *([] if pyramid else [c4])]
-        case "torchvision":
-            return [_TORCHVISION]
-        case "torchvision_v2":
-            return [_TORCHVISION, {"backbone": {"norm_eps": 1e-5}}]  # its norms are live
-    return []
-
-
-def _of_backbone(config: ModelConfig) -> Values:
-    """Frameworks with the stride of a ResNet in the 1x1 convolution have it in the 3x3 for ResNeXt and group norm."""
-    in_3x3 = config.backbone.groups > 1 or config.backbone.norm == "gn"
-    return {"backbone": {"stride_in": "3x3"}} if in_3x3 else {}
-
-
-def _set(config: ModelConfig, values: Values) -> ModelConfig:
-    changed = {
-        key: replace(getattr(config, key), **value) if isinstance(value, dict) else value
-        for key, value in values.items()
+def _steps(config: ModelConfig) -> dict[str, tuple[Values, ...]]:
+    """For each profile, what to change after the defaults; later values win."""
+    net, keypoints, one_map = config.backbone, config.keypoint_head.enabled, config.backbone.features != "fpn"
+    # Frameworks with the stride of a ResNet in the 1x1 convolution have it in the 3x3 for ResNeXt and group norm.
+    stride = {"backbone": {"stride_in": "3x3"}} if net.groups > 1 or net.norm == "gn" else {}
+    return {
+        "ours": (),
+        "paper": (
+            {"box_head": {"nms_iou": 0.5 if keypoints else 0.3}},
+            {"rpn": {"post_nms_test": 300}, "box_head": {"samples": 64}} if one_map else {},
+            {"box_head": {"res5_stride": 1}} if net.features == "c4" else {},  # Figure 4: a 7 x 7 RoI
+        ),
+        "detectron": (
+            _DETECTRON,
+            stride,
+            {"input": {"canvas": "exact"}, "rpn": {"normalise": "counted"}, "pool": {"sampling": 0}} if one_map else {},
+        ),
+        "detectron2": (
+            _DETECTRON2,
+            stride,
+            # X-101-32x8d was trained with a standard deviation on ImageNet.
+            {"input": {"std": (57.375, 57.12, 58.395)}} if net.groups == 32 else {},
+            {"input": {"canvas": "exact"}} if one_map else {},
+            {"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}} if keypoints else {},
+        ),
+        "torchvision": (_TORCHVISION,),
+        "torchvision_v2": (_TORCHVISION, {"backbone": {"norm_eps": 1e-5}}),  # its norms are live
     }
-    return replace(config, **changed)

@@ -5,6 +5,7 @@ The files are safetensors, those of `torch.save`, or pickles of arrays. Nothing 
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,23 +62,32 @@ def open_foreign(path: Path) -> Contents | None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if start.startswith((b"PK\x03\x04", _OLD_TORCH)):
-        found = read_torch(path)
-    elif re.match(rb"\x80[\x02-\x05]", start) or path.suffix in (".pkl", ".pickle"):
-        found = read_pickle(path)
-    elif start[8:9] == b"{":
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                rest = file.metadata() or {}
-                found = None if KEY in rest else {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError:
-            found = None  # our own reader says what is wrong
-        return None if found is None else Contents(_without_prefix(found), rest)
-    else:
-        return None
+        return _unwrapped(read_torch(path), path)
+    if re.match(rb"\x80[\x02-\x05]", start) or path.suffix in (".pkl", ".pickle"):
+        return _unwrapped(read_pickle(path), path)
+    if start[8:9] == b"{":
+        # If it is damaged, the reader of our own checkpoints says how.
+        with suppress(SafetensorError), safe_open(str(path), framework="pt") as file:
+            rest = file.metadata() or {}
+            if KEY not in rest:
+                return _unwrapped({**rest, "model": {name: file.get_tensor(name) for name in file.keys()}}, path)
+    return None
+
+
+def _unwrapped(found: Any, path: Path) -> Contents:
+    """The tensors, wherever a training script put them, without the prefix of a data-parallel wrapper."""
+    rest: Mapping[str, Any] = {}
+    if isinstance(found, Mapping):
+        for wrapper in _WRAPPERS:
+            if isinstance(found.get(wrapper), Mapping):
+                rest, found = {name: value for name, value in found.items() if name != wrapper}, found[wrapper]
+                break
     try:
-        return _unwrapped(found)
+        tensors = as_tensors(found)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    prefix = next((prefix for prefix in ("module.", "model.") if all(name.startswith(prefix) for name in tensors)), "")
+    return Contents({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, rest)
 
 
 def recognise(contents: Contents, path: str | Path) -> Foreign:
@@ -93,7 +103,8 @@ def recognise(contents: Contents, path: str | Path) -> Foreign:
         state, unknown = rename_all({prefix + n: tensor for n, tensor in wanted.items()}, origin.table, to_ours=True)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    refuse([(name, words) for name, tensor in state.items() if (words := _no_weights(name, tensor))], path)
+    wrong = {n: t for n, t in state.items() if not (n.endswith(_COUNTS) or (t.dim() and t.is_floating_point()))}
+    refuse([(n, f"is of {t.dtype}" if t.dim() else "is one number") for n, t in wrong.items()], path)
     theirs = sorted(name.removeprefix(prefix) for name in unknown)
     strange = [(name, f"no part of a Mask R-CNN, {list(wanted[name].shape)}") for name in theirs]
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -116,9 +127,11 @@ def to_whole(found: Foreign, settings: Sequence[str], classes: Sequence[str] | N
         refuse(found.strange, found.path, f"{what}, and there is")
         raise CheckpointError(f"{found.path} {what}") from error
     config = override(found.config(structure), settings)
-    state = _counted(found.state, config)
     with torch.device("meta"):  # shapes without memory
         own = build(config).state_dict()
+    # Live batch norms count their batches, frozen ones do not, whatever the file has.
+    state = {name: tensor for name, tensor in found.state.items() if name in own or not name.endswith(_COUNTS)}
+    state |= {name: torch.tensor(0) for name in own.keys() - state.keys() if name.endswith(_COUNTS)}
     refuse(sorted([*differences(own, state), *found.strange]), found.path)
     return Checkpoint(config, name_classes(config, classes), state, {"origin": found.origin.name})
 
@@ -141,51 +154,12 @@ def to_backbone(found: Foreign, base: ModelConfig | None, settings: Sequence[str
     eps = 1e-5 if found.origin is TORCHVISION else theirs.backbone.norm_eps  # only its detectors have epsilon 0
     backbone = replace(theirs.backbone, features=features, norm=norm, norm_eps=eps)
     config = override(replace(base, input=replace(base.input, **pixels), backbone=backbone), settings)
-    state = found.state
-    if config.backbone.features == "c4":
-        state = {name.replace("backbone.res5.", "box_pool.trunk."): tensor for name, tensor in state.items()}
-    return Checkpoint(config, (), _counted(state, config), {"origin": found.origin.name, "part": "backbone"})
-
-
-def _unwrapped(found: Any) -> Contents:
-    """The tensors, wherever a training script put them."""
-    if isinstance(found, Mapping):
-        for wrapper in _WRAPPERS:
-            if isinstance(found.get(wrapper), Mapping):
-                rest = {name: value for name, value in found.items() if name != wrapper}
-                return Contents(_without_prefix(as_tensors(found[wrapper])), rest)
-    return Contents(_without_prefix(as_tensors(found)), {})
-
-
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Data-parallel wrappers put one before every name."""
-    for prefix in ("module.", "model."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _no_weights(name: str, tensor: Tensor) -> str:
-    """Why a tensor cannot be weights, or nothing."""
-    if name.endswith(_COUNTS):
-        return ""
-    return "is one number" if not tensor.dim() else "" if tensor.is_floating_point() else f"is of {tensor.dtype}"
+    res5 = "box_pool.trunk." if config.backbone.features == "c4" else "backbone.res5."
+    state = {n.replace("backbone.res5.", res5): t for n, t in found.state.items() if not n.endswith(_COUNTS)}
+    return Checkpoint(config, (), state, {"origin": found.origin.name, "part": "backbone"})
 
 
 def _network(backbone: BackboneConfig) -> str:
     """All that decides which tensors a backbone has, but for its norms."""
     groups = f"{backbone.groups}x{backbone.width_per_group}d"
     return f"of {backbone.blocks} {backbone.block} blocks, width {backbone.width}, {groups}"
-
-
-def _counted(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Live batch norms count their batches; frozen ones do not."""
-    result = {}
-    for name, tensor in state.items():
-        live = config.backbone.norm == "bn" or not name.startswith(("backbone.", "box_pool.trunk."))
-        if live or not name.endswith(_COUNTS):
-            result[name] = tensor
-        if live and name.endswith(".running_var"):
-            count = name.replace(".running_var", _COUNTS)
-            result[count] = state.get(count, torch.zeros((), dtype=torch.int64))
-    return result

@@ -10,38 +10,27 @@ from dataclasses import replace
 from typing import Any
 
 from ...config import BackboneConfig, ModelConfig
-from .origin import FIXED, Origin, Row, State, Target
+from .origin import FIXED, Origin, Row, State, Target, conv_rows
 from .profiles import with_profile
 from .rows import background_to_first, background_to_last
 
-_KEYPOINT_CONVS = 16  # at most; in the file their numbers count the ReLUs between them, too
-
 _SHARED: tuple[Row, ...] = (
-    ("backbone.stem.conv.{x}", "backbone.body.conv1.{x}"),
-    ("backbone.stem.norm.{x}", "backbone.body.bn1.{x}"),
-    ("backbone.res{s}.{n}.conv{m}.conv.{x}", "backbone.body.layer{s-1}.{n}.conv{m}.{x}"),
-    ("backbone.res{s}.{n}.conv{m}.norm.{x}", "backbone.body.layer{s-1}.{n}.bn{m}.{x}"),
-    ("backbone.res{s}.{n}.shortcut.conv.{x}", "backbone.body.layer{s-1}.{n}.downsample.0.{x}"),
-    ("backbone.res{s}.{n}.shortcut.norm.{x}", "backbone.body.layer{s-1}.{n}.downsample.1.{x}"),
-    ("neck.laterals.{i}.conv.{x}", "backbone.fpn.inner_blocks.{i}.0.{x}"),
-    ("neck.laterals.{i}.norm.{x}", "backbone.fpn.inner_blocks.{i}.1.{x}"),
-    ("neck.outputs.{i}.conv.{x}", "backbone.fpn.layer_blocks.{i}.0.{x}"),
-    ("neck.outputs.{i}.norm.{x}", "backbone.fpn.layer_blocks.{i}.1.{x}"),
+    *conv_rows("backbone.stem", "backbone.body.", "conv1", "bn1"),
+    *conv_rows("backbone.res{s}.{n}.conv{m}", "backbone.body.layer{s-1}.{n}.", "conv{m}", "bn{m}"),
+    *conv_rows("backbone.res{s}.{n}.shortcut", "backbone.body.layer{s-1}.{n}.downsample", ".0", ".1"),
+    *conv_rows("neck.laterals.{i}", "backbone.fpn.inner_blocks.{i}", ".0", ".1"),
+    *conv_rows("neck.outputs.{i}", "backbone.fpn.layer_blocks.{i}", ".0", ".1"),
     ("rpn.convs.{i}.conv.{x}", "rpn.head.conv.{i}.0.{x}"),
     ("rpn.objectness.{x}", "rpn.head.cls_logits.{x}"),
     ("rpn.deltas.{x}", "rpn.head.bbox_pred.{x}"),
-    ("box_head.convs.{i}.conv.{x}", "roi_heads.box_head.{i}.0.{x}"),
-    ("box_head.convs.{i}.norm.{x}", "roi_heads.box_head.{i}.1.{x}"),
+    *conv_rows("box_head.convs.{i}", "roi_heads.box_head.{i}", ".0", ".1"),
     ("box_head.class_logits.{x}", "roi_heads.box_predictor.cls_score.{x}"),
     ("box_head.box_deltas.{x}", "roi_heads.box_predictor.bbox_pred.{x}"),
-    ("mask_head.convs.{i}.conv.{x}", "roi_heads.mask_head.{i}.0.{x}"),
-    ("mask_head.convs.{i}.norm.{x}", "roi_heads.mask_head.{i}.1.{x}"),
+    *conv_rows("mask_head.convs.{i}", "roi_heads.mask_head.{i}", ".0", ".1"),
     ("mask_head.deconv.{x}", "roi_heads.mask_predictor.conv5_mask.{x}"),
     ("mask_head.predictor.{x}", "roi_heads.mask_predictor.mask_fcn_logits.{x}"),
-    *(
-        (f"keypoint_head.convs.{i}.conv.{{x}}", f"roi_heads.keypoint_head.{2 * i}.{{x}}")
-        for i in range(_KEYPOINT_CONVS)
-    ),
+    # The file numbers the ReLUs between these convolutions, too.
+    *((f"keypoint_head.convs.{i}.conv.{{x}}", f"roi_heads.keypoint_head.{2 * i}.{{x}}") for i in range(16)),
     ("keypoint_head.deconv.{x}", "roi_heads.keypoint_predictor.kps_score_lowres.{x}"),
 )
 _TWO_LAYERS: tuple[Row, ...] = (
