@@ -20,7 +20,7 @@ from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.structures import GroundTruth, Images
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.read import Contents, to_checkpoint
 from tests.golden.drawn_weights import checkpoint as draw
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "golden"

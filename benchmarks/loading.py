@@ -1,9 +1,9 @@
-"""From a file of R-50-FPN to a predictor, and the memory that converting X-101-64x4d-FPN takes.
+"""Time to load R-50-FPN from a file, and memory to convert X-101-64x4d-FPN.
 
     python -m benchmarks.loading [--quick]
 
-Every figure is of a process of its own. Loading counts from after `import torch` until the network is prepared for its
-first image, with the file in the page cache; converting is `maskrcnn convert`, whose peak is that of the process.
+Every figure comes from a new process. Loading counts from after `import torch` until the network is ready for its first
+image, with the file in the page cache. Converting is `maskrcnn convert`; its peak is that of the process.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from .harness import Left, Middle, Options, Row, middle, run
 from .processes import in_a_process, memory_mb
 
-# Who wrote the file, its name, and the pickle's protocol where there is one.
+# Framework, file, and the protocol of a pickle.
 LOADED = (("ours", "r50.safetensors", 0), ("torchvision", "r50.pth", 0), ("detectron2", "r50.pkl", 4))
 CONVERTED = (("detectron2", "protocol-2.pkl", 2), ("detectron2", "x101.pth", 0), ("torchvision", "x101.pth", 0))
 
@@ -31,7 +31,7 @@ def compare(options: Options) -> list[Row | Left]:
 def loading(folder: Path, origin: str, name: str, protocol: int, options: Options) -> Row:
     path = folder / name
     itself("write", path, "R-50-FPN", origin, protocol)
-    itself("load", path, options.threads)  # modules are compiled, and the file is in the page cache
+    itself("load", path, options.threads)  # compiles modules and brings the file into the page cache
     seconds = [itself("load", path, options.threads)["seconds"] for _ in range(options.rounds(7, 3))]
     what = f"R-50-FPN, {path.suffix} of {origin}, {path.stat().st_size / 1e6:.0f} MB, to a ready predictor"
     path.unlink()
@@ -52,11 +52,11 @@ def itself(*arguments: object) -> dict[str, float]:
     return in_a_process(["-m", "benchmarks.loading", *map(str, arguments)])
 
 
-# --- in processes of their own ---------------------------------------------------------------------------------------
+# --- in new processes ------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, model: str, origin: str, protocol: int) -> None:
-    """A checkpoint with fresh weights."""
+    """A checkpoint with random weights."""
     from maskrcnn.config import preset
     from maskrcnn.model.build import build
     from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maskrcnn.model.build import build
 from maskrcnn.predict import Predictor
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.read import Contents, to_checkpoint
 from tests.golden.compare import match
 from tests.golden.drawn_weights import tensor as drawn
 

@@ -28,7 +28,7 @@ from maskrcnn.training.loop import _LossOf, begin, step
 from maskrcnn.training.optim import set_rate
 from maskrcnn.training.watch import Watch
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.read import Contents, to_checkpoint
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
 from .scenes import box_of, ellipses, write_coco

@@ -1,28 +1,28 @@
-"""The classes of a data set or a model, and where each one's keypoints stand among those of all."""
+"""The classes of a dataset or a model, and the place of their keypoints among those of all classes."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Category(NamedTuple):
-    """A class as its data set calls it. Indices into its keypoints count from 0."""
+    """A class as its dataset defines it. Indices of keypoints count from 0."""
 
     id: int
     name: str
     keypoints: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that a drawing connects
-    flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, exchanged by a mirror
-    sigmas: tuple[float, ...] = ()  # of OKS, one a keypoint, relative to the object's scale
-    shared: bool = False  # its keypoints are those of every class, as in models of other frameworks
+    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that are drawn connected
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, which a horizontal flip exchanges
+    sigmas: tuple[float, ...] = ()  # of OKS, one per keypoint, relative to the object's scale
+    shared: bool = False  # all classes have the same keypoints, as in models of other frameworks
 
 
 def category_table(categories: Iterable[Category]) -> str:
-    """One line a category: id and name."""
+    """One line per category: id and name."""
     return "\n".join(f"  {category.id:>6}  {category.name}" for category in categories)
 
 
 def keypoint_slices(categories: Iterable[Category]) -> list[slice]:
-    """For each category, where its keypoints stand among the J keypoints of all."""
+    """For each category, the place of its keypoints among the J keypoints of all."""
     slices, end = [], 0
     for category in categories:
         start = 0 if category.shared else end

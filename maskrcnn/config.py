@@ -1,37 +1,46 @@
-"""Every number of the system: frozen dataclasses, one per room, with the paper's defaults; presets; TOML in and out.
+"""Every number of the system: one frozen dataclass per room, with the paper's defaults; presets; TOML in and out.
 
-Only `model/build.py` reads a `ModelConfig`. An unknown key or a value of the wrong type is a `ConfigError` with the
-nearest name. Sources: section 3.1 and Table 2 of the paper, FPN (arXiv 1612.03144); a profile is a set of values for
-the switches in which the frameworks differ.
+The types state the ranges. msgspec checks both wherever settings are read: TOML, `--set`, checkpoints. The constructors
+check nothing. Sources: section 3.1 and Table 2 of the paper, and FPN (arXiv 1612.03144).
 """
 
 import dataclasses
 import difflib
 import json
 import math
+import re
 import tomllib
-import types
 import typing
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, ValidationError, convert
 
 from .errors import ConfigError
 
 T = typing.TypeVar("T")
+
+Count = Annotated[int, Meta(ge=1)]
+CountOrZero = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
 class InputConfig:
     """From an image to the canvas (section 3.1: the shorter side is 800)."""
 
-    channels: int = 3
-    channel_order: Literal["rgb", "bgr"] = "rgb"  # what the first convolution was trained on; pixels are always RGB
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in `channel_order`, of 0..255
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    min_size: int = 800  # shorter side at test; 0 keeps the image's own size, times `zoom`
-    zoom: float = 1.0  # canvas pixels per image pixel where `min_size` is 0: above 1 for objects of few pixels
-    max_size: int = 1333  # bound of the longer side
+    channels: Count = 3
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # as the network was trained; images are always given as RGB
+    mean: tuple[NotNegative, ...] = (123.675, 116.28, 103.53)  # in `channel_order`, of 0..255
+    std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
+    min_size: CountOrZero = 800  # shorter side at test; 0 keeps the image's own size, times `zoom`
+    zoom: Positive = 1.0  # canvas pixels per image pixel if `min_size` is 0: above 1 for tiny objects
+    max_size: Count = 1333  # upper bound of the longer side
     resize: Literal["pillow", "float", "opencv"] = "pillow"  # uint8 antialiased, or float bilinear without antialias
     size_rounding: Literal["half_up", "floor", "half_even"] = "half_up"
     canvas: Literal["multiple-of-32", "buckets", "exact"] = "multiple-of-32"
@@ -42,20 +51,20 @@ class BackboneConfig:
     """ResNet or ResNeXt, and which of its maps the RPN and the RoI operators see."""
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
-    width: int = 64  # of the stem; a stage's output is width * expansion * 2^stage
-    groups: int = 1
-    width_per_group: int = 64
+    blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    width: Count = 64  # of the stem; a stage's output is width * expansion * 2^stage
+    groups: Count = 1
+    width_per_group: Count = 64
     stride_in: Literal["3x3", "1x1"] = "3x3"
     norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
-    norm_eps: float = 1e-5
+    norm_eps: NotNegative = 1e-5
     features: Literal["fpn", "c4", "c5", "dc5"] = "fpn"
-    freeze_at: int = 2  # stages without gradient: 0 none, 1 stem, 2 stem and res2, ...
+    freeze_at: CountOrZero = 2  # stages without gradient: 0 none, 1 stem, 2 stem and res2, ...
 
 
 @dataclass(frozen=True)
 class FPNConfig:
-    channels: int = 256
+    channels: Count = 256
     norm: Literal["none", "bn", "gn"] = "none"
 
 
@@ -63,8 +72,8 @@ class FPNConfig:
 class AnchorConfig:
     """One tuple of sizes per level of the pyramid, in canvas pixels; ratios are height / width."""
 
-    sizes: tuple[tuple[float, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     rounding: Literal["none", "torchvision", "detectron"] = "none"
     order: Literal["size-major", "ratio-major"] = "size-major"
     stride: Literal["constant", "padded-over-feature"] = "constant"
@@ -81,21 +90,21 @@ class BoxArithmetic:
 
 @dataclass(frozen=True)
 class RPNConfig:
-    features: Literal["shared", "own"] = "shared"  # own: of a backbone and a neck apart, for training in stages
-    convs: int = 1
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
+    features: Literal["shared", "own"] = "shared"  # own: a backbone and neck for the RPN alone, in staged training
+    convs: Count = 1
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
     inside_only: bool = False  # train on anchors that lie inside the image only
-    samples: int = 256
-    positive_fraction: float = 0.5
-    pre_nms_train: int = 2000  # per level
-    pre_nms_test: int = 1000
-    post_nms_train: int = 1000  # per image
-    post_nms_test: int = 1000
-    nms_iou: float = 0.7
-    min_size: float = 0.0  # boxes must be larger after clipping
-    smooth_l1_beta: float = 1 / 9
-    normalise: Literal["samples", "counted"] = "samples"  # by samples * images, or by the anchors really sampled
+    samples: Count = 256
+    positive_fraction: Fraction = 0.5
+    pre_nms_train: Count = 2000  # per level
+    pre_nms_test: Count = 1000
+    post_nms_train: Count = 1000  # per image
+    post_nms_test: Count = 1000
+    nms_iou: Fraction = 0.7
+    min_size: NotNegative = 0.0  # boxes must be larger after clipping
+    smooth_l1_beta: NotNegative = 1 / 9
+    normalise: Literal["samples", "counted"] = "samples"  # by samples * images, or by the anchors actually sampled
     score: Literal["logit", "probability"] = "logit"  # what proposals are sorted by (ties differ)
 
 
@@ -105,72 +114,71 @@ class PoolConfig:
 
     operator: Literal["roi_align", "roi_pool", "roi_warp"] = "roi_align"
     aggregate: Literal["average", "max"] = "average"
-    sampling: int = 2  # samples per bin and axis; 0 adapts to the RoI
+    sampling: CountOrZero = 2  # samples per bin and axis; 0 adapts to the RoI
     aligned: bool = True  # half-pixel correct
-    level_epsilon: float = 1e-8
+    level_epsilon: NotNegative = 1e-8
     level_epsilon_place: Literal["inside", "outside"] = "inside"  # of the logarithm
 
 
 @dataclass(frozen=True)
 class BoxHeadConfig:
     kind: Literal["2fc", "4conv1fc", "res5"] = "2fc"
-    pool_size: int = 7  # side of what the head reads; the C4 head pools at res5_stride times that
-    channels: int = 1024  # of the fully connected layers
+    pool_size: Count = 7  # side of what the head reads; the C4 head pools at res5_stride times that
+    channels: Count = 1024  # of the fully connected layers
     norm: Literal["none", "bn", "gn"] = "none"  # of the convolutions of 4conv1fc
-    res5_stride: int = 2  # of the C4 head: 14x14 with stride 2 (all zoos), or 7x7 with stride 1 (the paper's Figure 4)
+    res5_stride: Count = 2  # of the C4 head: 14x14 at stride 2 (all zoos), or 7x7 at stride 1 (the paper's Figure 4)
     class_agnostic: bool = False
-    samples: int = 512  # RoIs per image, 64 for C4 in the paper
-    positive_fraction: float = 0.25
-    positive_iou: float = 0.5
+    samples: Count = 512  # RoIs per image, 64 for C4 in the paper
+    positive_fraction: Fraction = 0.25
+    positive_iou: Fraction = 0.5
     append_gt: bool = True
     ohem: bool = False
-    weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    smooth_l1_beta: float = 1.0
-    score_threshold: float = 0.05
-    nms_iou: float = 0.5
-    min_size: float = 0.0
-    max_detections: int = 100
+    weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
+    smooth_l1_beta: NotNegative = 1.0
+    score_threshold: Fraction = 0.05
+    nms_iou: Fraction = 0.5
+    min_size: NotNegative = 0.0
+    max_detections: Count = 100
 
 
 @dataclass(frozen=True)
 class MaskHeadConfig:
     enabled: bool = True
     kind: Literal["fcn", "mlp2", "mlp3", "res5"] = "fcn"  # Table 2e; res5 shares the C4 box head's features
-    pool_size: int = 14
-    convs: int = 4
-    channels: int = 256
+    pool_size: Count = 14
+    convs: CountOrZero = 4
+    channels: Count = 256
     norm: Literal["none", "bn", "gn"] = "none"
     loss: Literal["sigmoid", "softmax"] = "sigmoid"  # Table 2b
     class_agnostic: bool = False
-    target: Literal["hard", "soft", "polygon"] = (
-        "hard"  # RoIAlign of the mask at 0.5; torchvision's, of the bitmap and soft; Detectron2's, polygons drawn anew
-    )
+    # hard: RoIAlign of the mask, >= 0.5; soft: RoIAlign of the bitmap (torchvision); polygon: drawn anew (Detectron2).
+    target: Literal["hard", "soft", "polygon"] = "hard"
     paste: Literal["grid", "padded"] = "grid"  # exact box, >= 0.5 | padded by a pixel, integer box, > 0.5
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
 
 
 @dataclass(frozen=True)
 class KeypointHeadConfig:
     enabled: bool = False
-    num_keypoints: int = 17
-    pool_size: int = 14
-    convs: int = 8
-    channels: int = 512
+    num_keypoints: Count = 17
+    pool_size: Count = 14
+    convs: CountOrZero = 8
+    channels: Count = 512
     norm: Literal["none", "bn", "gn"] = "none"
     upsample: Literal["interpolate", "deconv"] = "interpolate"  # edges replicated, or zero (Detectron)
-    shift: float = 0.5  # added to annotated coordinates, which are indices of pixels, and taken off COCO rows
+    shift: Fraction = 0.5  # added to annotated coordinates, which are pixel indices; subtracted in COCO results
     score: Literal["probability", "logit"] = "probability"
     frame: Literal["canvas", "image"] = "canvas"
-    points: Literal["cells", "pixels"] = "cells"  # where a map's highest point is sought, see `decode_keypoints`
+    points: Literal["cells", "pixels"] = "cells"  # where the maximum of a heatmap is searched, see `decode_keypoints`
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole Mask R-CNN. `profile` is provenance only: code reads the switches."""
+    """A whole Mask R-CNN. `profile` records which framework the settings are of; only `choose_precision` reads it."""
 
     name: str = "R-50-FPN"
     profile: str = "ours"
-    classes: int = 80  # K, without background
+    classes: Count = 80  # K, without background
     crowds: Literal["ignore", "drop"] = "ignore"
     loss_counts: Literal["global", "rank"] = "global"
     background: Literal["last"] = "last"
@@ -211,46 +219,41 @@ ONE_VIEW = TTA(scales=(1.0,), flip=False)  # the image as it is
 class AugmentConfig:
     """What happens to a training image, in this order: resize (jittered), crop, flips, colour."""
 
-    min_sizes: tuple[int, ...] = ()  # shorter sides to choose from; empty: the model's `min_size`
-    scale: tuple[float, float] = (1.0, 1.0)  # random factor on top, log-uniform
-    crop: int = 0  # random square crop of this side; 0 none
-    horizontal_flip: float = 0.5  # probability
-    vertical_flip: float = 0.0
+    min_sizes: tuple[Count, ...] = ()  # shorter sides to choose from; empty: the model's `min_size`
+    scale: tuple[Positive, Positive] = (1.0, 1.0)  # random factor on top, log-uniform
+    crop: CountOrZero = 0  # random square crop of this side; 0 none
+    horizontal_flip: Fraction = 0.5  # probability
+    vertical_flip: Fraction = 0.0
     rotate90: bool = False
-    brightness: float = 0.0  # strength, 0..1
-    contrast: float = 0.0
-    saturation: float = 0.0
-    min_visible: float = (
-        0.1  # an object with less than this share of its area left by the crop becomes an ignore region
-    )
+    brightness: Fraction = 0.0  # strength, 0..1
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    min_visible: Fraction = 0.1  # an object of which the crop leaves a smaller share becomes an ignore region
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: float = 12.0
-    batch: int = 2  # images per rank and micro-batch
-    accumulate: int = 1  # micro-batches per optimiser step
+    epochs: Positive = 12.0
+    batch: Count = 2  # images per rank and micro-batch
+    accumulate: Count = 1  # micro-batches per optimiser step
     optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw learns from scratch in far fewer steps; its lr is near 0.004
-    lr: float = 0.02  # for 16 images per optimiser step; scaled linearly to the real number
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # not on norms and biases; 0.05 is usual for adamw
-    warmup_steps: int = 1000  # at most a tenth of the run
-    warmup_factor: float = 0.001
+    lr: NotNegative = 0.02  # for 16 images per optimiser step; scaled linearly to the real number
+    momentum: Decay = 0.9
+    weight_decay: NotNegative = 1e-4  # not on norms and biases; 0.05 is usual for adamw
+    warmup_steps: CountOrZero = 1000  # at most a tenth of the run
+    warmup_factor: Fraction = 0.001
     schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[float, ...] = (
-        2 / 3,
-        8 / 9,
-    )  # fractions of the run at which the rate drops (1x: 60k and 80k of 90k)
-    gamma: float = 0.1
-    clip_norm: float = 10.0  # of the whole gradient; 0 off
-    ema: float = 0.0  # decay of the averaged weights that are evaluated and saved as best; 0 off
+    milestones: tuple[Positive, ...] = (2 / 3, 8 / 9)  # of the run; there the rate drops (1x: 60k and 80k of 90k steps)
+    gamma: NotNegative = 0.1
+    clip_norm: NotNegative = 10.0  # of the whole gradient; 0 off
+    ema: Decay = 0.0  # decay of the averaged weights that are evaluated and saved as best; 0 off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = 0
-    workers: int = 2
-    evaluate_every: float = 1.0  # epochs
-    checkpoint_every: int = 500  # optimiser steps
-    log_every: int = 20
-    patience: int = 0  # evaluations without improvement before the run stops; 0 never
+    workers: CountOrZero = 2
+    evaluate_every: NotNegative = 1.0  # epochs
+    checkpoint_every: CountOrZero = 500  # optimiser steps
+    log_every: CountOrZero = 20
+    patience: CountOrZero = 0  # evaluations without improvement after which the run stops; 0 never stops early
     validation_loss: bool = True
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -319,21 +322,20 @@ def _tiny(name: str) -> ModelConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dict of a config dataclass; tuples become lists, so that it goes into TOML and JSON."""
+    """A config as nested dicts for TOML and JSON: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """The inverse of `to_dict`. Missing keys keep their default; unknown keys and wrong types raise `ConfigError`."""
-    types_of = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    built = {}
-    for key, value in values.items():
-        path = f"{where}.{key}" if where else key
-        if key not in known:
-            raise ConfigError(f"there is no setting {path!r}{_nearest(key, known)}")
-        built[key] = _coerce(types_of[key], value, path)
-    return cls(**built)
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """The inverse of `to_dict`. Missing keys keep their default.
+
+    Raises `ConfigError` with the setting's dotted name for an unknown key, a wrong type or a number out of range.
+    """
+    _refuse_unknown(cls, values, "")
+    try:
+        return convert(values, cls)
+    except ValidationError as error:
+        raise ConfigError(_sentence(str(error), cls, values)) from error
 
 
 def read_toml(path: str | Path) -> Config:
@@ -346,69 +348,75 @@ def read_toml(path: str | Path) -> Config:
 
 
 def write_toml(config: Config, path: str | Path) -> None:
-    """Writes every setting, defaults too, so that the file says what was run."""
+    """Writes every setting, also defaults: the file records exactly what was run."""
     import tomli_w
 
     Path(path).write_text(tomli_w.dumps(to_dict(config)))
 
 
-def override(config: Config, assignments: list[str]) -> Config:
-    """`config` with assignments such as `train.lr=0.01` applied, as of `--set`."""
+def override(config: T, assignments: Iterable[str]) -> T:
+    """`config` with assignments such as `train.lr=0.01` applied, as `--set` does. Every setting is checked again.
+
+    Raises `ConfigError` as `from_dict` does.
+    """
     values = to_dict(config)
     for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--set wants name=value, such as train.lr=0.01; it got {assignment!r}")
-        if path.strip() == "model.profile":
-            raise ConfigError("model.profile tells where the switches come from and sets none: set the switches")
-        *parents, leaf = path.strip().split(".")
+        path, equals, text = map(str.strip, assignment.partition("="))
+        if not equals:
+            raise ConfigError(f"--set expects name=value, such as train.lr=0.01; it got {assignment!r}")
+        if path.removeprefix("model.") == "profile":
+            raise ConfigError(f"{path} only records which framework the settings are of: change those settings instead")
+        *parents, leaf = path.split(".")
         node = values
         for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                raise ConfigError(f"there is no setting {path!r}{_nearest(parent, node)}")
-            node = node[parent]
-        if leaf not in node:
-            raise ConfigError(f"there is no setting {path!r}{_nearest(leaf, node)}")
-        node[leaf] = _parse(text.strip())
-    return from_dict(Config, values)
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"there is no setting {path!r}: {parent} has no parts")
+        node[leaf] = _parse(text)
+    return from_dict(type(config), values)
 
 
 def _parse(text: str) -> Any:
-    """A value as TOML writes it; what is not TOML is a word."""
+    """A TOML value; text that is not TOML is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _coerce(expected: Any, value: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
-    if dataclasses.is_dataclass(expected) and isinstance(value, dict):
-        return from_dict(typing.cast(type, expected), value, path)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        near = _nearest(str(value), map(str, arguments))
-        raise ConfigError(f"{path} is one of {', '.join(map(repr, arguments))}; it got {value!r}{near}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _coerce(next(a for a in arguments if a is not type(None)), value, path)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        each = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(each) != len(value):
-            raise ConfigError(f"{path} takes {len(each)} values; it got {len(value)}: {value!r}")
-        return tuple(
-            _coerce(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(each, value, strict=True))
-        )
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(expected, type) and isinstance(value, expected) and not (expected is int and isinstance(value, bool)):
-        return value
-    name = getattr(expected, "__name__", str(expected))
-    raise ConfigError(f"{path} takes a {name}; it got {value!r}")
+def _refuse_unknown(cls: type, values: dict[str, Any], prefix: str) -> None:
+    """msgspec skips the keys that a dataclass does not have; for settings they are mistakes."""
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in kinds:
+            raise ConfigError(f"there is no setting {prefix + name!r}{_nearest(name, kinds, prefix)}")
+        if dataclasses.is_dataclass(kinds[name]) and isinstance(value, dict):
+            _refuse_unknown(kinds[name], value, f"{prefix}{name}.")
 
 
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
+_WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string", "array": "a list"}
+_WORDS |= {"object": "a table", ">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
+
+
+def _sentence(error: str, kind: Any, value: Any) -> str:
+    """msgspec's ``Expected `int` >= 1 - at `$.train.batch` `` in plain words, with the value that it found."""
+    words, _, path = error.partition(" - at `$.")
+    path = path.rstrip("`")
+    for step in re.findall(r"\w+", path):
+        kind = typing.get_type_hints(kind)[step] if dataclasses.is_dataclass(kind) else None
+        value = value[int(step)] if isinstance(value, list | tuple) else value[step]
+    near = ""
+    if choices := typing.get_args(kind) if typing.get_origin(kind) is Literal else ():
+        must, near = f"one of {', '.join(map(repr, choices))}", _nearest(str(value), choices)
+    elif length := re.search(r"of length (\d+)", words):
+        must = f"a list of {length[1]} values"
+    elif bound := re.search(r"([<>]=?) (\S+)", words):
+        must = f"{_WORDS[bound[1]]} {float(bound[2]):g}"
+    else:
+        must = _WORDS[words.split("`")[1]]
+    return f"{path} must be {must}; it is {value!r}{near}"
+
+
+def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""

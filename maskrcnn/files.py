@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and told apart by their bytes."""
+"""Atomic writes, and the fingerprint of a file."""
 
 import hashlib
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, on the disk for good, when the block ends well."""
+    """Yields a temporary file beside `path`. If the block ends without an error, it is flushed and replaces `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of an ordinary file; safetensors makes private ones
+        mode = temporary.stat().st_mode  # of an ordinary file; safetensors would make it private
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
+    if os.name != "posix":  # other systems cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -10,24 +10,27 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[
-        str, typer.Argument(metavar="WEIGHTS|NAME", help="Checkpoint file, folder of a run, or name of a model.")
-    ],
-    settings: Annotated[bool, typer.Option("--settings", help="Print every setting of the model, as TOML.")] = False,
+    model: Annotated[str, typer.Argument(metavar="WEIGHTS|NAME", help="Checkpoint, folder of a run, or name.")],
+    settings: Annotated[bool, typer.Option("--settings", help="Print every setting of the model as TOML.")] = False,
 ) -> None:
-    """Describe a checkpoint or a named model, without downloading it."""
+    """Describe a checkpoint or a model. Nothing is downloaded."""
     from ..errors import CheckpointError
 
-    config, lines = _described(model)
+    config, rows = _described(model)
     if not settings:
-        print("\n".join(lines))
-    elif config is None:
+        for name, value in rows:
+            print(f"{name:<12} {f'{value:.4g}' if isinstance(value, float) else value}")
+        return
+    if config is None:
         raise CheckpointError(f"{model} is not downloaded, so its settings are unknown; maskrcnn convert downloads it")
-    else:
-        print(_toml(config))
+    import tomli_w
+
+    from ..config import to_dict
+
+    print(tomli_w.dumps(to_dict(config)).rstrip())
 
 
-def _described(source: str) -> tuple["ModelConfig | None", list[str]]:
+def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]]:
     from ..config import MODEL_NAMES, preset
     from ..errors import CheckpointError
     from ..weights.hub import find, is_name, place_of
@@ -36,12 +39,12 @@ def _described(source: str) -> tuple["ModelConfig | None", list[str]]:
         release = find(source)
         figures = {"box": release.box_ap, "mask": release.mask_ap, "keypoint": release.keypoint_ap}
         published = ", ".join(f"{kind} {ap}" for kind, ap in figures.items() if ap is not None)
-        lines = [f"{'AP':<12} {published}, as published for COCO val2017"] if published else []
+        rows = [("AP", f"{published}, as published for COCO val2017")] if published else []
         if not place_of(release).is_file():
             known = {"address": release.address, "licence": release.licence, "file": "not downloaded"}
-            return None, lines + [f"{name:<12} {value}" for name, value in known.items()]
+            return None, [*rows, *known.items()]
         config, more = _checkpoint(source)
-        return config, lines + more
+        return config, [*rows, *more]
     if Path(source).exists():
         return _checkpoint(source)
     if source not in MODEL_NAMES:
@@ -51,41 +54,38 @@ def _described(source: str) -> tuple["ModelConfig | None", list[str]]:
     return preset(source), _model(preset(source))
 
 
-def _checkpoint(source: str) -> tuple["ModelConfig", list[str]]:
+def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
     from ..weights.read import locate, read_start
 
     file, found = locate(source, offline=True), read_start(source, offline=True)
-    lines = [f"{'file':<12} {file}, {file.stat().st_size / 2**20:.1f} MiB"]
+    rows: list[tuple[str, Any]] = [("file", f"{file}, {file.stat().st_size / 2**20:.1f} MiB")]
     if found.categories:
-        lines += _model(found.config)
-        lines += [f"{'class':<12} {category.id:>4}  {category.name}" for category in found.categories]
+        rows += _model(found.config)
+        rows += [("class", f"{category.id:>4}  {category.name}") for category in found.categories]
     else:
-        lines.append(
-            f"{'backbone':<12} without heads; train --weights starts from it, by default as {found.config.name}"
-        )
-    lines += [
-        f"{name:<12} {_short(value)}"
-        for name, value in _flat(found.provenance)
-        if value not in (None, []) and name != "file"
-    ]
-    return found.config, lines
+        rows.append(("backbone", f"only a backbone, to start a training from, such as that of {found.config.name}"))
+    rows += [(name, value) for name, value in _flat(found.provenance) if value not in (None, []) and name != "file"]
+    return found.config, rows
 
 
-def _model(config: "ModelConfig") -> list[str]:
+def _model(config: "ModelConfig") -> list[tuple[str, Any]]:
     import torch
 
     from ..model.build import build
 
     with torch.device("meta"):  # shapes only, no memory
         parameters = sum(parameter.numel() for parameter in build(config).parameters())
-    size = config.input
-    sides = f"resized to sides of {size.min_size} to {size.max_size} pixels" if size.min_size else "not resized"
-    keypoints = f"{config.keypoint_head.num_keypoints} keypoints" if config.keypoint_head.enabled else ""
-    finds = " and ".join(filter(None, ("boxes", "masks" if config.mask_head.enabled else "", keypoints)))
+    image, keypoint = config.input, config.keypoint_head
+    size = "not resized" if image.zoom == 1 else f"resized by a factor of {image.zoom:g}"
+    if image.min_size:
+        size = f"resized to a shorter side of {image.min_size} and a longer side of at most {image.max_size} pixels"
+    outputs = ["boxes", *(["masks"] * config.mask_head.enabled)]
+    outputs += [f"{keypoint.num_keypoints} keypoints"] * keypoint.enabled
+    most = config.box_head.max_detections
     return [
-        f"{'model':<12} {config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}",
-        f"{'images':<12} {size.channels} channels, {sides}",
-        f"{'finds':<12} {config.classes} classes, {finds}, at most {config.box_head.max_detections} objects per image",
+        ("model", f"{config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}"),
+        ("images", f"{image.channels} channels, {size}"),
+        ("finds", f"{config.classes} classes, {' and '.join(outputs)}, at most {most} objects per image"),
     ]
 
 
@@ -94,15 +94,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in tree.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
     return rows
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _toml(config: "ModelConfig") -> str:
-    import tomli_w
-
-    from ..config import to_dict
-
-    return tomli_w.dumps(to_dict(config)).rstrip()

@@ -27,7 +27,6 @@ from .distributed import Ranks, from_first, gather
 from .job import Job
 from .optim import scaled_rate, schedule_settings
 from .proposals import rpn_tensors
-from .ranges import check_ranges
 from .start import start_from
 
 LISTED = 3  # problems of a data set that are written out for each reason; `maskrcnn check` has more
@@ -73,7 +72,6 @@ def plan(
     assignments += list(overrides)
     base, start = _base(model, config, weights, assignments)
     first_look = override(base, assignments)
-    check_ranges(first_look)
     if schedule is not None:
         assignments = schedule_settings(schedule, first_look.model) + assignments
     keypoints = reading["keypoints"] or first_look.model.keypoint_head.enabled

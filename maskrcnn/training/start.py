@@ -7,7 +7,7 @@ from torch import nn
 
 from ..categories import Category
 from ..weights.checkpoint import Checkpoint, adopt
-from ..weights.interop.classes import carry_rows
+from ..weights.interop.rows import carry_rows
 
 _NAMED = 6  # names that a sentence lists
 

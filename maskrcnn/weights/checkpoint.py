@@ -1,19 +1,18 @@
-"""Our checkpoints: one safetensors file with the weights, and one JSON in its header with everything else.
+"""Our checkpoints: one safetensors file with the weights, and in its header one JSON with everything else.
 
-The JSON holds the format's version, every switch of the model spelled out, the categories and where the weights come
-from, so that a later release changes no answer of an old file. Nothing in it is executed. A digest over the JSON and
+The JSON holds the format's version, every setting of the model, the categories and where the weights come from, so that
+a later release with other defaults gives the same results. Nothing in a file is executed. A digest of the JSON and
 every tensor is checked on reading: a damaged file is an error, never another model.
 """
 
 import hashlib
 import json
-import os
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from msgspec import convert
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,7 +24,10 @@ from ..files import replacing
 
 FORMAT = 1
 KEY = "maskrcnn"
-_MAX_HEADER = 16 * 2**20  # bytes; a header lists names and shapes, and ours stay far below a megabyte
+
+_STEM = "backbone.stem.conv.weight"
+_BACKBONE = ("backbone.", "box_pool.trunk.")
+_COUNT = ".num_batches_tracked"  # of live norms only; it may start again
 
 
 class Checkpoint(NamedTuple):
@@ -54,19 +56,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint. Raises `CheckpointError`, with file and reason, for what `save_checkpoint` did not write."""
+    """Reads what `save_checkpoint` wrote. Raises `CheckpointError` with file and reason for anything else."""
     state, content = read_tensors(path, KEY, FORMAT)
     try:
         config = from_dict(ModelConfig, content["model"])
-        categories = tuple(_category(row) for row in content["categories"])
+        rows = [[row[field] for field in Category._fields] for row in content["categories"]]
+        categories = convert(rows, tuple[Category, ...])
         provenance = dict(content["provenance"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: its description cannot be understood: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its settings or categories are wrong: {error}") from error
     return Checkpoint(config, categories, state, provenance)
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copies `state` into `model`, all or nothing. Raises `CheckpointError` with a table of names and shapes."""
+    """Copies `state` into `model`, all or nothing. Raises `CheckpointError` with a table of what does not fit."""
     own = model.state_dict()
     refuse(differences(own, state), path)
     with torch.no_grad():
@@ -77,12 +80,12 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> 
 def adopt(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> list[str]:
     """Copies the tensors of `state` that fit by name and shape; returns the names of the model's other tensors.
 
-    For training on other classes, and with other heads. Raises `CheckpointError` with a table where the backbones are
-    not the same; only the stem may read another number of channels.
+    For training on other classes or with other heads. Raises `CheckpointError` with a table if the backbones differ;
+    only the number of channels that the stem reads may.
     """
     own = model.state_dict()
-    rows = differences(_backbone(own), _backbone(state))
-    refuse([row for row in rows if row[0] != _STEM or row[0] not in state], path)
+    rows = [(name, words) for name, words in differences(own, state) if name.startswith(_BACKBONE)]
+    refuse([row for row in rows if not row[0].endswith(_COUNT) and (row[0] != _STEM or _STEM not in state)], path)
     with torch.no_grad():
         fitting = [name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape]
         for name in fitting:
@@ -90,17 +93,8 @@ def adopt(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> li
     return sorted(name for name in own.keys() - fitting if not name.endswith(_COUNT))
 
 
-_STEM = "backbone.stem.conv.weight"
-_COUNT = ".num_batches_tracked"  # which live norms have, and which may start anew
-
-
-def _backbone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    inside = ("backbone.", "box_pool.trunk.")
-    return {name: tensor for name, tensor in state.items() if name.startswith(inside) and not name.endswith(_COUNT)}
-
-
 def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Names and words for what `found` lacks, has too much, or has in another shape than a model's `own` tensors."""
+    """Where `found` differs from a model's `own` tensors in names and shapes: name and words, sorted by name."""
     rows = [(name, f"missing, {list(own[name].shape)} expected") for name in own.keys() - found.keys()]
     rows += [(name, f"not part of the model, {list(found[name].shape)}") for name in found.keys() - own.keys()]
     rows += [
@@ -123,55 +117,36 @@ def refuse(rows: Sequence[tuple[str, str]], path: str | Path, what: str = "does 
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], kind: str, version: int, content: Any) -> None:
-    """Tensors and JSON `content` as one safetensors file of ours, atomically."""
+    """Writes tensors and JSON `content` as one safetensors file, atomically."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True)
     # One key only: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
     header = json.dumps({"format": version, "digest": _digest(text, plain), "content": text})
     with replacing(path) as temporary:
-        save_file(_apart(plain), temporary, metadata={kind: header})
+        save_file(_unshared(plain), temporary, metadata={kind: header})
 
 
 def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], Any]:
     """The inverse of `write_tensors`. Raises `CheckpointError` naming the file."""
-    metadata = _read_metadata(Path(path))
-    if kind not in metadata:
-        raise CheckpointError(f"{path} is a safetensors file, but not one of ours ({kind})")
     try:
-        header = json.loads(metadata[kind])
-        found, digest, text = header["format"], header["digest"], header["content"]
-        if found != version:
-            raise CheckpointError(f"{path} has format {found!r}; this release reads {version}")
-        content = json.loads(text)
         with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if kind not in metadata:
+                raise CheckpointError(f"{path} is a safetensors file, but not one of ours ({kind})")
+            header = json.loads(metadata[kind])
+            found, digest, text = header["format"], header["digest"], header["content"]
+            if found != version:
+                raise CheckpointError(f"{path} has format {found!r}; this release reads {version}")
+            content = json.loads(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        size = Path(path).stat().st_size
+        raise CheckpointError(f"{path} ({size} bytes) is not a safetensors file, or is damaged: {error}") from error
     if digest != _digest(text, tensors):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest")
     return tensors, content
-
-
-def _read_metadata(path: Path) -> dict[str, str]:
-    """The header's free text, with every size checked before anything is read or allocated."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            if len(start) < 8:
-                raise CheckpointError(f"{path} is not a checkpoint: it has {size} bytes")
-            (length,) = struct.unpack("<Q", start)
-            if length > min(size - 8, _MAX_HEADER):
-                raise CheckpointError(f"{path} is truncated, or no safetensors file: {size} bytes, header of {length}")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path} is damaged: its header is not as safetensors writes it")
-    return metadata
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -183,24 +158,12 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory become copies, which safetensors asks for."""
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies the tensors that share memory with another; safetensors refuses them."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
-        shared = tensor.untyped_storage().data_ptr() in seen
-        seen.add(tensor.untyped_storage().data_ptr())
-        result[name] = tensor.clone() if shared else tensor
+        memory = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
     return result
-
-
-def _category(row: Mapping[str, Any]) -> Category:
-    pairs = {name: tuple((int(a), int(b)) for a, b in row[name]) for name in ("skeleton", "flip_pairs")}
-    return Category(
-        id=int(row["id"]),
-        name=str(row["name"]),
-        keypoints=tuple(row["keypoints"]),
-        sigmas=tuple(row["sigmas"]),
-        shared=bool(row.get("shared", False)),
-        **pairs,
-    )

@@ -1,6 +1,6 @@
-"""Released checkpoints by name: where they lie, how to check them, on which terms, and the AP published for them.
+"""Released checkpoints by name: address, digest, licence, and the AP that their authors publish.
 
-AP is of COCO val2017, in per cent, as their authors publish it (their model zoos; torchvision's weight metadata).
+AP is that of COCO val2017 in per cent, from the model zoos and torchvision's weight metadata.
 """
 
 from functools import cache
@@ -12,13 +12,13 @@ class Release(NamedTuple):
 
     name: str  # origin:model
     address: str
-    digest: str  # "sha256:" or "md5:" and its first digits; "md5sum" where a file beside it, of that suffix, tells
-    size: int  # bytes it may have at most
+    digest: str  # "sha256:" or "md5:" and its first digits; "md5sum" if it is in a file of that suffix beside it
+    size: int  # bytes that it may have at most
     licence: str
     box_ap: float | None
     mask_ap: float | None
     keypoint_ap: float | None
-    settings: tuple[str, ...] = ()  # what its names and shapes do not tell
+    settings: tuple[str, ...] = ()  # what its names and shapes do not show
 
     @property
     def file(self) -> str:
@@ -30,7 +30,7 @@ class Release(NamedTuple):
 _CC_BY_SA = "CC BY-SA 3.0"
 _UNSTATED = "not stated by torchvision, whose code is BSD-3-Clause"
 _MIB = 2**20
-_LIMIT = 2048 * _MIB  # where the size is not published; the largest have about 1 GiB
+_LIMIT = 2048 * _MIB  # if the size is not published; the largest have about 1 GiB
 
 _META = "https://dl.fbaipublicfiles.com"
 _TORCH = "https://download.pytorch.org/models"
@@ -115,8 +115,8 @@ keypointrcnn_resnet50_fpn_legacy keypointrcnn_resnet50_fpn_coco-9f466800.pth 226
 fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_coco-258fb6c6.pth 159.743 37.0 - -
 fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth 167.104 46.7 - -
 """
-# ImageNet's networks, to start a training from: the same, with a bound on MiB
-_BACKBONES = """
+# ImageNet's networks, to start a training from: the same, with an upper bound of MiB
+_BACKBONES = """\
 resnet18 resnet18-f37072fd.pth 50 - - -
 resnet34 resnet34-b627a593.pth 90 - - -
 resnet50 resnet50-0676ba61.pth 110 - - -
@@ -131,30 +131,24 @@ resnext101_64x4d resnext101_64x4d-173b62eb.pth 350 - - -
 @cache
 def releases() -> dict[str, Release]:
     """Every release by name."""
-    rows = [*map(_torchvision, _lines(_TORCHVISION + _BACKBONES)), *map(_detectron2, _lines(_DETECTRON2))]
-    return {row.name: row for row in [*rows, *map(_detectron, _lines(_DETECTRON))]}
+    tables = ((_torchvision, _TORCHVISION + _BACKBONES), (_detectron2, _DETECTRON2), (_detectron, _DETECTRON))
+    rows = [release(*line.split()) for release, table in tables for line in table.strip().splitlines()]
+    return {row.name: row for row in rows}
 
 
-def _lines(table: str) -> list[list[str]]:
-    return [line.split() for line in table.splitlines() if line]
-
-
-def _torchvision(row: list[str]) -> Release:
-    model, file, mebibytes, *metrics = row
+def _torchvision(model: str, file: str, mebibytes: str, *metrics: str) -> Release:
     digest = "sha256:" + file.removesuffix(".pth").rpartition("-")[2]
     size = int((float(mebibytes) + 0.01) * _MIB)
     return _release(f"torchvision:{model}", f"{_TORCH}/{file}", digest, size, _UNSTATED, metrics)
 
 
-def _detectron2(row: list[str]) -> Release:
-    folder, model, number, digest, *metrics = row
+def _detectron2(folder: str, model: str, number: str, digest: str, *metrics: str) -> Release:
     config = model.replace("_legacy", "")
     address = f"{_META}/detectron2/{folder}/{config}/{number}/model_final_{digest}.pkl"
     return _release(f"detectron2:{model}", address, f"md5:{digest}", _LIMIT, _CC_BY_SA, metrics)
 
 
-def _detectron(row: list[str]) -> Release:
-    model, number, stamp, *metrics = row
+def _detectron(model: str, number: str, stamp: str, *metrics: str) -> Release:
     kind = "keypoints_" if "keypoint" in model else ""
     data = f"{kind}coco_2014_train%3A{kind}coco_2014_valminusminival"
     run = f"{number}/12_2017_baselines/{model}.yaml.{stamp}"
@@ -162,6 +156,6 @@ def _detectron(row: list[str]) -> Release:
     return _release(f"detectron:{model}", address, "md5sum", _LIMIT, _CC_BY_SA, metrics)
 
 
-def _release(name: str, address: str, digest: str, size: int, licence: str, metrics: list[str]) -> Release:
+def _release(name: str, address: str, digest: str, size: int, licence: str, metrics: tuple[str, ...]) -> Release:
     box, mask, keypoint = (None if value == "-" else float(value) for value in metrics)
     return Release(name, address, digest, size, licence, box, mask, keypoint, _SETTINGS.get(name, ()))

@@ -22,7 +22,7 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """A checkpoint that answers as torchvision's do, but for what only a small one needs."""
+    """A small checkpoint with the settings of torchvision."""
     found = load_checkpoint(write_tiny_checkpoint(tmp_path / "tiny.safetensors"))
     config = replace(
         found.config, anchors=replace(found.config.anchors, sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)))
@@ -37,7 +37,7 @@ def test_there_and_back(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "num_classes" in capsys.readouterr().out
     names = ",".join(category.name for category in CATEGORIES)
     assert run("convert", tmp_path / "theirs.pth", tmp_path / "back.safetensors", "--classes", names) == 0
-    assert "answers as torchvision" in capsys.readouterr().out
+    assert "settings of torchvision" in capsys.readouterr().out
     before, after = load_checkpoint(ours), load_checkpoint(tmp_path / "back.safetensors")
     assert [category.name for category in after.categories] == [category.name for category in CATEGORIES]
     assert before.state.keys() == after.state.keys()

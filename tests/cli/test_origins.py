@@ -71,7 +71,7 @@ def test_info_of_a_backbone_alone(theirs: Path, tmp_path: Path, capsys: pytest.C
     for verb in ("predict", "evaluate"):
         code, _, err = run(capsys, verb, tmp_path / "r.pth", tmp_path)
         assert (code, err.count("\n")) == (2, 1)
-        assert "r.pth holds a backbone alone: train --weights can start from it" in err
+        assert "r.pth holds only a backbone: train --weights can start from it" in err
 
 
 def test_info_of_a_release_downloads_nothing(

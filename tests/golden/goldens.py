@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskrcnn.weights.checkpoint import Checkpoint
-from maskrcnn.weights.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.read import Contents, to_checkpoint
 from tests.golden.drawn_weights import checkpoint as draw
 
 FOLDER = Path(__file__).parent

@@ -252,7 +252,7 @@ def test_presets_are_left_as_they_are(data: Path) -> None:
 
 
 def test_numbers_and_devices_that_make_no_sense_are_told_at_once(data: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.batch is 1 or more"):
+    with pytest.raises(ConfigError, match=r"train\.batch must be at least 1"):
         make_plan(data, named={"train.batch": 0})
     for device in ("foo", "cuda:99"):
         with pytest.raises(ConfigError, match=f"there is no device '{device}'"), ranks(device):

@@ -187,7 +187,7 @@ def test_a_backbone_of_another_network_is_refused(data: Path, tmp_path: Path) ->
     path = backbone_file(tmp_path / "R-18.pth", "torchvision", build(tiny_config()))
     with pytest.raises(ConfigError, match=r"R-18\.pth is a backbone of \(2, 2, 2, 2\) basic blocks, width 8.*R-50-FPN"):
         make_plan(data, model="R-50-FPN", weights=path)
-    with pytest.raises(ConfigError, match="which no model known here has"):
+    with pytest.raises(ConfigError, match="which no preset has"):
         make_plan(data, model=None, weights=path)
 
 

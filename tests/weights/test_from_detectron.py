@@ -122,7 +122,7 @@ def test_answers_are_those_of_detectron(kind: str, seed: int, tmp_path: Path) ->
     assert expected.masks.any()
 
 
-def test_norms_are_unfolded_and_the_rest_is_left_out(tmp_path: Path) -> None:
+def test_norms_are_unfolded_and_other_blobs_are_ignored(tmp_path: Path) -> None:
     blobs = make_blobs("fpn", 0)
     got = read_checkpoint(write(tmp_path / "a.pkl", blobs))
     assert got.config.backbone.norm == "frozen_bn"
@@ -143,12 +143,12 @@ def test_norms_are_unfolded_and_the_rest_is_left_out(tmp_path: Path) -> None:
     [
         ("", "1x1", (10, 10, 5, 5)),
         (CFG, "1x1", (10, 10, 5, 5)),
-        ("RESNETS: {STRIDE_1X1: false, NUM_GROUPS: 1}\n", "3x3", (1, 1, 1, 1)),  # so old that it lacks the weights
+        ("RESNETS: {STRIDE_1X1: false, NUM_GROUPS: 1}\n", "3x3", (1, 1, 1, 1)),  # too old to have the weights
         ("MODEL:\n  BBOX_REG_WEIGHTS:\n  - 10.0\n  - 10.0\n  - 5.0\n  - 2.5\n  X: 1\n", "1x1", (10, 10, 5, 2.5)),
         ("MODEL: {BBOX_REG_WEIGHTS: [1.0, 2.0, 3.0, 4.0], X: 5}", "1x1", (1, 2, 3, 4)),
     ],
 )
-def test_the_settings_in_the_file_are_heard(
+def test_the_settings_in_the_file_are_used(
     cfg: str, stride: str, weights: tuple[float, float, float, float], tmp_path: Path
 ) -> None:
     config = read_checkpoint(write(tmp_path / "a.pkl", make_blobs("fpn", 0), cfg)).config
@@ -163,7 +163,7 @@ def test_what_follows_from_the_structure(tmp_path: Path) -> None:
     assert (fpn.pool.sampling, fpn.rpn.normalise, fpn.input.canvas) == (2, "samples", "multiple-of-32")
 
 
-def test_group_norms_keep_their_names_apart(tmp_path: Path) -> None:
+def test_group_norms_have_other_names(tmp_path: Path) -> None:
     blobs = make_blobs("fpn", 0)
     grouped = {}
     for name, array in blobs.items():
@@ -189,9 +189,9 @@ def test_a_backbone_of_blobs_starts_a_training(tmp_path: Path) -> None:
     body = {name: array for name, array in make_blobs("c4", 0).items() if name.startswith(("conv1", "res"))}
     body |= {"fc1000_w": np.zeros((10, 4), np.float32), "fc1000_b": np.zeros(10, np.float32)}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(body, 2))
-    with pytest.raises(CheckpointError, match="a backbone alone"):
+    with pytest.raises(CheckpointError, match="only a backbone"):
         read_checkpoint(tmp_path / "R-50.pkl")
-    with pytest.raises(ConfigError, match="width 8, 1 groups, which no model known here has"):
+    with pytest.raises(ConfigError, match="width 8, 1x64d, which no preset has"):
         read_start(tmp_path / "R-50.pkl")
 
 

@@ -1,4 +1,4 @@
-"""Downloads, from a server that also lies."""
+"""Downloads, from a server that also gives wrong answers."""
 
 import hashlib
 import os
@@ -83,7 +83,7 @@ def cut_off_once(request: BaseHTTPRequestHandler, before: int) -> None:
     (honest if before else cut_off)(request, before)
 
 
-def deaf_to_ranges(request: BaseHTTPRequestHandler, _: int) -> None:
+def ignores_ranges(request: BaseHTTPRequestHandler, _: int) -> None:
     send(request, CONTENT)
 
 
@@ -94,7 +94,7 @@ def endless(request: BaseHTTPRequestHandler, _: int) -> None:
         request.wfile.write(CONTENT)
 
 
-def ends_early_and_says_nothing_of_it(request: BaseHTTPRequestHandler, _: int) -> None:
+def ends_early_without_a_length(request: BaseHTTPRequestHandler, _: int) -> None:
     request.send_response(200)
     request.end_headers()
     request.wfile.write(CONTENT[:5000])
@@ -141,25 +141,25 @@ def get(server: Server, path: Path, *, digest: str = SHA, limit: int = 200_000) 
 
 
 @pytest.mark.parametrize("digest", [SHA, MD5, ""])
-@pytest.mark.parametrize("answer", [honest, cut_off_once, busy_once, around, deaf_to_ranges])
+@pytest.mark.parametrize("answer", [honest, cut_off_once, busy_once, around, ignores_ranges])
 def test_the_file_arrives(server: Server, tmp_path: Path, answer: Answer, digest: str) -> None:
     server.answer = answer
     assert get(server, tmp_path / "a" / "model.pkl", digest=digest) == CONTENT
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["model.pkl"]
 
 
-def test_what_was_cut_off_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_download_that_was_cut_off_resumes(server: Server, tmp_path: Path) -> None:
     server.answer = cut_off_once
     assert get(server, tmp_path / "model.pkl") == CONTENT
     assert server.ranges == [None, "bytes=5000-"]
 
 
-def test_an_earlier_part_is_used_or_thrown_away(server: Server, tmp_path: Path) -> None:
+def test_an_earlier_part_is_used_or_discarded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "model.pkl.part").write_bytes(CONTENT[:100])
     assert get(server, tmp_path / "model.pkl") == CONTENT
     (tmp_path / "model.pkl.part").write_bytes(CONTENT + b"more")
     assert get(server, tmp_path / "model.pkl") == CONTENT
-    server.answer = deaf_to_ranges
+    server.answer = ignores_ranges
     (tmp_path / "model.pkl.part").write_bytes(b"something else")
     assert get(server, tmp_path / "model.pkl") == CONTENT
 
@@ -168,12 +168,12 @@ def test_an_earlier_part_is_used_or_thrown_away(server: Server, tmp_path: Path) 
     ("answer", "message"),
     [
         (cut_off, r"ended after \d+ of 102400 bytes.*try again"),
-        (ends_early_and_says_nothing_of_it, "not the file that was released"),
+        (ends_early_without_a_length, "not the file that was released"),
         (from_elsewhere, "not the file that was released"),
-        (endless, "more bytes came than were expected"),
+        (endless, "longer than it should be"),
         (larger_than_said, "at most 200000 were expected"),
         (to("http://localhost:1/model.pkl"), "leads to another host"),
-        (to("https://127.0.0.1/model.pkl"), "not of http"),
+        (to("https://127.0.0.1/model.pkl"), "is not http;"),
         (to("file:///etc/passwd"), "could not be downloaded"),  # urllib's own rule
         (to("/model.pkl"), "could not be downloaded"),  # round and round
         (missing, "404"),
@@ -181,7 +181,9 @@ def test_an_earlier_part_is_used_or_thrown_away(server: Server, tmp_path: Path) 
         (lambda request, _: request.wfile.write(b"nonsense\r\n\r\n"), "could not be downloaded"),
     ],
 )
-def test_lies_are_told_and_leave_no_file(server: Server, tmp_path: Path, answer: Answer, message: str) -> None:
+def test_a_wrong_answer_is_an_error_and_leaves_no_file(
+    server: Server, tmp_path: Path, answer: Answer, message: str
+) -> None:
     server.answer = answer
     with pytest.raises(CheckpointError, match=message):
         get(server, tmp_path / "model.pkl")
@@ -189,7 +191,7 @@ def test_lies_are_told_and_leave_no_file(server: Server, tmp_path: Path, answer:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 200_000
 
 
-def test_a_wrong_file_is_not_continued(server: Server, tmp_path: Path) -> None:
+def test_a_download_does_not_resume_from_a_wrong_file(server: Server, tmp_path: Path) -> None:
     server.answer = lambda request, _: send(request, CONTENT[::-1])
     with pytest.raises(CheckpointError):
         get(server, tmp_path / "model.pkl")
@@ -199,12 +201,12 @@ def test_a_wrong_file_is_not_continued(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1/a.pkl", "ftp://127.0.0.1/a.pkl", "file:///etc/passwd"])
-def test_only_https_is_asked(tmp_path: Path, address: str) -> None:
-    with pytest.raises(CheckpointError, match="not of https; nothing was downloaded"):
+def test_only_https_is_allowed(tmp_path: Path, address: str) -> None:
+    with pytest.raises(CheckpointError, match="is not https; nothing was downloaded"):
         download(address, tmp_path / "a.pkl", digest="", limit=10)
 
 
-def test_nobody_there_is_a_sentence(tmp_path: Path) -> None:
+def test_no_server_is_one_sentence(tmp_path: Path) -> None:
     server = Server()
     server.stop()
     with pytest.raises(CheckpointError, match="could not be downloaded"):
@@ -214,7 +216,7 @@ def test_nobody_there_is_a_sentence(tmp_path: Path) -> None:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_names_are_told_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_files_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_name("torchvision:maskrcnn_resnet50_fpn")
     assert not any(
@@ -222,7 +224,7 @@ def test_names_are_told_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_a_name_that_is_not_there_has_neighbours() -> None:
+def test_an_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(CheckpointError, match=r"there is .*detectron2:mask_rcnn_R_50_FPN_3x"):
         find("detectron2:mask_rcnn_R_50_FPN_4x")
 
@@ -244,7 +246,7 @@ def test_the_manifest_by_hand() -> None:
     )
 
 
-def test_every_release_can_be_checked_and_has_a_place_of_its_own() -> None:
+def test_every_release_has_a_digest_and_its_own_file() -> None:
     rows = releases().values()
     assert len(rows) == 72
     assert len({row.file for row in rows}) == len({row.address for row in rows}) == len(rows)
@@ -258,7 +260,7 @@ def make_release(address: str, digest: str = SHA) -> Release:
     return Release("torchvision:x", address, digest, 200_000, "free", 1.0, None, None)
 
 
-def test_the_cache_is_asked_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_comes_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     said: list[str] = []
@@ -278,7 +280,7 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytes
         fetch(find("torchvision:maskrcnn_resnet50_fpn"))
 
 
-def test_a_sum_beside_the_file_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_sum_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
 
@@ -306,9 +308,7 @@ def slow(request: BaseHTTPRequestHandler, before: int) -> None:
     honest(request, before)
 
 
-def test_those_who_come_later_wait_and_find_the_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_callers_wait_and_find_the_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     server.answer = slow
@@ -321,7 +321,7 @@ def test_those_who_come_later_wait_and_find_the_file(
     assert [path.name for path in (tmp_path / "torchvision").iterdir()] == ["x.pkl"]
 
 
-def test_one_that_fails_lets_the_next_try(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_failure_the_next_caller_tries(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     server.answer = lambda request, before: slow(request, before) if before else missing(request, before)
@@ -332,8 +332,8 @@ def test_one_that_fails_lets_the_next_try(server: Server, tmp_path: Path, monkey
     assert len(server.ranges) == 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the claim of another process is taken with a lock of POSIX here")
-def test_the_claim_of_a_killed_process_is_free(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="this test takes the lock of another process with flock")
+def test_the_lock_of_a_killed_process_is_free(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     place = tmp_path / "torchvision" / "x.pkl"

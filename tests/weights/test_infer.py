@@ -18,7 +18,7 @@ from maskrcnn.errors import CheckpointError
 from maskrcnn.model.build import build
 from maskrcnn.weights.interop.infer import infer, shapes_of
 
-READ = {  # what shapes say
+READ = {  # what shapes show
     "backbone": ("block", "blocks", "width", "groups", "width_per_group", "norm", "features"),
     "fpn": ("channels", "norm"),
     "anchors": ("sizes", "ratios"),
@@ -107,8 +107,8 @@ def test_the_name_is_the_papers(name: str) -> None:
     assert infer(shapes(preset(name))).name == name
 
 
-def test_frozen_and_live_norms_of_the_heads_are_told_by_neither() -> None:
-    """Heads have live norms, also where the file does not count their batches."""
+def test_norms_of_the_heads_are_live_even_if_not_counted() -> None:
+    """Frameworks freeze norms in the backbone only."""
     found = shapes(CASES["like torchvision's second"])
     uncounted = {name: shape for name, shape in found.items() if not name.endswith("num_batches_tracked")}
     got = infer(uncounted)
@@ -120,7 +120,7 @@ def test_frozen_and_live_norms_of_the_heads_are_told_by_neither() -> None:
     [
         ({"box_head.class_logits.weight": None}, r"no box_head\.class_logits\.weight"),
         ({"backbone.stem.norm.weight": None, "backbone.stem.norm.running_var": None}, "no norm at backbone.stem"),
-        ({"rpn.objectness.weight": (9, 256, 1, 1)}, "9 anchors a position, where 3 are known"),
+        ({"rpn.objectness.weight": (9, 256, 1, 1)}, "9 anchors a position, not 3"),
         ({"backbone.res3.1.conv1.conv.weight": None, "backbone.res3.1.": None}, r"numbered \[0, 2, 3\]"),
         ({"box_head.class_logits.weight": (1, 1024)}, "no class beside the background"),
         ({"box_head.class_logits.weight": (81,)}, r"class_logits\.weight has shape \[81\], which no layer has"),
@@ -132,7 +132,7 @@ def test_frozen_and_live_norms_of_the_heads_are_told_by_neither() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_told(changes: dict[str, tuple[int, ...] | None], message: str) -> None:
+def test_a_missing_or_impossible_tensor_is_named(changes: dict[str, tuple[int, ...] | None], message: str) -> None:
     found = shapes(FPN)
     for name, shape in changes.items():
         if shape is None:
@@ -143,8 +143,8 @@ def test_what_is_missing_is_told(changes: dict[str, tuple[int, ...] | None], mes
         infer(found)
 
 
-def test_what_no_model_has_is_left_to_the_table() -> None:
-    """A head that reads no square, an RPN without its convolution: the usual structure is what is missed."""
+def test_impossible_shapes_of_a_head_are_left_to_the_table_of_differences() -> None:
+    """A head that reads no square map, an RPN without its convolution: the default structure is assumed."""
     found = {name: shape for name, shape in shapes(FPN).items() if not name.startswith("rpn.convs.")}
     got = infer(found | {"box_head.fc.0.weight": (1024, 1000)})
     assert (got.box_head.pool_size, got.rpn.convs) == (7, 1)

@@ -1,4 +1,4 @@
-"""Pickles: arrays come out, nothing runs, nothing wild is allocated."""
+"""Pickles: arrays come out, nothing runs, nothing huge is allocated."""
 
 import collections
 import contextlib
@@ -104,7 +104,7 @@ def test_nothing_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sorted(os.listdir(tmp_path)) == ["file.pkl"]
 
 
-def test_what_was_refused_is_named(tmp_path: Path) -> None:
+def test_the_error_names_what_was_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"wants to run posix\.system|nt\.system"):
         read_pickle(write(tmp_path, MALICIOUS["os.system"]))
 
@@ -146,8 +146,8 @@ def test_the_description_used_above_is_right(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_there_many_times_is_walked_once(tmp_path: Path) -> None:
-    """Ten lists, each of them ten times the one before: ten thousand million entries, were they walked one by one."""
+def test_a_container_that_occurs_many_times_is_walked_once(tmp_path: Path) -> None:
+    """Ten lists, each with the one before ten times: walked one by one, that would be 10^10 entries."""
     array = np.arange(2.0)
     nested: list[Any] = [array, (array,)]
     for _ in range(10):
@@ -161,7 +161,7 @@ def test_what_is_there_many_times_is_walked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_large_file_is_not_in_memory_twice(tmp_path: Path, protocol: int) -> None:
-    """Of 20 MB no more than those, an array beside them, and with protocol 2 the text that they are written as."""
+    """20 MB need no more than that, one array, and with protocol 2 the text in which the bytes are stored."""
     arrays = {f"w{number}": np.full(262_144, number, np.float32) for number in range(20)}  # a mebibyte each
     path = write(tmp_path, pickle.dumps({"model": arrays}, protocol))
     tracemalloc.start()
@@ -174,7 +174,7 @@ def test_a_large_file_is_not_in_memory_twice(tmp_path: Path, protocol: int) -> N
     assert peak < (1.3 if protocol == 4 else 2.3) * 20 * 2**20
 
 
-def test_what_contains_itself_is_refused(tmp_path: Path) -> None:
+def test_a_container_that_contains_itself_is_refused(tmp_path: Path) -> None:
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(CheckpointError):
@@ -183,7 +183,7 @@ def test_what_contains_itself_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_damage_is_always_a_sentence(tmp_path: Path, data: st.DataObject) -> None:
+def test_damage_is_always_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps({"blobs": {"w": np.arange(4.0)}, "cfg": "x"}, 2))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -213,7 +213,7 @@ def test_torch_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
-def test_a_cut_torch_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_truncated_torch_file_is_one_sentence(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, tmp_path / "a.pth")
     whole = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(whole[:-300])
@@ -224,7 +224,7 @@ def test_a_cut_torch_file_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_damaged_torch_files_are_always_a_sentence(tmp_path: Path, zipped: bool, data: st.DataObject) -> None:
+def test_damaged_torch_files_are_always_one_sentence(tmp_path: Path, zipped: bool, data: st.DataObject) -> None:
     path = tmp_path / "a.pth"
     torch.save({"model": {"w": torch.arange(4.0), "b": torch.zeros(2, 3)}}, path, _use_new_zipfile_serialization=zipped)
     content = bytearray(path.read_bytes())

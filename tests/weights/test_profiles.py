@@ -22,7 +22,7 @@ def test_presets_are_ours(name) -> None:
 
 @pytest.mark.parametrize("model", ["R-50-FPN", "R-50-C4", "X-101-32x8d-FPN"])
 @pytest.mark.parametrize("name", PROFILE_NAMES)
-def test_the_way_there_does_not_matter(model, name) -> None:
+def test_the_profile_before_does_not_matter(model, name) -> None:
     """A profile sets every switch: coming from another one gives the same."""
     direct = with_profile(preset(model), name)
     assert direct.profile == name
@@ -48,7 +48,7 @@ def test_detectron2s_numbers_depend_on_backbone_and_task() -> None:
     assert (keypoints.rpn.post_nms_train, keypoints.box_head.smooth_l1_beta) == (1500, 0.5)
 
 
-def test_what_is_no_switch_stays() -> None:
+def test_other_settings_stay() -> None:
     config = replace(preset("R-50-FPN"), classes=5)
     config = replace(config, input=replace(config.input, min_size=500))
     for name in PROFILE_NAMES:

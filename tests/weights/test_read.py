@@ -125,8 +125,8 @@ def test_every_tensor_and_row_finds_its_place(name: str, tmp_path: Path) -> None
         assert (first_of_rows(mine) if mine.ndim else mine.item()) == rows, ours
 
 
-def test_what_each_origin_was_trained_with(tmp_path: Path) -> None:
-    """A few switches of each, by hand from their sources."""
+def test_each_origin_has_the_settings_of_its_source(tmp_path: Path) -> None:
+    """A few settings of each, by hand from their sources."""
 
     def read(name: str) -> Any:
         torch.save(stand_in(keys(name)), tmp_path / "a.pth")
@@ -148,7 +148,7 @@ def test_what_each_origin_was_trained_with(tmp_path: Path) -> None:
     assert (x101.backbone.stride_in, x101.input.std) == ("3x3", (57.375, 57.12, 58.395))
 
 
-def test_frozen_norms_of_torchvision_have_epsilon_zero_where_files_were_released_and_an_option_changes_that(
+def test_frozen_norms_of_torchvisions_released_network_have_epsilon_zero_unless_set_otherwise(
     tmp_path: Path,
 ) -> None:
     theirs = stand_in(keys("torchvision-maskrcnn_resnet50_fpn"))
@@ -182,7 +182,7 @@ def test_the_released_names_of_torchvision_are_read_too(tmp_path: Path) -> None:
     assert all(torch.equal(new.state[name].flatten()[:4], old.state[name].flatten()[:4]) for name in new.state)
 
 
-def test_older_files_of_detectron2_say_their_pixels(tmp_path: Path) -> None:
+def test_pixels_in_older_files_of_detectron2_are_used(tmp_path: Path) -> None:
     theirs = stand_in(keys("detectron2-faster_rcnn_R_50_FPN"))
     theirs["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     theirs["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
@@ -205,7 +205,9 @@ def test_older_files_of_detectron2_say_their_pixels(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_are_found_wherever_scripts_put_them(tmp_path: Path, wrap: Callable, zipped: bool) -> None:
+def test_tensors_are_found_inside_the_wrappers_of_training_scripts(
+    tmp_path: Path, wrap: Callable, zipped: bool
+) -> None:
     theirs = stand_in(keys("torchvision-fasterrcnn_resnet50_fpn"))
     torch.save(wrap(theirs), tmp_path / "any.name", _use_new_zipfile_serialization=zipped)
     assert len(read_checkpoint(tmp_path / "any.name").state) == len(theirs)
@@ -216,7 +218,7 @@ def test_our_own_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert got.config.box_head.score_threshold == 0.5
     assert got.config.backbone == tiny_config().backbone
     assert got.categories == CATEGORIES
-    with pytest.raises(ConfigError, match="its own names of classes"):
+    with pytest.raises(ConfigError, match="its own class names"):
         read_checkpoint(tmp_path / "x.pth", classes=["a", "b", "c"])
 
 
@@ -237,7 +239,7 @@ def broken(tmp_path: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
     return tmp_path / "a.pth"
 
 
-def test_what_does_not_fit_is_one_table(tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_one_table(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
         del state["rpn.head.bbox_pred.bias"]
         state["backbone.body.layer1.0.conv1.weight"] = torch.zeros(3, 3)
@@ -256,7 +258,7 @@ def test_what_does_not_fit_is_one_table(tmp_path: Path) -> None:
     ]
 
 
-def test_another_kind_of_model_is_told_by_what_it_has_and_lacks(tmp_path: Path) -> None:
+def test_the_error_for_another_kind_of_model_says_what_it_has_and_lacks(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
         for name in list(state):
             if name.startswith("roi_heads."):
@@ -274,7 +276,7 @@ def test_another_kind_of_model_is_told_by_what_it_has_and_lacks(tmp_path: Path) 
         read_checkpoint(broken(tmp_path, change_less))
 
 
-def test_a_layer_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
+def test_a_whole_missing_layer_is_an_error(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
         for name in [name for name in state if name.startswith("rpn.head.conv.")]:
             del state[name]
@@ -285,7 +287,7 @@ def test_a_layer_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
         read_checkpoint(broken(tmp_path, change))
 
 
-def test_weights_are_numbers_with_fractions(tmp_path: Path) -> None:
+def test_weights_must_be_floating_point_tensors(tmp_path: Path) -> None:
     def change(state: dict[str, Tensor]) -> None:
         state["rpn.head.cls_logits.weight"] = torch.zeros(3, 256, 1, 1, dtype=torch.int8)
         state["rpn.head.cls_logits.bias"] = torch.tensor(1.0)
@@ -307,23 +309,25 @@ def test_a_long_table_is_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: torch.save({"other": torch.zeros(1)}, path), "of no kind known here"),
+        (lambda path: torch.save({"other": torch.zeros(1)}, path), "not a checkpoint of a known kind"),
         (lambda path: torch.save([1], path), "dict of tensors was expected"),
         (lambda path: torch.save({}, path), "it has no tensors"),
         (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "it has no tensors"),
-        (lambda path: save_file({"other": torch.zeros(1)}, path), "of no kind known here"),
+        (lambda path: save_file({"other": torch.zeros(1)}, path), "not a checkpoint of a known kind"),
         (lambda path: path.write_bytes(b"hello, this is no checkpoint"), "a.bin"),
         (lambda path: path.write_bytes(b""), "0 bytes"),
         (lambda path: path.mkdir(), "a folder without"),
     ],
 )
-def test_what_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Callable[[Path], Any], message: str) -> None:
+def test_a_file_that_is_no_checkpoint_is_one_sentence(
+    tmp_path: Path, write: Callable[[Path], Any], message: str
+) -> None:
     write(tmp_path / "a.bin")
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / "a.bin")
 
 
-def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent\.pth cannot be read"):
         read_checkpoint(tmp_path / "absent.pth")
 
@@ -337,13 +341,13 @@ def backbone_of(name: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in theirs.items() if key.startswith(prefix)}
 
 
-def test_a_backbone_starts_a_training_and_nothing_else(tmp_path: Path) -> None:
+def test_a_backbone_can_only_start_a_training(tmp_path: Path) -> None:
     body = backbone_of("torchvision-maskrcnn_resnet50_fpn") | {
         "fc.weight": torch.zeros(9, 4),
         "fc.bias": torch.zeros(9),
     }
     torch.save(body, tmp_path / "resnet50.pth")
-    with pytest.raises(CheckpointError, match="a backbone alone"):
+    with pytest.raises(CheckpointError, match="only a backbone"):
         read_checkpoint(tmp_path / "resnet50.pth")
     got = read_start(tmp_path / "resnet50.pth")
     assert (got.config.name, got.config.profile, got.categories) == ("R-50-FPN", "ours", ())

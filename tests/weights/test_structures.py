@@ -15,7 +15,7 @@ from torch import Tensor
 from maskrcnn.model.build import build
 from maskrcnn.structures import Images
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.read import Contents, to_checkpoint
 from tests.golden.drawn_weights import tensor
 
 CLASSES = 80

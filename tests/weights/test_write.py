@@ -17,8 +17,9 @@ from maskrcnn.weights.checkpoint import Checkpoint
 from maskrcnn.weights.interop.classes import name_classes
 from maskrcnn.weights.interop.pickles import read_pickle
 from maskrcnn.weights.interop.profiles import with_profile
+from maskrcnn.weights.interop.read import open_foreign
 from maskrcnn.weights.interop.write import TARGETS, inexpressible, to_foreign, write_foreign
-from maskrcnn.weights.read import open_foreign, read_checkpoint
+from maskrcnn.weights.read import read_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FULL = preset("R-50-FPN")
@@ -78,7 +79,7 @@ def empty(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def small(config: ModelConfig, to: str = "detectron2") -> ModelConfig:
-    """Narrow, but where the framework knows one width alone: few blocks."""
+    """Narrow, or with few blocks if the framework allows one width only."""
     fewer = {"blocks": (2, 1, 1, 1)} if to == "torchvision" else {"width": 8}
     return replace(
         config,
@@ -120,7 +121,7 @@ ROUND = {
 
 
 def drawn(config: ModelConfig) -> Checkpoint:
-    """A checkpoint whose every tensor has values of its own."""
+    """A checkpoint with different values in every tensor."""
     with torch.device("meta"):
         state = build(config).state_dict()
     rng = torch.Generator().manual_seed(3)
@@ -146,8 +147,8 @@ def test_there_and_back_is_bit_equal(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ROUND)
-def test_theirs_to_ours_and_back_is_bit_equal_but_for_what_nothing_reads(case: str, tmp_path: Path) -> None:
-    """torchvision's background has rows of deltas and masks, which no answer depends on; they come back as zeros."""
+def test_theirs_to_ours_and_back_is_bit_equal_except_for_rows_that_nothing_reads(case: str, tmp_path: Path) -> None:
+    """torchvision's background has rows of deltas and masks, which no result depends on; they come back as zeros."""
     to, config, suffix = ROUND[case]
     theirs = to_foreign(drawn(with_profile(small(config, to), to)), to)
     silent = {"roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 1}
@@ -177,10 +178,10 @@ def test_a_pickle_is_as_detectron2_wants_it(tmp_path: Path) -> None:
     assert content["model"]["roi_heads.box_predictor.cls_score.weight"].shape == (4, 32)
 
 
-# --- what cannot be said ---------------------------------------------------------------------------------------------
+# --- what cannot be expressed ----------------------------------------------------------------------------------------
 
 
-def test_our_own_models_fit_detectron2_and_the_settings_are_told(tmp_path: Path) -> None:
+def test_our_own_models_fit_detectron2_and_the_settings_are_returned(tmp_path: Path) -> None:
     settings = write_foreign(tmp_path / "a.pth", drawn(small(FULL)), "detectron2")
     assert settings["INPUT.FORMAT"] == "RGB"
     assert settings["MODEL.PIXEL_MEAN"] == [123.675, 116.28, 103.53]
@@ -189,8 +190,8 @@ def test_our_own_models_fit_detectron2_and_the_settings_are_told(tmp_path: Path)
     assert settings["MODEL.ROI_HEADS.NUM_CLASSES"] == 3
 
 
-def test_the_settings_told_are_those_that_differ_from_the_base_file(tmp_path: Path) -> None:
-    """By hand, from its reference of settings; masks and keypoints have pools of their own there."""
+def test_the_settings_are_those_that_differ_from_the_base_file(tmp_path: Path) -> None:
+    """By hand, from its reference of settings; masks and keypoints have their own pools there."""
     gn = write_foreign(tmp_path / "a.pkl", drawn(small(GN)), "detectron2")
     assert gn["_BASE_"] == "Base-RCNN-FPN.yaml"
     assert (gn["MODEL.RESNETS.DEPTH"], gn["MODEL.RESNETS.NORM"], gn["MODEL.FPN.NORM"]) == (50, "GN", "GN")
@@ -206,7 +207,7 @@ def test_the_settings_told_are_those_that_differ_from_the_base_file(tmp_path: Pa
     assert not any("FPN" in name for name in c4)
 
 
-def test_what_torchvision_cannot_express_is_a_table_unless_forced(tmp_path: Path) -> None:
+def test_settings_that_torchvision_cannot_express_are_a_table_unless_forced(tmp_path: Path) -> None:
     ours = drawn(small(FULL))
     with pytest.raises(ConfigError, match=r"torchvision cannot express") as error:
         write_foreign(tmp_path / "a.pth", ours, "torchvision")
@@ -256,8 +257,8 @@ def test_each_limit_is_known(to: str, change: Callable[[ModelConfig], ModelConfi
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_no_limit_is_compared_with_itself(to: str) -> None:
-    """Whatever is fixed is named by the target's profile, so that another value is seen."""
+def test_every_fixed_setting_is_in_the_profile(to: str) -> None:
+    """Otherwise its value would be compared with itself, and another one would not be noticed."""
     base = with_profile(replace(FULL, keypoint_head=replace(FULL.keypoint_head, enabled=True)), to)
     for name in set(TARGETS[to].fixed) - {"anchors.order"}:
         room, leaf = name.split(".")
@@ -269,7 +270,7 @@ def test_no_limit_is_compared_with_itself(to: str) -> None:
         assert name in [row[0] for row in inexpressible(changed, to)]
 
 
-def test_the_order_of_anchors_matters_where_there_are_several_a_map() -> None:
+def test_the_order_of_anchors_matters_only_if_a_map_has_several() -> None:
     other = {"torchvision": "size-major", "detectron2": "ratio-major"}
     for to, order in other.items():
         fpn, c4 = with_profile(FULL, to), with_profile(preset("R-50-C4"), to)
@@ -285,12 +286,12 @@ def test_their_own_models_fit(name: str) -> None:
     assert inexpressible(with_profile(GOLDENS[name], to), to) == []
 
 
-def test_a_tensor_without_a_place_is_told_even_if_forced() -> None:
+def test_a_tensor_without_a_place_is_an_error_even_if_forced() -> None:
     with pytest.raises(ConfigError, match=r"no place for 50 tensors"):
         to_foreign(drawn(small(preset("R-50-C4"))), "torchvision", force=True)
 
 
-def test_wrong_words_are_sentences(tmp_path: Path) -> None:
+def test_wrong_arguments_are_one_sentence(tmp_path: Path) -> None:
     ours = drawn(small(FULL))
     with pytest.raises(ConfigError, match="torchvision and detectron2, not for 'keras'"):
         write_foreign(tmp_path / "a.pth", ours, "keras")

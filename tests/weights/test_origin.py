@@ -1,10 +1,10 @@
-"""Tables of names: both directions, offsets, and two names for one tensor."""
+"""Tables of tensor names: both directions, offsets, and two names for one tensor."""
 
 import pytest
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.weights.interop.detectron2 import DETECTRON2
-from maskrcnn.weights.interop.names import rename_all, renamed
+from maskrcnn.weights.interop.origin import rename_all, renamed
 from maskrcnn.weights.interop.torchvision import TORCHVISION
 
 TABLE = (
@@ -30,7 +30,7 @@ def test_a_row_is_read_in_both_directions(ours: str, theirs: str) -> None:
 @pytest.mark.parametrize(
     "name", ["layer1.0.conv4.weight", "layer1.0.conv1.weights", "xlayer1.0.conv1.weight", "layer1.a.conv1.weight", ""]
 )
-def test_what_no_row_says_has_no_name(name: str) -> None:
+def test_a_name_that_matches_no_row_has_no_translation(name: str) -> None:
     assert renamed(name, TABLE, to_ours=True) is None
 
 
@@ -39,11 +39,11 @@ def test_the_first_row_decides_how_a_name_is_written() -> None:
     assert renamed("fc.0.bias", TABLE, to_ours=False) == "fc6.bias"
 
 
-def test_all_are_renamed_and_the_unknown_told() -> None:
+def test_all_are_renamed_and_unknown_names_are_returned() -> None:
     assert rename_all({"fc6.bias": 1, "other": 2}, TABLE, to_ours=True) == ({"fc.0.bias": 1}, ["other"])
 
 
-def test_two_tensors_cannot_be_one() -> None:
+def test_two_tensors_with_one_new_name_are_an_error() -> None:
     with pytest.raises(CheckpointError, match=r"fc6\.bias and head\.bias are both fc\.0\.bias"):
         rename_all({"fc6.bias": 1, "head.bias": 2}, TABLE, to_ours=True)
 
