@@ -1,4 +1,4 @@
-"""Imports point down, heavy libraries stay at the edge, and importing does nothing."""
+"""Imports point down, heavy libraries are imported late, and importing the package has no side effects."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ from tests.architecture.layers import (
     EXPLAINED,
     FLOOR_OF,
     FLOORS,
-    READERS_OF_MODEL_CONFIG,
+    KNOW_THE_WHOLE_CONFIG,
     STRANGERS,
     Import,
     imports_of,
@@ -45,11 +45,11 @@ PUBLIC = {
 }
 
 
-def told(found: list[Import]) -> str:
+def lines(found: list[Import]) -> str:
     return "\n".join(f"{one.importer}, line {one.line}: imports {one.target}" for one in found)
 
 
-def test_the_reader_of_imports_sees_what_is_there() -> None:
+def test_known_imports_are_found() -> None:
     seen = {(one.importer, one.target, one.eager) for one in IMPORTS}
     assert ("model.build", "config", True) in seen
     assert ("ops.nms", "ops.dispatch", True) in seen
@@ -67,10 +67,10 @@ def test_imports_point_down() -> None:
         for one in OWN
         if FLOOR_OF[room(one.target)] > FLOOR_OF[room(one.importer)] and one.target != "__init__"  # for the version
     ]
-    assert not upward, told(upward)
+    assert not upward, lines(upward)
 
 
-def test_rooms_that_must_not_know_each_other_do_not() -> None:
+def test_rooms_do_not_import_those_that_they_must_not_know() -> None:
     wrong = [
         one
         for one in OWN
@@ -78,26 +78,22 @@ def test_rooms_that_must_not_know_each_other_do_not() -> None:
         if room(one.importer) == who
         and any(one.target == other or one.target.startswith(f"{other}.") for other in others)
     ]
-    assert not wrong, told(wrong)
+    assert not wrong, lines(wrong)
 
 
-def test_only_the_parts_list_reads_the_config_of_the_model() -> None:
-    readers = [
-        one
-        for one in OWN
-        if room(one.importer) == "model" and one.target == "config" and one.importer not in READERS_OF_MODEL_CONFIG
-    ]
-    assert not readers, told(readers)
+def test_only_the_page_and_its_parts_list_know_the_whole_config() -> None:
+    inside = {module for module in MODULES if room(module) == "model"}
+    assert {module for module in inside if "ModelConfig" in MODULES[module].read_text()} == KNOW_THE_WHOLE_CONFIG
 
 
-def test_there_are_no_circles() -> None:
-    """Imports inside functions and under `TYPE_CHECKING` count, but for those that their file explains."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports inside functions and under `TYPE_CHECKING` count, except those that a comment in the file explains."""
     below: dict[str, set[str]] = {module: set() for module in MODULES}
     for module, path in MODULES.items():
         for one in imports_of(module, path, for_types=True):
             if one.own and one.target != module and one.target in MODULES and (module, one.target) not in EXPLAINED:
                 below[module].add(one.target)
-    below["__init__"] = set()  # the public names, which are imported when they are first used
+    below["__init__"] = set()  # its public names are imported when they are first used
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -124,31 +120,31 @@ def test_heavy_libraries_are_imported_late() -> None:
         )
         and not (one.target == "typer" and room(one.importer) == "cli")
     ]
-    assert not early, told(early)
+    assert not early, lines(early)
 
 
 @pytest.mark.parametrize("library", ["numba", "triton"])
-def test_kernels_live_in_files_of_their_own(library: str) -> None:
+def test_only_kernel_files_import_kernel_libraries(library: str) -> None:
     wrong = [one for one in FOREIGN if one.target == library and one.eager and not one.importer.endswith(f"_{library}")]
-    assert not wrong, told(wrong)
+    assert not wrong, lines(wrong)
     files = [
         one
         for one in OWN
         if one.eager and one.target.endswith(f"_{library}") and not one.importer.endswith(f"_{library}")
     ]
-    assert not files, told(files)
+    assert not files, lines(files)
 
 
-def test_the_ground_floor_needs_no_torch_but_for_its_bundles() -> None:
+def test_the_ground_floor_does_not_import_torch() -> None:
     wrong = [
         one
         for one in FOREIGN
         if room(one.importer) in set(FLOORS[0]) - {"structures", "device"} and one.target == "torch"
     ]
-    assert not wrong, told(wrong)
+    assert not wrong, lines(wrong)
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names() -> None:
     assert set(maskrcnn.__all__) == PUBLIC
     assert set(dir(maskrcnn)) == PUBLIC | {"__version__"}
     for name in PUBLIC:
@@ -158,13 +154,13 @@ def test_the_public_names_are_these() -> None:
 
 
 def run_python(program: str) -> Any:
-    """What `program` prints, as JSON, in a process of its own."""
+    """Runs `program` in another process and parses what it prints as JSON."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr == ""
     return json.loads(done.stdout)
 
 
-def test_importing_does_nothing() -> None:
+def test_importing_has_no_side_effects() -> None:
     answer = run_python(
         """
 import json, logging, os, random, sys, threading, warnings
@@ -192,7 +188,7 @@ print(json.dumps({"unchanged": state() == before, "light": light, "heavy": heavy
     assert {str(name).split(".")[0] for name in answer["light"]} <= sys.stdlib_module_names
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     answer = run_python(
         """
 import contextlib, io, json, sys
@@ -211,7 +207,7 @@ print(json.dumps({"code": code, "text": text.getvalue(), "heavy": heavy}))
     assert answer["heavy"] == []
 
 
-def test_the_verbs_are_functions_that_help_and_completion_can_read() -> None:
+def test_public_functions_have_typed_parameters_and_docstrings() -> None:
     for verb in (maskrcnn.train, maskrcnn.evaluate, maskrcnn.load):
         assert inspect.isfunction(verb)
         parameters = inspect.signature(verb).parameters.values()
