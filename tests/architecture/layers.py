@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # The libraries that a module may import at its top; all others are imported by the functions that need them.
-EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping"}
+EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping", "msgspec"}
 # Rooms that must not import these others, although they are on the same floor or below.
 STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ops", ("config", "structures", "errors")),
@@ -35,13 +35,9 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("results", ("model", "data.loader")),
 )
 EXPLAINED = {
-    ("results", "visualize"),
     ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
-}  # imports that close a cycle; a comment beside each gives the reason
-KNOW_THE_WHOLE_CONFIG = {
-    "model.build",
-    "model.mask_rcnn",
-}  # within `model`; all others take the config of their own room
+}  # imports that close a circle; why stands beside each
+READERS_OF_MODEL_CONFIG = {"model.build", "model.mask_rcnn"}  # within `model`
 
 
 class Import(NamedTuple):
