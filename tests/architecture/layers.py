@@ -23,9 +23,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-# The libraries that a module may import at its top; all others are imported by the functions that need them.
+# What may be imported while a module is being imported; everything else waits until a function needs it.
 EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping", "msgspec"}
-# Rooms that must not import these others, although they are on the same floor or below.
+# Rooms that must not know others of their own floor or below.
 STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ops", ("config", "structures", "errors")),
     ("model", ("images", "canvas", "inputs", "accelerate")),
