@@ -1,5 +1,5 @@
-# Every script of the project is a target of this file: `make` (the demo), `make test`, `make check`, `make docs`.
-# Each prepares .venv (`make bench`: .bench) by itself, does no work twice and is safe to run again.
+# All scripts of the project: `make` (the demo), `make test`, `make slow`, `make check`, `make format`, `make docs`,
+# `make goldens`, `make bench`. Each installs what it needs into .venv (`make bench`: .bench) and can be repeated.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,40 +9,48 @@ RUNNING := $(VENV)/ready-to-run
 TESTING := $(VENV)/ready-to-test
 BENCH := .bench
 BENCHING := $(BENCH)/ready-to-bench
+# One process per core, at most 4. A file's tests stay in one process, because they share what they have trained.
+# PROCESSES=0 runs everything in this process.
+PROCESSES ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check format docs goldens bench
+.PHONY: demo test slow check format docs goldens bench
 
-demo: $(RUNNING)  ## draws a data set, trains on it, evaluates, predicts, and leaves runs/demo
+demo: $(RUNNING)  ## draws a data set, trains, evaluates, predicts; the results are in runs/demo
 	@$(BIN)/maskrcnn demo --out runs/demo
 
-test: check  ## format, lint, types and every test
-	@$(BIN)/python -m pytest
+test: check  ## check, then all tests that take less than 20 seconds
+	@$(PYTEST) -m "not slow"
 
-check: $(TESTING)  ## format, lint and types
-	@$(BIN)/ruff format --check --quiet . || { echo "make format puts this right"; exit 1; }
+slow: $(TESTING)  ## the tests that take more than 20 seconds
+	@$(PYTEST) -m slow
+
+check: $(TESTING)  ## format, lint and types; warns about long files and functions
+	@$(BIN)/ruff format --check --quiet . || { echo "make format fixes this"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python tests/architecture/sizes.py
 
-format: $(TESTING)  ## writes what check asks for
+format: $(TESTING)  ## formats the code and applies safe lint fixes
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-docs: $(TESTING)  ## writes docs/cli.md from the program, then sees that links resolve and code blocks run
+docs: $(TESTING)  ## generates docs/cli.md, then tests the links, file names, settings and code in the docs
 	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
 
-goldens: $(TESTING)  ## every golden, about six minutes
+goldens: $(TESTING)  ## all goldens, about six minutes
 	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden
 
-bench: $(BENCHING)  ## beside the rivals, on the CPU: benchmarks/results/cpu.md; ARGS=--quick takes under 5 minutes
+bench: $(BENCHING)  ## compares with other libraries on a CPU: benchmarks/results/cpu.md; ARGS=--quick: under 5 minutes
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
-# One environment: what runs the program first, what tests it on top. The stamps date from the pins and the ranges.
-# The rivals have one of their own, because torchvision wants the torch of its release.
+# One environment for the program and its tests, made again when pyproject.toml or constraints.txt change.
+# The benchmarks have their own, because torchvision requires the torch of its release.
 $(BIN)/python $(BENCH)/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "maskrcnn needs Python 3.11 or newer; name one, such as: make PYTHON=python3.12" >&2; exit 2; }
+	  { echo "maskrcnn needs Python 3.11 or newer; choose one, for example: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $*
 
 $(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
@@ -52,11 +60,11 @@ $(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(TESTING): $(RUNNING)
-	@echo "installing what the tests need"
+	@echo "installing the tools for tests"
 	@$(PIP) install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 $(BENCHING): pyproject.toml benchmarks/requirements.txt | $(BENCH)/bin/python
-	@echo "installing the rivals into $(BENCH), some gigabytes"
+	@echo "installing the other libraries into $(BENCH), several gigabytes"
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check -qq install -r benchmarks/requirements.txt --editable .
 	@touch $@

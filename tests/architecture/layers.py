@@ -1,4 +1,7 @@
-"""The house as data: which rooms lie on which floor, and how to read what a file imports."""
+"""The floors of the package, and the imports of a file.
+
+A room is a module or folder directly in `maskrcnn`.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[2] / "maskrcnn"
 
-# A room may import from its own floor and from those below it, never from above.
+# From the ground up. A room imports from its own floor and the floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "device", "categories", "config", "structures"),
     ("ops",),
@@ -38,17 +41,17 @@ READERS_OF_MODEL_CONFIG = {"model.build", "model.mask_rcnn"}  # within `model`
 
 
 class Import(NamedTuple):
-    """One import of a module: by whom, of what, whether while importing, and the line."""
+    """One import in a module."""
 
-    importer: str  # dotted, below the package; `model.rpn`
-    target: str  # dotted, below the package (`ops.nms`), or a foreign module's first name (`torch`)
-    own: bool  # of this package
-    eager: bool
+    importer: str  # dotted name below the package: "model.rpn"
+    target: str  # dotted name below the package ("ops.nms"), or the first name of a library ("torch")
+    own: bool  # whether the target is in this package
+    eager: bool  # whether it runs when the module is imported
     line: int
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name below the package of every file; a folder's `__init__.py` has the folder's name."""
+    """The path of every module by its dotted name below the package; `__init__.py` has the name of its folder."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -62,7 +65,7 @@ def room(module: str) -> str:
 
 
 def imports_of(module: str, path: Path, *, for_types: bool = False) -> list[Import]:
-    """Every import in a file; those under `if TYPE_CHECKING` only `for_types`."""
+    """Every import in a file; those under `if TYPE_CHECKING` only if `for_types`."""
     tree = ast.parse(path.read_text())
     return list(_walk(tree, module, path.name == "__init__.py", eager=True, for_types=for_types))
 

@@ -1,4 +1,4 @@
-"""Imports point down, heavy libraries stay at the edge, and importing does nothing."""
+"""Imports point down, heavy libraries are imported late, and importing the package has no side effects."""
 
 import ast
 import inspect
@@ -50,7 +50,7 @@ def told(found: list[Import]) -> str:
     return "\n".join(f"{one.importer}, line {one.line}: imports {one.target}" for one in found)
 
 
-def test_the_reader_of_imports_sees_what_is_there() -> None:
+def test_known_imports_are_found() -> None:
     seen = {(one.importer, one.target, one.eager) for one in IMPORTS}
     assert ("model.build", "config", True) in seen
     assert ("ops.nms", "ops.dispatch", True) in seen
@@ -101,7 +101,7 @@ def test_there_are_no_circles() -> None:
         for one in imports_of(module, path, for_types=True):
             if one.own and one.target != module and one.target in MODULES and (module, one.target) not in EXPLAINED:
                 below[module].add(one.target)
-    below["__init__"] = set()  # the public names, which are imported when they are first used
+    below["__init__"] = set()  # its public names are imported when they are first used
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -132,7 +132,7 @@ def test_heavy_libraries_are_imported_late() -> None:
 
 
 @pytest.mark.parametrize("library", ["numba", "triton"])
-def test_kernels_live_in_files_of_their_own(library: str) -> None:
+def test_only_kernel_files_import_kernel_libraries(library: str) -> None:
     wrong = [one for one in FOREIGN if one.target == library and one.eager and not one.importer.endswith(f"_{library}")]
     assert not wrong, told(wrong)
     files = [
@@ -143,7 +143,7 @@ def test_kernels_live_in_files_of_their_own(library: str) -> None:
     assert not files, told(files)
 
 
-def test_the_ground_floor_needs_no_torch_but_for_its_bundles() -> None:
+def test_the_ground_floor_does_not_import_torch() -> None:
     wrong = [
         one
         for one in FOREIGN
@@ -152,7 +152,7 @@ def test_the_ground_floor_needs_no_torch_but_for_its_bundles() -> None:
     assert not wrong, told(wrong)
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names() -> None:
     assert set(maskrcnn.__all__) == PUBLIC
     assert set(dir(maskrcnn)) == PUBLIC | {"__version__"}
     for name in PUBLIC:
@@ -162,13 +162,13 @@ def test_the_public_names_are_these() -> None:
 
 
 def run_python(program: str) -> Any:
-    """What `program` prints, as JSON, in a process of its own."""
+    """Runs `program` in another process and parses what it prints as JSON."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr == ""
     return json.loads(done.stdout)
 
 
-def test_importing_does_nothing() -> None:
+def test_importing_has_no_side_effects() -> None:
     answer = run_python(
         """
 import json, logging, os, random, sys, threading, warnings
@@ -196,7 +196,7 @@ print(json.dumps({"unchanged": state() == before, "light": light, "heavy": heavy
     assert {str(name).split(".")[0] for name in answer["light"]} <= sys.stdlib_module_names
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     answer = run_python(
         """
 import contextlib, io, json, sys
@@ -215,7 +215,7 @@ print(json.dumps({"code": code, "text": text.getvalue(), "heavy": heavy}))
     assert answer["heavy"] == []
 
 
-def test_the_verbs_are_functions_that_help_and_completion_can_read() -> None:
+def test_public_functions_have_typed_parameters_and_docstrings() -> None:
     for verb in (maskrcnn.train, maskrcnn.evaluate, maskrcnn.load):
         assert inspect.isfunction(verb)
         parameters = inspect.signature(verb).parameters.values()

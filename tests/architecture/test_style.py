@@ -1,4 +1,4 @@
-"""Small rooms, calm names, types on every function, and a tree that speaks of the project alone."""
+"""Names, words, types and docstrings; no hidden randomness; nothing but the project in the repository."""
 
 import ast
 import re
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.layers import PACKAGE, modules
+from tests.architecture.sizes import MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, warnings
 
 ROOT = PACKAGE.parent
-MAX_FILE, MAX_FUNCTION, MAX_KERNEL, MAX_COLUMNS = 400, 60, 120, 120
 BANNED_NAMES = {
     "utils",
     "util",
@@ -36,7 +36,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def tracked() -> list[Path]:
-    """Files that belong to the repository; where this is no repository, everything that its .gitignore would let in."""
+    """The files of the repository; without git, all files in its folders."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0 and listed.stdout:
         return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
@@ -49,21 +49,45 @@ def tracked() -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_is_read_in_one_sitting(module: str) -> None:
-    lines = MODULES[module].read_text().splitlines()
-    assert len(lines) <= MAX_FILE
+def texts() -> Iterator[tuple[Path, str]]:
+    """Every text file of the repository, by its path from the root."""
+    for path in tracked():
+        if path.suffix not in (".png", ".jpg", ".npz", ".npy", ".safetensors"):
+            yield path.relative_to(ROOT), path.read_text(errors="replace")
+
+
+def occurrences(pattern: re.Pattern[str], *, without: frozenset[str] = frozenset()) -> list[str]:
+    return [
+        f"{path}:{number}: {line.strip()[:100]}"
+        for path, text in texts()
+        if str(path) not in without
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+
+
+def test_long_files_and_functions_are_warned_about(tmp_path: Path) -> None:
+    def file(statements: int, lines: int) -> Path:
+        path = tmp_path / "some.py"
+        path.write_text("def act():\n" + "    pass\n" * statements + "\n" * (lines - statements - 1))
+        return path
+
+    assert list(warnings(file(MOST_LINES_OF_A_FUNCTION - 1, MOST_LINES_OF_A_FILE))) == []
+    (long_function,) = warnings(file(MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_FILE))
+    assert "act has 81 lines" in long_function
+    (long_file,) = warnings(file(1, MOST_LINES_OF_A_FILE + 1))
+    assert "601 lines" in long_file
+
+
+def test_one_word_for_an_image_and_one_for_a_keypoint() -> None:
+    """Apart from "joint training" and Pillow's argument `joint=`. The pattern does not find itself."""
+    pattern = re.compile(r"pictur[e]|(?<![a-z])join[t]s?(?![a-z]|=| training)", re.IGNORECASE)
+    found = occurrences(pattern, without=frozenset({"LICENSE"}))
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_function_fits_on_a_screen(module: str) -> None:
-    limit = MAX_KERNEL if module.endswith(("_numba", "_triton")) else MAX_FUNCTION
-    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(MODULES[module]) if f.end_lineno - f.lineno >= limit}
-    assert not long
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_every_function_says_what_it_returns(module: str) -> None:
+def test_every_function_has_a_return_type(module: str) -> None:
     untyped = [f for f in functions(MODULES[module]) if f.returns is None]
     if module.endswith(("_numba", "_triton")):  # the compiler types what it compiles
         untyped = [f for f in untyped if not f.decorator_list and not f.name.startswith("_")]
@@ -72,13 +96,13 @@ def test_every_function_says_what_it_returns(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_file_says_what_it_is(module: str) -> None:
+def test_every_file_has_a_docstring(module: str) -> None:
     text = MODULES[module].read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text))
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_error_is_swallowed_whole(module: str) -> None:
+def test_no_except_clause_catches_everything(module: str) -> None:
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except, line {node.lineno}"
@@ -89,10 +113,10 @@ def test_no_error_is_swallowed_whole(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_randomness_is_passed_in(module: str) -> None:
-    """No global generator: `torch.rand` and its kin need `generator=`, NumPy's and Python's are not used at all."""
+    """`torch.rand` and similar functions get a `generator`; the global ones of NumPy and Python are not used."""
     tree = ast.parse(MODULES[module].read_text())
     forks = [node for node in ast.walk(tree) if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0])]
-    forked = {inner for fork in forks for inner in ast.walk(fork)}  # there the global generator is put back
+    forked = {inner for fork in forks for inner in ast.walk(fork)}  # these restore the global generator
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or node in forked:
             continue
@@ -106,24 +130,17 @@ def test_randomness_is_passed_in(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_rooms_have_names(module: str) -> None:
+def test_no_file_has_a_name_that_says_nothing(module: str) -> None:
     assert not set(re.split(r"[._]", module)) & BANNED_NAMES
 
 
-def test_the_tree_speaks_of_the_project_alone() -> None:
-    """No package registry's host, no path of somebody's machine; the patterns do not find themselves."""
+def test_files_mention_only_the_project() -> None:
+    """No hosts of package registries and no paths of a developer's machine. The patterns do not find themselves."""
     hosts = r"pyp[i]\.org|pythonhoste[d]\.org|registry\.npmj[s]|deb\.debia[n]"
-    pattern = re.compile(hosts + r"|/hom[e]/\w+/|/User[s]/\w+/|/wor[k]/\w+|/tm[p]/venv")
-    found = []
-    for path in tracked():
-        if path.suffix in (".png", ".jpg", ".npz", ".npy", ".safetensors"):
-            continue
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            if pattern.search(line):
-                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    found = occurrences(re.compile(hosts + r"|/hom[e]/\w+/|/User[s]/\w+/|/wor[k]/\w+|/tm[p]/venv"))
     assert not found, "\n".join(found)
 
 
-def test_nothing_tracked_is_large() -> None:
+def test_no_file_is_large() -> None:
     large = [str(path.relative_to(ROOT)) for path in tracked() if path.stat().st_size > 2 * 2**20]
     assert not large
