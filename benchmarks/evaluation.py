@@ -2,8 +2,9 @@
 
     python -m benchmarks.evaluation [--quick]
 
-Drawn: 7 objects an image, 80 classes, ellipses as RLE; detections are the objects, moved and rescaled, and others. The
-ground truth has been read and the rows are in memory on all sides; from there to AP and AR of boxes and masks.
+Each drawn image has 7 objects of 80 classes, ellipses as RLE. Detections are these objects, moved and rescaled, and
+others that find none. On all sides the work begins with the ground truth read and the rows in memory, and ends with AP
+and AR of boxes and masks.
 """
 
 import contextlib
@@ -66,8 +67,8 @@ def ours(dataset: Dataset, rows: list[dict[str, Any]]) -> Figures:
 
 
 def theirs(path: Path, rows: list[dict[str, Any]], who: str, copies: int) -> Callable[[], Figures]:
-    """As users call them. `loadRes` writes into the rows, so every round has its own; masks come without boxes, whose
-    area `loadRes` would take for the masks'.
+    """As users call them. `loadRes` writes into the rows, so each round has its own copy. Rows of masks have no boxes,
+    or `loadRes` would take the area of the box for that of the mask.
     """
     if who == "pycocotools":
         from pycocotools.coco import COCO
@@ -126,7 +127,7 @@ def draw(folder: Path, count: int) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def detections(rng: np.random.Generator, boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each object four times, moved and rescaled more and more, and others that are none."""
+    """Boxes and labels: each object four times, moved and rescaled more and more, and boxes that find no object."""
     around = np.repeat(boxes, 4, axis=0)
     sides = np.tile(around[:, 2:] - around[:, :2], 2)
     moved = around + sides * rng.normal(0, np.tile([0.02, 0.06, 0.12, 0.25], len(boxes))[:, None], around.shape)
@@ -137,7 +138,7 @@ def detections(rng: np.random.Generator, boxes: np.ndarray, labels: np.ndarray) 
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """float64 [n 4], xyxy, with sides from 10 to 300 pixels, inside the image."""
+    """Boxes inside the image with sides from 10 to 300 pixels, float64 [n 4], xyxy."""
     sides = 10 * 30 ** rng.uniform(0, 1, (count, 2))
     corner = rng.uniform(0, 1, (count, 2)) * (np.array([SIZE[1], SIZE[0]]) - sides)
     return np.concatenate([corner, corner + sides], axis=1).round(2)

@@ -1,8 +1,8 @@
-"""How long it takes until anything happens: importing, `--help`, and the kernels' first compilation.
+"""The time to start: the import, `--help`, and the first compilation of the kernels.
 
     python -m benchmarks.start [--quick]
 
-Every start is a process of its own, in turns, with files in the page cache.
+Each start is a new process; they take turns, with the files in the page cache.
 """
 
 import json
@@ -35,14 +35,14 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def first_prediction(options: Options) -> Row:
-    """A prediction and its RLE with an empty cache of kernels, minus the same with a full one."""
+    """The time of a prediction and its RLE with an empty cache of kernels, minus that with a full one."""
     with tempfile.TemporaryDirectory() as cache:
         again = partial(
             in_a_process, ["-m", "benchmarks.start", "predict", str(options.threads)], {"NUMBA_CACHE_DIR": cache}
         )
         empty, full = again()["seconds"], again()["seconds"]
     return Row(
-        "first prediction on a new machine, beyond the second: kernels compile", Middle(*[empty - full] * 3), bar=20.0
+        "first prediction on a new machine, beyond the second: compiling kernels", Middle(*[empty - full] * 3), bar=20.0
     )
 
 
