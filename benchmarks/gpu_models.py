@@ -119,9 +119,7 @@ def make_batch(size: int, device: str) -> Batch:
     labels = torch.randint(0, 90, (size, SLOTS), generator=rng)
     valid = (torch.arange(SLOTS) < OBJECTS).expand(size, -1).clone()
     drawn = [_ellipse(box) for box in boxes[:, :OBJECTS].flatten(0, 1).tolist()]
-    bits, frames = windows(
-        drawn, np.arange(IMAGE[0]), np.arange(IMAGE[1])
-    )  # one bit for each pixel: torchvision's rule
+    bits, frames = windows(drawn, np.arange(IMAGE[0]), np.arange(IMAGE[1]))  # a bit for each pixel, as in torchvision
     masks, places = torch.zeros(size, SLOTS, *bits.shape[1:], dtype=torch.bool), boxes.clone()
     masks[:, :OBJECTS] = torch.from_numpy(bits).unflatten(0, (size, OBJECTS))
     places[:, :OBJECTS] = torch.from_numpy(frames).unflatten(0, (size, OBJECTS))

@@ -43,7 +43,7 @@ PRODUCTS = (
     "matmul",
 )
 
-# What `MaskRCNN.detect` runs, by the name of its row; then what surrounds it. Parts of the model, and functions.
+# The stages, by the names of their rows: parts of the model, then functions.
 PARTS = {
     "normalisation": "normalise",
     "backbone": "backbone",
