@@ -1,10 +1,10 @@
-"""Every comparison, one process after the other, and one table of them all.
+"""All comparisons, each in a new process, and one table of them.
 
     python -m benchmarks [--quick] [--only inference,masks] [--threads 2] [--results FOLDER]
 
---quick makes fewer rounds of the comparisons that take little time, and leaves out the others. Writes cpu.md and
-cpu.json (cpu-quick.* with --quick, cpu-partial.* with --only). Ends with 1 where a comparison could
-not be made, or its answers differ; a missed bar is told and counted, no more: that is for people to judge.
+--quick leaves out the comparisons that take long, and makes fewer rounds of the others. Writes cpu.md and cpu.json
+(cpu-quick.* with --quick, cpu-partial.* with --only). The exit code is 1 if a comparison fails or its answers differ.
+Missed bars are counted and shown, but do not change the exit code.
 """
 
 import argparse
@@ -66,16 +66,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="under 5 minutes: what takes little time, in fewer rounds and smaller sizes",
+        help="only comparisons that take little time, with fewer rounds and smaller sizes; under 5 minutes",
     )
-    parser.add_argument("--only", help=f"some of {', '.join(COMPARISONS)}")
+    parser.add_argument("--only", help=f"names, separated by commas, of {', '.join(COMPARISONS)}")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args()
 
 
 def compare(name: str, options: argparse.Namespace) -> list[Row | Left]:
-    """The rows of one comparison, made in a process of its own."""
+    """The rows of one comparison, which runs in a new process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--threads", str(options.threads), "--out", str(out)]
@@ -85,12 +85,12 @@ def compare(name: str, options: argparse.Namespace) -> list[Row | Left]:
             [*command, *(["--quick"] if options.quick else [])], cwd=ROOT, env=environment, check=False
         )
         if done.returncode or not out.exists():
-            return [Left(name, f"FAILED with exit code {done.returncode}; its last words stand above")]
+            return [Left(name, f"FAILED with exit code {done.returncode}; its error is printed above")]
         return from_json(out.read_text())
 
 
 def report(rows: list[Row | Left], machine: dict) -> str:
-    """Markdown: the machine, the table, what was left out."""
+    """Markdown: the machine, the table, and what was not compared."""
     measured = [row for row in rows if isinstance(row, Row)]
     left = [row for row in rows if isinstance(row, Left)]
     missed = sum(row.verdict == "MISS" for row in measured)
@@ -98,9 +98,9 @@ def report(rows: list[Row | Left], machine: dict) -> str:
     lines = [
         "# Measured on a CPU",
         "",
-        "`make bench` wrote this. Medians with quartiles in brackets, without brackets one measurement; a ratio is the",
-        "median over rounds in which the contestants took turns, in one process or, where a whole process's time or",
-        "memory is told, in one each. Ratios count; seconds belong to the machine.",
+        "Written by `make bench`. Figures are medians with quartiles in brackets, or single measurements without. A",
+        "ratio is the median over rounds in which the contestants take turns, in one process or, if the time or memory",
+        "of a whole process is measured, in one process each. Compare ratios: seconds depend on the machine.",
         "",
         *(f"- {name}: {value}" for name, value in machine.items()),
         f"- bars: {barred - missed} of {barred} hold",

@@ -1,12 +1,12 @@
-"""What `ablations.py` trains and compares: our small rows, and the tables of the paper that they stand for."""
+"""What `ablations.py` trains and compares: our small rows, and the tables of the paper that they represent."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1000, 160, 2
 STEPS, BATCH = 700, 8
-KEYPOINT_STEPS = 1000  # one object in six has keypoints
-LONGER = 3  # times the steps: from random weights a deeper network needs more
+KEYPOINT_STEPS = 1000  # more, as only one object in six has keypoints
+LONGER = 3  # times the steps: a deeper network needs more from random weights
 SEEDS = 3
 
 COMMON = (
@@ -45,8 +45,8 @@ FPN = (
     "model.fpn.norm=bn",
     "model.mask_head.convs=2",
 )
-# Groups need a block of three layers (ResNeXt, section 3.3), here as costly as R-18's of two; without groups it is half
-# as wide, as ResNet-50's is beside ResNeXt-50's.
+# Groups need a block of three layers (ResNeXt, section 3.3). Here it costs as much as R-18's block of two layers.
+# Without groups it is half as wide, like ResNet-50's beside ResNeXt-50's.
 BOTTLENECK = "model.backbone.block=bottleneck"
 GROUPS = (BOTTLENECK, "model.backbone.groups=8", "model.backbone.width_per_group=16")
 KEYPOINTS = (
@@ -60,7 +60,7 @@ BARE_FCN = "R-18-FPN FCN without norms"
 
 
 def pool(operator: str, aggregate: str) -> tuple[str, str]:
-    """The settings of a RoI operator."""
+    """The settings for a RoI operator."""
     return f"model.pool.operator={operator}", f"model.pool.aggregate={aggregate}"
 
 
@@ -87,7 +87,7 @@ ROWS = {
     "R-18-C4 RoIAlign max": Row("R-18-C4", (*C4, *pool("roi_align", "max"))),
     "R-18-FPN MLP of two": Row("R-18-FPN", (*FPN, "model.mask_head.kind=mlp2")),
     "R-18-FPN MLP of three": Row("R-18-FPN", (*FPN, "model.mask_head.kind=mlp3")),
-    BARE_FCN: Row("R-18-FPN", (*FPN, "model.mask_head.norm=none")),  # as the MLPs have none
+    BARE_FCN: Row("R-18-FPN", (*FPN, "model.mask_head.norm=none")),  # like the MLPs
     "R-34-C4": Row("R-34-C4", C4),
     "R-34-FPN": Row("R-34-FPN", FPN),
     "X-26-8x16d-FPN": Row("R-18-FPN", (*FPN, *GROUPS)),
@@ -98,7 +98,7 @@ ROWS |= {f"{name} x{LONGER}": ROWS[name]._replace(steps=LONGER * STEPS, seeds=1)
 
 
 class Line(NamedTuple):
-    """A row of the paper: AP, AP50 and AP75 in percent, and which of `ROWS` stands for it."""
+    """A row of the paper: AP, AP50 and AP75 in percent, and which of `ROWS` represents it."""
 
     figures: tuple[float, float, float]
     row: str
@@ -106,7 +106,7 @@ class Line(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Two lines of a table, first minus second; `ours` where other rows of ours are compared, and why."""
+    """Two lines of a table, first minus second; `ours` and `why` if other rows of ours are compared."""
 
     first: str
     second: str
@@ -121,7 +121,7 @@ class Table(NamedTuple):
 
 
 def table_2a(title: str, suffix: str = "", more: tuple[Difference, ...] = ()) -> Table:
-    """Depth, FPN and ResNeXt; of our rows those whose names end so."""
+    """Depth, FPN and ResNeXt; `suffix` ends the names of our rows."""
     return Table(
         title,
         {
@@ -137,14 +137,14 @@ def table_2a(title: str, suffix: str = "", more: tuple[Difference, ...] = ()) ->
             Difference("R-101-FPN", "R-101-C4"),
             Difference("R-101-FPN", "R-50-FPN"),
             Difference(
-                "X-101-FPN", "R-101-FPN", (f"X-26-8x16d-FPN{suffix}", f"R-18-FPN{suffix}"), "ours at equal stages"
+                "X-101-FPN", "R-101-FPN", (f"X-26-8x16d-FPN{suffix}", f"R-18-FPN{suffix}"), "ours with equal stages"
             ),
             *more,
         ),
     )
 
 
-EQUAL_BLOCKS = Difference("X-101-FPN", "R-101-FPN", ("X-26-8x16d-FPN", "R-26-FPN"), "ours at equal blocks, too")
+EQUAL_BLOCKS = Difference("X-101-FPN", "R-101-FPN", ("X-26-8x16d-FPN", "R-26-FPN"), "ours also with equal blocks")
 TABLES = {
     "2a": table_2a("backbones, mask AP", more=(EQUAL_BLOCKS,)),
     "2a-longer": table_2a(f"backbones, mask AP, {LONGER} times the steps", f" x{LONGER}"),

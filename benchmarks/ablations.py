@@ -1,15 +1,16 @@
 """python -m benchmarks.ablations [--minutes N] [--tables 2c,2d]
 
-Tables 2a to 2e and 6 of the paper in miniature: the drawn images, R-18 for R-50, R-34 for R-101, 700 steps (keypoints:
-1000) from random weights, three seeds of every row; the backbones once more for three times as long, one seed. A row
-that stands in several tables is trained once; each finished run is a file in benchmarks/results/ablations/, so that
-the same command goes on where the last sitting ended, within a run, too. `--minutes` ends a sitting; `--minutes 0`
-only prints what there is. At most four hours in all on two cores. Two sittings at once, each of one thread
-(OMP_NUM_THREADS=1), share the runs.
+Tables 2a to 2e and 6 of the paper in miniature: drawn images, R-18 for R-50, R-34 for R-101, 700 steps (keypoints:
+1000) from random weights, three seeds for each row; and the backbones again with three times the steps and one seed.
+A row that appears in several tables is trained once. Each finished run is a file in benchmarks/results/ablations/, so
+that the same command continues where the last session stopped, also within a run. `--minutes` ends a session;
+`--minutes 0` only prints what there is. All runs take at most four hours on two cores. Two sessions at once, with one
+thread each (OMP_NUM_THREADS=1), share the runs.
 
-Printed, and written to benchmarks/results/ablations.md: the paper's figures beside ours, and of every difference
-between two rows of the paper whether ours `agrees`, `disagrees` or is `noise`, which is under two standard errors.
-The standard deviation between seeds is pooled over all rows, as three seeds of one row tell little about it.
+The output, which is also written to benchmarks/results/ablations.md, shows the paper's figures beside ours. For each
+difference between two rows of the paper it says whether ours `agrees`, `disagrees` or is `noise`, which means less than
+two standard errors. The standard deviation between seeds is pooled over all rows, as three seeds of one row do not give
+a good estimate.
 """
 
 import argparse
@@ -49,18 +50,18 @@ from .pages import RESULTS, lines_of_table, machine_lines, read_json, write_json
 
 FIGURES = ("AP", "AP50", "AP75")
 
-Results = dict[str, list[dict[str, Any]]]  # by row: what each finished seed gave
+Results = dict[str, list[dict[str, Any]]]  # by row: the figures of each finished seed
 Trainer = Callable[[Row, int, Path], dict[str, Any] | None]
 
 
 def described(row: Row, seed: int) -> dict[str, Any]:
-    """All that decides what a run gives, and so whether a file of an earlier sitting still counts."""
+    """Everything that decides the result of a run. A file of an earlier session counts only if it is the same."""
     data = {"version": drawn.VERSION, "train": TRAIN_IMAGES, "val": VAL_IMAGES, "seed": DATA_SEED}
     return {"model": row.model, "settings": [*COMMON, *row.settings], "steps": row.steps, "seed": seed, "data": data}
 
 
 def collect(folder: Path) -> Results:
-    """The finished runs whose settings are those of today."""
+    """The finished runs that have today's settings."""
     found = {name: [read_json(_file(folder, name, seed)) for seed in range(row.seeds)] for name, row in ROWS.items()}
     return {
         name: [one for seed, one in enumerate(runs) if one and one["run"] == described(ROWS[name], seed)]
@@ -69,11 +70,11 @@ def collect(folder: Path) -> Results:
 
 
 def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[[], float]) -> int:
-    """Trains what is missing, every row with the first seed before any has the second; returns how many still are.
+    """Trains the missing runs, all rows with the first seed before any with the second; returns how many are left.
 
-    `time_left`, in seconds, is asked before each run. An interrupted run leaves no file; `train` may go on with it in
-    the next sitting. One that fails, of a loss that is not finite, is told and stays missing; the others go on. `train`
-    gives None where another sitting is at that run now.
+    `time_left` is called before each run and gives seconds. An interrupted run leaves no file; `train` may continue it
+    in the next session. A run that fails, because its loss is not finite, is reported and stays missing; the others go
+    on. `train` returns None if another session is training that run.
     """
 
     def is_missing(name: str, seed: int) -> bool:
@@ -96,7 +97,7 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
             failed += 1
             continue
         if found is None:
-            print(f"{name}, seed {seed}: another sitting is at it", flush=True)
+            print(f"{name}, seed {seed}: another session is training it", flush=True)
             failed += 1
             continue
         write_json(_file(folder, name, seed), {"run": described(ROWS[name], seed), **found})
@@ -104,14 +105,14 @@ def sit(names: Sequence[str], folder: Path, train: Trainer, time_left: Callable[
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Rows and seeds, the first seeds before the second ones."""
+    """Rows and seeds: all first seeds before the second ones."""
     return sorted(((name, seed) for name in names for seed in range(ROWS[name].seeds)), key=lambda run: run[1])
 
 
 def _outlook(missing: Sequence[tuple[str, int]], folder: Path) -> str:
-    """How many runs there are to go and, by what the finished ones took, how long they will take."""
+    """How many runs are left and, judged by the finished ones, how long they will take."""
     took = {name: mean(run["seconds"] for run in runs) for name, runs in collect(folder).items() if runs}
-    words = f"{len(missing)} runs to go"
+    words = f"{len(missing)} runs left"
     if not took:
         return words
     minutes = sum(took.get(name, mean(took.values())) for name, _ in missing) / 60
@@ -119,11 +120,11 @@ def _outlook(missing: Sequence[tuple[str, int]], folder: Path) -> str:
 
 
 def train_drawn(out: Path) -> Trainer:
-    """The real trainer: runs below `out`, each removed once its figures are known."""
+    """The real trainer: runs in folders below `out`, each removed when its figures are known."""
 
     def train(row: Row, seed: int, name: Path) -> dict[str, Any] | None:
         out.mkdir(parents=True, exist_ok=True)
-        with open(out / f"{name}.lock", "w") as lock:  # let go of with the process, however that ends
+        with open(out / f"{name}.lock", "w") as lock:  # released with the process, however that ends
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -135,7 +136,7 @@ def train_drawn(out: Path) -> Trainer:
         from maskrcnn.reports.run_report import read_history
 
         with open(out / "data.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two sittings one draws
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one of two sessions draws
             drawn.draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=True)
         run = out / name
         settings = (*COMMON, *row.settings)
@@ -160,16 +161,16 @@ def _slug(name: str, seed: int) -> str:
     return f"{name.replace(' ', '_')}.{seed}"
 
 
-# --- what they say ------------------------------------------------------------------------------------------------
+# --- tables and verdicts --------------------------------------------------------------------------------------------
 
 
 def values(results: Results, row: str, task: str, figure: str) -> list[float]:
-    """One figure of a row, in percent, seed by seed; what could not be measured is 0."""
+    """One figure of a row, in percent, seed by seed; 0 if it could not be measured."""
     return [100 * (run[task][figure] or 0.0) for run in results.get(row, [])]
 
 
 def spread(results: Results, task: str, figure: str) -> float | None:
-    """The standard deviation between seeds, pooled over the rows that have the task; None below two seeds."""
+    """The standard deviation between seeds, pooled over the rows that have the task; None without two seeds."""
     several = [values(results, row, task, figure) for row, runs in results.items() if runs and task in runs[0]]
     several = [each for each in several if len(each) > 1]
     freedom = sum(len(each) - 1 for each in several)
@@ -177,7 +178,7 @@ def spread(results: Results, task: str, figure: str) -> float | None:
 
 
 def compare(results: Results, rows: tuple[str, str], task: str, figure: str) -> tuple[float, float] | None:
-    """The difference of two rows' means, and its standard error; None unless both have a seed and some row has two."""
+    """The difference of two rows' means, and its standard error. None if a row has no seed, or no row has two."""
     first, second = (values(results, row, task, figure) for row in rows)
     deviation = spread(results, task, figure)
     if not first or not second or deviation is None:
@@ -186,7 +187,7 @@ def compare(results: Results, rows: tuple[str, str], task: str, figure: str) -> 
 
 
 def verdict(paper: float, ours: float, error: float) -> str:
-    """`agrees` or `disagrees` by the signs, or `noise` where ours is under two standard errors."""
+    """`agrees` or `disagrees` by the signs, or `noise` if ours is less than two standard errors."""
     if abs(ours) < 2 * error or ours == 0:
         return "noise"
     return "agrees" if ours * paper > 0 else "disagrees"
@@ -209,7 +210,7 @@ def table_lines(name: str, results: Results) -> list[str]:
         for k, figure in ((0, "AP"), (2, "AP75")):
             paper = first.figures[k] - second.figures[k]
             found = compare(results, one.ours or (first.row, second.row), first.task, figure)
-            cells += [f"{paper:+.1f}", *(("–", "–") if found is None else _told(paper, *found))]
+            cells += [f"{paper:+.1f}", *(("–", "–") if found is None else _judged(paper, *found))]
         compared.append([label, *cells])
     second_head = ["difference", "AP, paper", "ours", "", "AP75, paper", "ours", ""]
     return [
@@ -222,7 +223,7 @@ def table_lines(name: str, results: Results) -> list[str]:
     ]
 
 
-def _told(paper: float, ours: float, error: float) -> tuple[str, str]:
+def _judged(paper: float, ours: float, error: float) -> tuple[str, str]:
     return f"{ours:+.1f} ± {error:.1f}", verdict(paper, ours, error)
 
 
@@ -239,14 +240,12 @@ def report(results: Results) -> list[str]:
         "",
         f"{TRAIN_IMAGES} drawn images of {drawn.SIDE} x {drawn.SIDE} pixels, {STEPS} steps of {BATCH} (keypoints: "
         f"{KEYPOINT_STEPS}; 2a-longer: {LONGER * STEPS}) from random weights, measured on {VAL_IMAGES} others. "
-        "Networks "
-        "are narrower than the paper's "
-        "(32 channels in the stem, 64 in the FPN), C4 learns from 16 RoIs of an image, the others from 32; neck and "
-        "convolutional mask branch have norms. Ours are means over seeds, ± is one standard error of the difference, "
-        "`noise` is under two.",
+        "Networks are narrower than the paper's (32 channels in the stem, 64 in the FPN). C4 learns from 16 RoIs of an "
+        "image, the others from 32. The neck and the convolutional mask branch have norms. Our figures are means over "
+        "seeds; ± is one standard error of the difference, and `noise` is less than two.",
         "",
-        f"{len(runs)} of {len(_runs(list(ROWS)))} runs; at the pace of each row's quickest, as others had to share "
-        f"their core or were paused, {minutes:.0f} minutes of one sitting. Standard deviation between seeds, pooled "
+        f"{len(runs)} of {len(_runs(list(ROWS)))} runs; {minutes:.0f} minutes in one session if each run were as fast "
+        f"as the fastest of its row (some shared their core or were paused). Standard deviation between seeds, pooled "
         f"over all rows: {', '.join(deviations) or 'not known yet'}.",
         "",
     ]
@@ -268,9 +267,11 @@ def wanted(tables: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="of this sitting")
-    parser.add_argument("--tables", default="", help="such as 2c,2d; all unless given")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="of images and unfinished runs")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="length of this session")
+    parser.add_argument("--tables", default="", help="such as 2c,2d; by default all")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablations"), help="folder for images and unfinished runs"
+    )
     args = parser.parse_args()
     ends = time.monotonic() + 60 * args.minutes
     if 0 < args.minutes < math.inf:
@@ -282,7 +283,7 @@ def main() -> int:
     lines = report(collect(RESULTS / "ablations"))
     write_lines(RESULTS / "ablations.md", lines)
     print("\n".join(lines))
-    print(f"{left} of {len(_runs(names))} runs are left; the same command goes on" if left else "all runs are done")
+    print(f"{left} of {len(_runs(names))} runs are left; the same command continues" if left else "all runs are done")
     return 0
 
 

@@ -1,10 +1,10 @@
-"""How many of its float32 detections a model keeps in bf16: ours on all goldens, torchvision on its own.
+"""The share of its float32 detections that a model keeps in bf16: ours on all goldens, torchvision on its own goldens.
 
     python -m benchmarks.agreement [--quick]
 
-Same weights, same images; a detection is kept where bf16 has one of the same label at IoU 0.9. X-101 is left out:
-with drawn weights its scores nearly tie. Where MASKRCNN_BENCH_NUCLEI names a trained nuclei model and
-MASKRCNN_TEST_DATA the folder of its data, its mask AP in both precisions too (some minutes).
+Same weights, same images. A detection is kept if bf16 has one of the same label at IoU 0.9. X-101 is left out: with
+drawn weights its scores nearly tie. If MASKRCNN_BENCH_NUCLEI names a trained nuclei model and MASKRCNN_TEST_DATA the
+folder of its data, the mask AP of that model in both precisions follows (some minutes).
 """
 
 import os
@@ -54,12 +54,12 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def mean_of(values: list[float]) -> Middle:
-    """In percent; lowest and highest in place of quartiles."""
+    """In percent, with the lowest and highest in place of quartiles."""
     return Middle(100 * float(np.mean(values)), 100 * min(values), 100 * max(values))
 
 
 def shares(predict: Callable[[np.ndarray, bool], Answer], images: list[str]) -> list[float]:
-    """What bf16 keeps of float32, image by image."""
+    """The share of float32's detections that bf16 keeps, image by image."""
     return [kept(predict(image(name), False), predict(image(name), True)) for name in images]
 
 
@@ -75,8 +75,8 @@ def torchvision_predictor(name: str) -> Callable[[np.ndarray, bool], Answer]:
 
 
 def nuclei() -> Row | Left:
-    """Mask AP of the trained model that MASKRCNN_BENCH_NUCLEI names, in both precisions."""
-    what = "mask AP that bf16 costs the trained nuclei model"
+    """The mask AP of the trained model that MASKRCNN_BENCH_NUCLEI names, in both precisions."""
+    what = "difference of the trained nuclei model's mask AP in bf16 and float32"
     weights, data = os.environ.get("MASKRCNN_BENCH_NUCLEI"), os.environ.get("MASKRCNN_TEST_DATA")
     if not weights or not data:
         return Left(what, "MASKRCNN_BENCH_NUCLEI (a checkpoint) or MASKRCNN_TEST_DATA (nuclei/ in it) is not set")

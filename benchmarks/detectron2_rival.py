@@ -1,4 +1,4 @@
-"""Detectron2, where it can be imported: its models with drawn weights, and the work its users do."""
+"""Detectron2, if it can be imported: its models with drawn weights, and the work that its users do."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from .rivals import Answer, draw
 
-# Its configs lie in three folders.
+# The folders of its configs.
 _FOLDERS = {"mask": "COCO-InstanceSegmentation", "keypoint": "COCO-Keypoints", "faster": "COCO-Detection"}
 
 
@@ -23,7 +23,7 @@ def detectron2_model(golden: str) -> nn.Module:
 
 
 def detectron2_predicts(model: nn.Module, array: np.ndarray) -> Answer:
-    """As its DefaultPredictor does: BGR, shorter side 800, model (which pastes), RLE."""
+    """As its DefaultPredictor does it: BGR, shorter side 800, model (which pastes), RLE."""
     from detectron2.data.transforms import ResizeShortestEdge  # pyright: ignore
     from pycocotools import mask as coco_mask
 

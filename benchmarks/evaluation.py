@@ -137,7 +137,7 @@ def detections(rng: np.random.Generator, boxes: np.ndarray, labels: np.ndarray) 
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """float64 [n 4], xyxy, with sides from 10 to 300 pixels, inside the image."""
+    """Boxes inside the image with sides from 10 to 300 pixels, float64 [n 4], xyxy."""
     sides = 10 * 30 ** rng.uniform(0, 1, (count, 2))
     corner = rng.uniform(0, 1, (count, 2)) * (np.array([SIZE[1], SIZE[0]]) - sides)
     return np.concatenate([corner, corner + sides], axis=1).round(2)

@@ -1,7 +1,7 @@
 """torchvision's model as ONNX, run by OpenVINO and ONNX Runtime: resized image in, boxes and M x M masks out.
 
 Resize and paste are left out: OpenVINO cannot convert the paste, and deployments do both themselves. The file is kept
-in the benchmarks' environment, where it belongs to the versions that wrote it.
+in the benchmarks' environment; its name holds the versions that wrote it.
 """
 
 import warnings
@@ -20,12 +20,13 @@ from .rivals import Answer
 CACHE = Path(__file__).parents[1] / ".bench" / "cache"
 NAMES = ["boxes", "labels", "scores", "masks"]
 
-Engine = Callable[[np.ndarray], Answer]
+Detector = Callable[[np.ndarray], Answer]
 
 
 class WithoutPaste(nn.Module):
-    """torchvision's model from the resized image, [1 3 h w] of 0..1, to boxes [D 4] on the canvas, labels and scores
-    [D], masks [D 1 M M].
+    """torchvision's model between resize and paste.
+
+    From the resized image, [1 3 h w] of 0..1, to boxes [D 4] on the canvas, labels [D], scores [D], masks [D 1 M M].
     """
 
     mean: Tensor
@@ -48,14 +49,14 @@ class WithoutPaste(nn.Module):
 
 
 def export(model: nn.Module, size: tuple[int, int], canvas: tuple[int, int]) -> Path:
-    """The ONNX file of `model` for images of `size`, written once."""
+    """The ONNX file of `model` for images of `size` (height, width) on a canvas. It is written once."""
     path = CACHE / f"torchvision-{torchvision.__version__}-torch-{torch.__version__}-{size[0]}x{size[1]}.onnx"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         example = torch.rand(1, 3, *size)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing, which the newer exporter does without, and fails at it
+            warnings.simplefilter("ignore")  # of tracing; the newer exporter does not trace, but fails on this model
             torch.onnx.export(
                 WithoutPaste(model, size, canvas).eval(), (example,), str(part), dynamo=False, opset_version=17,
                 input_names=["pixels"], output_names=NAMES,
@@ -64,8 +65,8 @@ def export(model: nn.Module, size: tuple[int, int], canvas: tuple[int, int]) -> 
     return path
 
 
-def openvino_engine(path: Path, precision: str, threads: int) -> Engine:
-    """`precision` is f32 or bf16."""
+def openvino_detector(path: Path, precision: str, threads: int) -> Detector:
+    """The file run by OpenVINO; `precision` is f32 or bf16."""
     import openvino
 
     settings = {
@@ -83,7 +84,8 @@ def openvino_engine(path: Path, precision: str, threads: int) -> Engine:
     return run
 
 
-def onnxruntime_engine(path: Path, threads: int) -> Engine:
+def onnxruntime_detector(path: Path, threads: int) -> Detector:
+    """The file run by ONNX Runtime, in float32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

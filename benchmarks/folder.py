@@ -1,8 +1,8 @@
-"""A folder of JPEGs to RLE: ours, which reads and resizes ahead, beside a loop over torchvision.
+"""From a folder of JPEGs to RLE: ours, which reads and resizes images ahead, beside a loop over torchvision.
 
     python -m benchmarks.folder [--quick]
 
-R-50-FPN, images of 640 x 480, 100 detections each; per image, decoding included on both sides.
+R-50-FPN, images of 640 x 480 with 100 detections each. Seconds are for one image, decoding included on both sides.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ def compare(options: Options) -> list[Row | Left]:
     predictor = ours_from(rival.state_dict())
     with tempfile.TemporaryDirectory() as folder:
         array = image()
-        for number in range(count):  # each another one
+        for number in range(count):  # all different
             Image.fromarray(np.roll(array, 40 * number, axis=1)).save(Path(folder) / f"{number}.jpg", quality=95)
         theirs, exact = one_by_one(rival, Path(folder)), ours(predictor, Path(folder), "fp32")
         same = float(np.mean([kept(a, b) for a, b in zip(theirs, exact, strict=True)]))

@@ -1,10 +1,10 @@
-"""What memory our own main jobs take: a long prediction, which must not grow, predictions kept, and a training step.
+"""The memory of a long prediction, which must not grow, of results that are kept, and of a training step.
 
     python -m benchmarks.footprint [--quick]
 
-Each in a process of its own; weights are random, but every branch has all its slots to work on. Growth is the resident
-memory after 1,000 images over that after 50. The peak is the process's, imports included, over two steps: the second
-has the momentum of the first beside its gradients.
+Each runs in a new process. Weights are random, but every branch has all its slots to work on. Growth is the resident
+memory after 1,000 images divided by that after 50. The peak is that of the process, imports included, over two training
+steps: the second holds the momentum of the first beside its gradients.
 """
 
 import json
@@ -18,16 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn.accelerate.prepare import limit, prepare
 from maskrcnn.categories import Category
 from maskrcnn.config import TrainConfig, preset
 from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.predict import Predictor, load_image
+from maskrcnn.predict import Predictor
 from maskrcnn.results import from_detections
-from maskrcnn.structures import GroundTruth, Images
+from maskrcnn.structures import GroundTruth, Images, Proposals, RoIs
 from maskrcnn.training.optim import build_optimizer, clip
 
 from .harness import Left, Middle, Options, Row, run
@@ -46,49 +45,46 @@ def compare(options: Options) -> list[Row | Left]:
 
     found, kept, trained = part("predict"), part("keep"), part("train")
     growth, peak = found["end"] / found["warm"], trained["peak"] * 1e6 / 2**30
-    told = f"{found['warm']:.0f} MB after {WARM}, {found['end']:.0f} MB at the end"
+    memory = f"{found['warm']:.0f} MB after {WARM}, {found['end']:.0f} MB at the end"
     work = f"{trained['rois']} RoIs, {trained['foreground']} foreground, loss {trained['loss']:.2f}"
     return [
         Row(
             f"predict {found['images']} images of 256 x 256, R-18-FPN: resident memory, end / after {WARM}",
-            Middle(growth, growth, growth), "", bar=1.05, answers=told,
+            Middle(growth, growth, growth), "", bar=1.05, answers=memory,
         ),
         Row(
-            f"{kept['results']} predictions of 100 masks kept at once, each with its RLE: memory",
+            f"{kept['results']} results of 100 masks kept at once, each with its RLE: memory",
             Middle(*[kept["held"] / 1e3] * 3), "GB", answers=f"{kept['held'] / kept['results']:.2f} MB each",
         ),
         Row(
-            f"training step, R-50-FPN, float32, 2 images of 800 x 1088, {OBJECTS} objects each, batch norm, stem and "
-            "res2 frozen: peak of the process",
+            f"training step, R-50-FPN, float32, 2 images of 800 x 1088, {OBJECTS} objects each; batch norm, stem and "
+            "res2 are frozen: peak of the process",
             Middle(peak, peak, peak), "GiB", bar=8.0, answers=work,
         ),
     ]  # fmt: skip
 
 
 def untrained() -> Predictor:
-    """Its 81 classes have about the same probability each, so that with a threshold below 1 / 81 all slots fill."""
-    config = replace(preset("R-18-FPN"), classes=80)
+    """All 81 classes are about equally probable, so that with a threshold below 1 / 81 all slots are filled."""
     categories = tuple(Category(id, f"class {id}") for id in range(1, 81))
-    return Predictor(build(config), config, categories, device="cpu")
+    return Predictor(build(replace(preset("R-18-FPN"), classes=80)), categories)
 
 
 def keep() -> dict[str, float]:
-    """Resident memory in MB that results of one image's detections take, made again and again."""
-    predictor = untrained()
-    model = prepare(predictor.model)
-    limit(model, score_threshold=0.01)
-    (images,) = load_image(np.zeros((480, 640, 3), np.uint8), predictor.config).views
+    """The resident memory in MB of many results, all made from the detections of one image."""
+    engine = untrained().engine("fp32").limited(score_threshold=0.01)
+    images = engine.prepare(np.zeros((480, 640, 3), np.uint8))
     with torch.inference_mode():
-        detections = model.detect(images)
+        detections = engine.backend.detect(images)
     before, results = memory_mb()[0], []
     for _ in range(KEPT):
-        results += from_detections(detections, images, predictor.categories)
+        results += from_detections(detections, images, engine.config, engine.categories)
         assert len(results[-1]) == len(results[-1].rle or []) == 100
     return {"results": len(results), "held": memory_mb()[0] - before}
 
 
 def predict(images: int) -> dict[str, float]:
-    """Resident memory in MB on the way through as many files."""
+    """The resident memory in MB while so many files are predicted."""
     predictor = untrained()
     held: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +99,7 @@ def predict(images: int) -> dict[str, float]:
 
 
 def train() -> dict[str, float]:
-    """The peak in MB, and what the heads had to learn from."""
+    """The peak in MB, and how many RoIs the heads learned from."""
     config, settings = preset("R-50-FPN"), TrainConfig()
     assert (config.backbone.norm, config.backbone.freeze_at) == ("frozen_bn", 2)
     model = build(config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -139,27 +135,26 @@ def batch(classes: int) -> tuple[Images, GroundTruth]:
 
 
 def as_if_trained(model: MaskRCNN, objects: Tensor) -> dict[str, int]:
-    """Puts half of the proposals on objects, as a trained RPN does. Gives a table of what was sampled of them."""
-    rng, steps = torch.Generator().manual_seed(1), model.steps
+    """Puts half of the proposals on objects, as a trained RPN does. The table returned counts the RoIs sampled."""
+    rng, sample = torch.Generator().manual_seed(1), model.sample
     counts = {"rois": 0, "foreground": 0}
 
-    def propose(*arguments: Any) -> Any:
-        found = steps.propose_train(*arguments)
-        B, P, _ = found.boxes.shape
+    def moved(proposals: Proposals) -> Proposals:
+        B, P, _ = proposals.boxes.shape
         near = objects[:, torch.arange(P) % OBJECTS]
         extent = (near[..., 2:] - near[..., :2]).repeat(1, 1, 2)
         stray = torch.where(torch.arange(P)[:, None] // OBJECTS % 2 > 0, 0.03, 0.8)
         near = near + stray * extent * torch.randn(B, P, 4, generator=rng)
         boxes = torch.cat((torch.minimum(near[..., :2], near[..., 2:] - 8), near[..., 2:]), -1)
         boxes = boxes.clamp(min=0).minimum(torch.tensor([1088.0, 800, 1088, 800]))
-        return found._replace(boxes=boxes, valid=torch.ones_like(found.valid))
+        return proposals._replace(boxes=boxes, valid=torch.ones_like(proposals.valid))
 
-    def sample(*arguments: Any) -> Any:
-        rois = steps.sample_rois(*arguments)
+    def sample_moved(pyramid: list[Tensor], proposals: Proposals, gt: GroundTruth, images: Images) -> RoIs:
+        rois = sample(pyramid, moved(proposals), gt, images)
         counts.update(rois=int(rois.valid.sum()), foreground=int(rois.foreground.sum()))
         return rois
 
-    model.steps = steps._replace(propose_train=propose, sample_rois=sample)
+    model.sample = sample_moved
     return counts
 
 

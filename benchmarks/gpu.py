@@ -1,9 +1,9 @@
 """python benchmarks/gpu.py [--minutes 8.5] [--only checks,detection-8] [--out benchmarks/results]
 
-For a machine with an NVIDIA GPU, under nine minutes: kernels against their references first, then R-50-FPN on 800 x
-1344, detection and training, ours beside torchvision (and Detectron2 where it can be imported) at batch 8, 1 and 16.
-Each section is a process of its own: one that fails, hangs or breaks the device says so, and the rest goes on. Rows are
-printed and written as they come, to gpu_<device>_<month>.json and .md.
+For a machine with an NVIDIA GPU; takes less than nine minutes. First kernels are compared with their references, then
+R-50-FPN on 800 x 1344 is timed, detection and training, ours beside torchvision (and Detectron2 if it can be imported)
+at batch 8, 1 and 16. Each section runs in a new process: if one fails, hangs or breaks the device, that is reported,
+and the others go on. Rows are printed and written as they come, to gpu_<device>_<month>.json and .md.
 """
 
 import argparse
@@ -22,20 +22,21 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-LEAST = 20  # seconds left without which no section is started
-LEGEND = """The same weights, images and objects; from pixels on the GPU to boxes and 28 x 28 masks there. cuDNN tries
-out algorithms for everybody; in training torchvision is measured without that, too, and the faster is the rival.
-ms: of calls one after the other, p20, median and p80 of seven rounds in turns; alone: of one call on a quiet device.
-GiB: what a call takes on top of what is allocated; of a graph, what it reserves, gradients included.
-Products: share of device time in convolutions and matrix products. Waits: of the host for the device, as torch
-notices them.
+LEAST = 20  # no section is started if fewer seconds are left
+LEGEND = """The same weights, images and objects for all; from pixels on the GPU to boxes and 28 x 28 masks there. cuDNN
+searches for the fastest algorithms; in training, torchvision is also measured without that search, and its faster
+figure counts.
+ms: p20, median and p80 of seven rounds in turns, of calls that follow each other; alone: of one call on an idle device.
+GiB: what a call takes beyond what is allocated; for a graph, what it reserves, gradients included.
+Products: the share of device time in convolutions and matrix products. Waits: how often the host waits for the device,
+as far as torch notices it.
 """.split("\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.5, help="when to stop, whatever is left to do")
-    parser.add_argument("--only", default="", help="sections, by name, with commas between")
+    parser.add_argument("--minutes", type=float, default=8.5, help="when to stop, even if sections are left")
+    parser.add_argument("--only", default="", help="names of sections, separated by commas")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--section", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
@@ -44,7 +45,7 @@ def main() -> int:
 
     if not torch.cuda.is_available():
         print(
-            "benchmarks/gpu.py measures on an NVIDIA GPU, and torch finds none here: nothing was run", file=sys.stderr
+            "benchmarks/gpu.py measures on an NVIDIA GPU, but torch finds none here: nothing was run", file=sys.stderr
         )
         return 2
     from benchmarks.gpu_sections import SECTIONS
@@ -60,7 +61,7 @@ def main() -> int:
     for name in wanted:
         left = deadline - time.monotonic()
         if left < LEAST:
-            rows.append(told({"section": name, "kind": "note", "text": "not run: the time is up"}))
+            rows.append(printed({"section": name, "kind": "note", "text": "not run: the time is up"}))
             continue
         rows += run_section(name, min(SECTIONS[name].seconds, left))
         write(args.out, rows, partial=bool(args.only))
@@ -69,7 +70,7 @@ def main() -> int:
 
 
 def run_section(name: str, seconds: float) -> list[dict[str, Any]]:
-    """The rows of a section, run in a process of its own that is ended after `seconds`."""
+    """The rows of a section. It runs in a new process, which is stopped after `seconds`."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
@@ -83,22 +84,22 @@ def run_section(name: str, seconds: float) -> list[dict[str, Any]]:
             code = None
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # compilers that it started, too
+                os.killpg(process.pid, signal.SIGKILL)  # also the compilers that it started
                 process.wait()
         rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     took = round(time.monotonic() - started, 1)
-    ended = {0: "done", None: f"ended after its {seconds:.0f} s"}.get(code, f"failed with exit code {code}")
-    rows.append(told({"section": name, "kind": "section", "seconds": took, "ended": ended, "passed": code == 0}))
+    ended = {0: "done", None: f"stopped after {seconds:.0f} s"}.get(code, f"failed with exit code {code}")
+    rows.append(printed({"section": name, "kind": "section", "seconds": took, "ended": ended, "passed": code == 0}))
     return rows
 
 
 def child(name: str, path: Path) -> int:
-    """Runs one section, and adds its rows to the file as they come."""
+    """Runs one section and adds its rows to the file as they come."""
     from benchmarks.gpu_sections import SECTIONS
 
     def report(row: Mapping[str, Any]) -> None:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(told({"section": name, **row})) + "\n")
+            file.write(json.dumps(printed({"section": name, **row})) + "\n")
 
     try:
         SECTIONS[name].run(report)
@@ -108,7 +109,7 @@ def child(name: str, path: Path) -> int:
     return 0
 
 
-def told(row: dict[str, Any]) -> dict[str, Any]:
+def printed(row: dict[str, Any]) -> dict[str, Any]:
     """Prints a row, without the kernels of its profile, and returns it."""
     shown = {key: value for key, value in row.items() if key != "profile"}
     if profile := row.get("profile"):
@@ -118,7 +119,7 @@ def told(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: Path, rows: list[dict[str, Any]], *, partial: bool) -> None:
-    """Everything as JSON, and what a reader wants as Markdown. A `partial` run takes no whole one's place."""
+    """Everything as JSON, and the tables as Markdown. A `partial` run does not overwrite the files of a whole one."""
     found = next((row for row in rows if row["kind"] == "machine"), {"gpu": "unknown GPU"})
     name = f"gpu_{'-'.join(str(found['gpu']).lower().split())}_{time.strftime('%Y-%m')}{'_partial' * partial}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +145,8 @@ def markdown(found: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
         for row in rows
         if row["kind"] in ("check", "answers")
     ]
-    told_apart = [row for row in rows if row["kind"] in ("failure", "note") or row.get("ended", "done") != "done"]
-    lines += ["", *(f"- {_remark(row)}" for row in told_apart), ""]
+    remarks = [row for row in rows if row["kind"] in ("failure", "note") or row.get("ended", "done") != "done"]
+    lines += ["", *(f"- {_remark(row)}" for row in remarks), ""]
     return "\n".join(lines)
 
 

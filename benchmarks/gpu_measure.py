@@ -1,4 +1,4 @@
-"""What one call costs on a GPU: milliseconds, memory, where the time goes, and how often the host waited."""
+"""What one call costs on a GPU: milliseconds, memory, where the time goes, and how often the host waits."""
 
 import json
 import re
@@ -27,14 +27,14 @@ _WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStre
 
 
 class Graphed:
-    """`run`, captured in a CUDA graph for each set of shapes that it meets: one graph a canvas and batch.
+    """`run`, captured in a CUDA graph for each set of shapes that it is called with: one for each canvas and batch.
 
-    What it returns is overwritten by the next call of the same shapes.
+    A call's answer is overwritten by the next call of the same shapes.
     """
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self.run = run
-        self.gib = 0.0  # that the captured graphs hold
+        self.gib = 0.0  # held by the captured graphs
         self.graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[torch.Tensor], Any]] = {}
 
     def __call__(self, *bundles: Any) -> Any:
@@ -67,10 +67,10 @@ class Graphed:
 
 
 def interleaved(runs: Mapping[str, Run], seconds: float, most_rounds: int = 7) -> dict[str, dict[str, float]]:
-    """Milliseconds of a call of each, in turns, after a warm-up; `seconds` is about what all may take.
+    """The milliseconds of one call of each, in turns, after a warm-up; all together take about `seconds`.
 
-    `ms` is of calls one after the other, as a loop makes them, over the p20, median and p80 of the rounds; `alone` of
-    a call from a quiet device until it is quiet again.
+    `p20`, `ms` (the median) and `p80` are of the rounds, in which calls follow each other as in a loop; `alone` is of a
+    call that begins and ends with an idle device.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     alone: dict[str, list[float]] = {name: [] for name in runs}
@@ -82,13 +82,13 @@ def interleaved(runs: Mapping[str, Run], seconds: float, most_rounds: int = 7) -
     calls = {name: max(2, min(50, int(seconds * 1e3 / rounds / len(runs) / ms))) for name, ms in once.items()}
     for _ in range(rounds):
         for name, run in runs.items():
-            alone[name].append(milliseconds(run, 1))  # a warm-up too, after another's turn
+            alone[name].append(milliseconds(run, 1))  # also a warm-up, after the turn of another
             times[name].append(milliseconds(run, calls[name]))
     return {name: {**_spread(times[name]), "alone": round(statistics.median(alone[name]), 3)} for name in runs}
 
 
 def milliseconds(run: Run, calls: int) -> float:
-    """Of one of `calls` calls without a pause."""
+    """The mean of `calls` calls without a pause."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(calls):
@@ -103,7 +103,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 
 
 def peak_gib(run: Run) -> float:
-    """Memory that a call takes on top of what is allocated when it begins; of a graph, what it holds."""
+    """The memory that a call takes beyond what is allocated when it begins; for a graph, what the graph holds."""
     if isinstance(graphed := getattr(run, "func", None), Graphed):
         return round(graphed.gib, 3)
     torch.cuda.synchronize()
@@ -115,7 +115,7 @@ def peak_gib(run: Run) -> float:
 
 
 def waits(run: Run) -> int:
-    """How often the host waits for the device in a call, as far as torch notices."""
+    """How often the host waits for the device in a call, as far as torch notices it."""
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -128,10 +128,10 @@ def waits(run: Run) -> int:
 
 
 def where_time_goes(run: Run) -> dict[str, Any]:
-    """Of one call: device milliseconds, the share of them in convolutions and matrix products, kernels, waits.
+    """Of one call: device milliseconds, the share of convolutions and matrix products in them, kernels, waits.
 
-    `top` are the largest kernels by name, with milliseconds and whether they count as products, so that the
-    classification can be checked.
+    `top` lists the kernels that take longest, with their milliseconds and whether they count as products, so that a
+    reader can check the classification.
     """
     run()
     torch.cuda.synchronize()
@@ -146,7 +146,7 @@ def where_time_goes(run: Run) -> dict[str, Any]:
 
 
 def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `where_time_goes` says, from the events of a trace; durations in them are microseconds."""
+    """What `where_time_goes` returns, from the events of a trace, whose durations are microseconds."""
     kernels: dict[str, float] = {}
     count = 0
     for event in events:

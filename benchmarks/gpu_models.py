@@ -1,12 +1,11 @@
 """R-50-FPN on 800 x 1344, ours and the rivals', with the same weights, the same images and the same objects.
 
-The weights are the goldens' drawn ones, so that nothing is downloaded. A call begins with uint8 pixels on the GPU, on
-their canvas, and ends with boxes, scores, labels and 28 x 28 masks there: nobody resizes, pastes or copies to the host.
+The weights are those drawn for the goldens, so that nothing is downloaded. A call begins with uint8 pixels on the GPU,
+on their canvas, and ends with boxes, scores, labels and 28 x 28 masks there. Neither side resizes, pastes or copies to
+the host.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,25 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.rivals import GOLDENS, drawn_state, golden_shapes, ours_from
 from maskrcnn.data.bitmaps import windows
-from maskrcnn.model.build import build
+from maskrcnn.device import to_device
 from maskrcnn.model.losses import total
 from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.predict import Predictor
 from maskrcnn.structures import GroundTruth, Images
-from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.interop.read import Contents, to_checkpoint
-from tests.golden.drawn_weights import checkpoint as draw
 
-GOLDENS = Path(__file__).parents[1] / "tests" / "golden"
 IMAGE = (800, 1333)
 CANVAS = (800, 1344)
 OBJECTS, SLOTS = 12, 16  # of a training image
-LEARNING_RATE = 1e-5  # drawn weights should not explode while they are timed
+LEARNING_RATE = 1e-5  # so small that drawn weights do not explode while a step is timed
 BF16 = {"device_type": "cuda", "dtype": torch.bfloat16}
 
 
 class Batch(NamedTuple):
-    """The same images and objects for everybody."""
+    """The images and objects that ours and the rivals are given."""
 
     images: Images
     gt: GroundTruth
@@ -40,19 +37,18 @@ class Batch(NamedTuple):
 
 
 def weights(origin: str) -> dict[str, Tensor]:
-    """The checkpoint of `tests/golden/<origin>.keys.json`, drawn; without what only live batch norms have."""
-    drawn = draw(json.loads((GOLDENS / f"{origin}.keys.json").read_text()))
-    kept = {name: array for name, array in drawn.items() if not name.endswith("num_batches_tracked")}
-    return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in kept.items()}
+    """The drawn weights of a golden, without the counters that only live batch norms have."""
+    drawn = drawn_state(golden_shapes(origin))
+    return {name: tensor for name, tensor in drawn.items() if not name.endswith("num_batches_tracked")}
 
 
-def ours(device: str) -> MaskRCNN:
+def ours(device: str) -> Predictor:
     """Our model with torchvision's weights, and so with its numbers: proposals, samples, thresholds."""
-    found = to_checkpoint(Contents(weights("torchvision-maskrcnn_resnet50_fpn"), {}), "drawn weights")
-    assert (found.config.backbone.norm, found.config.backbone.freeze_at) == ("frozen_bn", 2)  # in training, as theirs
-    model = build(found.config, skip_empty=False)
-    restore(model, found.state, "drawn weights")
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predictor = ours_from(weights("torchvision-maskrcnn_resnet50_fpn"), device)
+    backbone = predictor.config.backbone
+    assert (backbone.norm, backbone.freeze_at) == ("frozen_bn", 2)  # in training, as torchvision's
+    predictor.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return predictor
 
 
 def torchvision_model(device: str) -> nn.Module:
@@ -66,13 +62,13 @@ def torchvision_model(device: str) -> nn.Module:
     body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
     model = Theirs(_resnet_fpn_extractor(body, 3), num_classes=91)
     model.load_state_dict(weights("torchvision-maskrcnn_resnet50_fpn"))
-    overwrite_eps(model, 0.0)  # as its own loader of these weights does
+    overwrite_eps(model, 0.0)  # as torchvision's loader of these weights does
     model.transform = _Prepared()
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class _Prepared(nn.Module):
-    """torchvision's transform for images that lie on their canvas already: it normalises them together."""
+    """torchvision's transform for images that are on their canvas already: it normalises the batch."""
 
     mean: Tensor
     std: Tensor
@@ -94,7 +90,7 @@ class _Prepared(nn.Module):
 
 
 def detectron2_model(device: str) -> nn.Module:
-    """Detectron2's, with its own drawn weights: other names and numbers, so its answers are not compared."""
+    """Detectron2's. Its drawn weights have other names and so other numbers: its answers are not compared."""
     from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
@@ -106,7 +102,7 @@ def detectron2_model(device: str) -> nn.Module:
 
 
 def make_batch(size: int, device: str) -> Batch:
-    """`size` images of drawn shapes, each shifted and mirrored in its own way, and objects in each."""
+    """`size` images of drawn shapes, each shifted and mirrored differently, with objects in each."""
     with Image.open(GOLDENS / "images" / "shapes-375x500.png") as file:
         image = np.asarray(file.convert("RGB").resize(IMAGE[::-1], Image.Resampling.BILINEAR))
     pixels = torch.zeros(size, 3, *CANVAS, dtype=torch.uint8)
@@ -123,32 +119,27 @@ def make_batch(size: int, device: str) -> Batch:
     labels = torch.randint(0, 90, (size, SLOTS), generator=rng)
     valid = (torch.arange(SLOTS) < OBJECTS).expand(size, -1).clone()
     drawn = [_ellipse(box) for box in boxes[:, :OBJECTS].flatten(0, 1).tolist()]
-    bits, frames = windows(drawn, np.arange(IMAGE[0]), np.arange(IMAGE[1]))  # a bit a pixel: torchvision's rule
+    bits, frames = windows(drawn, np.arange(IMAGE[0]), np.arange(IMAGE[1]))  # a bit for each pixel, as in torchvision
     masks, places = torch.zeros(size, SLOTS, *bits.shape[1:], dtype=torch.bool), boxes.clone()
     masks[:, :OBJECTS] = torch.from_numpy(bits).unflatten(0, (size, OBJECTS))
     places[:, :OBJECTS] = torch.from_numpy(frames).unflatten(0, (size, OBJECTS))
     gt = GroundTruth(boxes, labels, masks, places, None, torch.zeros_like(valid), valid)
-    images, gt = to_device(images, device), to_device(gt, device)
+    images, gt = to_device(images, torch.device(device)), to_device(gt, torch.device(device))
     bitmaps = torch.from_numpy(np.stack(drawn)).unflatten(0, (size, OBJECTS)).to(device, torch.uint8)
     own = zip(gt.boxes[:, :OBJECTS], gt.labels[:, :OBJECTS] + 1, bitmaps, strict=True)
     return Batch(images, gt, [{"boxes": box, "labels": label, "masks": bitmap} for box, label, bitmap in own])
 
 
 def _ellipse(box: list[float]) -> np.ndarray:
-    """The image's pixels within the ellipse of a box, bool."""
+    """The pixels of the image inside the ellipse of a box, bool."""
     x1, y1, x2, y2 = box
     y = (np.arange(IMAGE[0])[:, None] + 0.5 - (y1 + y2) / 2) / (y2 - y1)
     x = (np.arange(IMAGE[1]) + 0.5 - (x1 + x2) / 2) / (x2 - x1)
     return y * y + x * x < 0.25
 
 
-def to_device(bundle: Any, device: str) -> Any:
-    """A bundle of tensors, some of them perhaps None, on `device`."""
-    return type(bundle)(*(None if field is None else field.to(device) for field in bundle))
-
-
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """The same fused SGD for everybody."""
+    """The same fused SGD for ours and the rivals."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.SGD(trainable, lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, fused=True)
 
@@ -156,7 +147,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 def training_step(
     model: nn.Module, loss: Callable[..., Tensor], optimizer: torch.optim.Optimizer
 ) -> Callable[..., Tensor]:
-    """Forward in bf16, backward, update; `loss` is called with what the step is called with."""
+    """Forward in bf16, backward, update. The step passes its arguments on to `loss`."""
     model.train()
 
     def step(*given: Any) -> Tensor:
@@ -171,7 +162,7 @@ def training_step(
 
 
 def our_loss(model: MaskRCNN) -> Callable[[Images, GroundTruth], Tensor]:
-    """The sum of the terms, as the training loop adds them."""
+    """The sum of the terms, added as in the training loop."""
     return lambda images, gt: total(model.loss(images, gt))
 
 

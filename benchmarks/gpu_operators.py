@@ -18,7 +18,7 @@ BATCH, CANVAS, ROIS, ANCHORS = 8, (800, 1344), 512, 268_569
 
 
 def contestants() -> dict[str, Callable[[str], dict[str, dict[str, Run]]]]:
-    """For each operator what makes, on a device, functions without arguments: by what they do, by who does it."""
+    """For each operator, what makes the functions to be timed on a device: by the work, then by who does it."""
     return {"roi_align": _roi_align, "nms": _nms, "match": _match, "paste": _paste}
 
 
@@ -50,7 +50,7 @@ def _deterministic(run: Run) -> object:
 
 
 def _torchvision_roi_align(maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor) -> Tensor:
-    """As torchvision pools a pyramid: level by level, and into place. Its kernel knows no bfloat16."""
+    """As torchvision pools a pyramid: level by level, then copied into place. Its kernel has no bfloat16."""
     from torchvision.ops import roi_align as theirs
 
     image = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(levels)[valid].float()
@@ -64,7 +64,7 @@ def _torchvision_roi_align(maps: list[Tensor], boxes: Tensor, levels: Tensor, va
 
 
 def _nms(device: str) -> dict[str, dict[str, Run]]:
-    """Proposals of five levels, as the RPN makes them at test and in training."""
+    """Proposals of five levels, as the RPN makes them in inference and in training."""
     found = {}
     for count, top in ((1000, 1000), (2000, 2000)):
         boxes, _, valid = boxes_of(*CANVAS, 5 * count, device, BATCH)
@@ -85,7 +85,7 @@ def _nms(device: str) -> dict[str, dict[str, Run]]:
 
 
 def _torchvision_nms(given: list[tuple[Tensor, Tensor, Tensor]], top: int) -> list[Tensor]:
-    """Image by image: boxes, scores and groups of the real ones."""
+    """Image by image, given the boxes, scores and groups of its valid slots."""
     from torchvision.ops import batched_nms
 
     return [batched_nms(*own, 0.7)[:top] for own in given]

@@ -1,4 +1,4 @@
-"""The sections of `gpu.py`: functions that hand over rows as they find them, each run in a process of its own."""
+"""The sections of `gpu.py`: functions that report a row as soon as they have it. Each runs in a new process."""
 
 import copy
 import importlib.util
@@ -28,7 +28,6 @@ from benchmarks.gpu_models import (
     torchvision_model,
     training_step,
 )
-from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.ops.boxes import iou
 from maskrcnn.structures import Detections
 
@@ -37,14 +36,14 @@ DEVICE = "cuda"
 
 
 class Section(NamedTuple):
-    """A part of the benchmark: what it does, and the seconds after which it is ended."""
+    """A part of the benchmark, and the seconds after which it is stopped."""
 
     run: Callable[[Report], None]
     seconds: int
 
 
 def machine(report: Report) -> None:
-    """What was measured on."""
+    """The GPU and the versions."""
     import triton
 
     found = {"gpu": torch.cuda.get_device_name(), "gpu_gib": round(torch.cuda.mem_get_info()[1] / 2**30, 1)}
@@ -72,7 +71,7 @@ def checks(report: Report) -> None:
 
 
 def kernels(report: Report) -> None:
-    """Milliseconds of each operator at the sizes of a batch of 8: ours, and torchvision's where it has one."""
+    """The milliseconds of each operator at the sizes of a batch of 8: ours, and torchvision's if it has one."""
     from benchmarks.gpu_operators import contestants
 
     for op, make in contestants().items():
@@ -88,13 +87,13 @@ def kernels(report: Report) -> None:
 
 
 def answers(report: Report) -> None:
-    """In float32, with the same weights: what a graph changes, and whether torchvision finds and learns the same."""
+    """In float32 with the same weights: a CUDA graph changes nothing, and torchvision finds and learns the same."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     batch = make_batch(2, DEVICE)
-    model = prepare(ours(DEVICE).eval())
+    backend = ours(DEVICE).engine("fp32").backend
     with torch.no_grad():
-        found = model.detect(batch.images)
-        replayed = Graphed(model.detect)(batch.images)
+        found = backend.detect(batch.images)
+        replayed = Graphed(backend.detect)(batch.images)
         same = all(torch.equal(a, b) for a, b in zip(found, replayed, strict=True) if a is not None)
         report({"kind": "answers", "name": "CUDA graph equals eager", "passed": same})
         theirs = torchvision_model(DEVICE).eval()(list(batch.images.pixels))
@@ -115,9 +114,9 @@ def answers(report: Report) -> None:
 
 
 def _losses(batch: Batch) -> dict[str, Any]:
-    """Those in which the choice of background, which is chance, has no part."""
+    """The losses that do not depend on the random choice of background."""
     with torch.no_grad():
-        terms = ours(DEVICE).train().loss(batch.images, batch.gt)._asdict()
+        terms = ours(DEVICE).model.train().loss(batch.images, batch.gt)._asdict()
         theirs = torchvision_model(DEVICE).train()(list(batch.images.pixels), batch.targets)
     pairs = {"rpn_box": "loss_rpn_box_reg", "box_box": "loss_box_reg", "mask": "loss_mask"}
     own = {name: round(float(terms[name].sum / terms[name].count), 4) for name in pairs}
@@ -134,14 +133,14 @@ def _agreement(found: Detections, b: int, theirs: Mapping[str, Tensor]) -> float
 
 
 def detection(report: Report, *, batch: int, compiled: bool) -> None:
-    """Pixels on the GPU to boxes and masks there, bf16."""
+    """From pixels on the GPU to boxes and masks on the GPU, bf16."""
     torch.backends.cudnn.benchmark = True
     data = make_batch(batch, DEVICE)
-    model, theirs = prepare(ours(DEVICE).eval(), "bf16"), torchvision_model(DEVICE).eval()
+    backend, theirs = ours(DEVICE).engine("bf16").backend, torchvision_model(DEVICE).eval()
 
     def detect(images: Any) -> Detections:
         with torch.no_grad(), torch.autocast(**BF16):
-            return model.detect(images)
+            return backend.detect(images)
 
     def torchvision() -> object:
         with torch.no_grad(), torch.autocast(**BF16):
@@ -164,11 +163,12 @@ def training(report: Report, *, batch: int, compiled: bool) -> None:
     step = partial(
         training_step(theirs, their_loss(theirs), optimizer_of(theirs)), list(data.images.pixels), data.targets
     )
-    # Its mask head has as many rows as there are foreground RoIs: tuned, it is tuned again for every number of them.
+    # Its mask head has a row for each foreground RoI, and cuDNN's search for the fastest algorithm runs again for every
+    # number of rows.
     runs: dict[str, Run] = {"torchvision": partial(_untuned, step), "torchvision, tuned": step}
-    base = ours(DEVICE)
+    base = ours(DEVICE).model
     for suffix in ("", ", CUDA graph"):
-        model = copy.deepcopy(base)  # every contestant updates weights of its own
+        model = copy.deepcopy(base)  # each contestant updates its own weights
         loss = our_loss(model)
         own = training_step(
             model, torch.compile(loss, fullgraph=True, dynamic=False) if compiled else loss, optimizer_of(model)
@@ -179,7 +179,7 @@ def training(report: Report, *, batch: int, compiled: bool) -> None:
 
 
 def _untuned(run: Run) -> object:
-    """A call in which cuDNN chooses its algorithms without trying them."""
+    """A call in which cuDNN chooses its algorithms without a search."""
     torch.backends.cudnn.benchmark = False
     try:
         return run()
@@ -188,7 +188,7 @@ def _untuned(run: Run) -> object:
 
 
 def detectron2(report: Report) -> None:
-    """Detectron2 alone, where it can be imported: batch 8, bf16 where its operators allow it."""
+    """Detectron2 alone, if it can be imported: batch 8, bf16 as far as its operators allow it."""
     if importlib.util.find_spec("detectron2") is None:
         report({"kind": "note", "text": "Detectron2 cannot be imported here"})
         return
@@ -205,7 +205,7 @@ def detectron2(report: Report) -> None:
 
 
 def _compare(report: Report, row: Mapping[str, Any], runs: Mapping[str, Run]) -> None:
-    """Times all that run at all, then says of each what it takes and where its time goes."""
+    """Times those that run without an error, then reports the memory of each, its waits and where its time goes."""
     alive = _alive(report, {"kind": "measurement", **row}, runs)
     for who, times in _timed(report, row, alive, 12.0).items():
         found: dict[str, Any] = {**times, "images_per_second": round(row["batch"] / times["ms"] * 1e3, 2)}
@@ -219,12 +219,12 @@ def _compare(report: Report, row: Mapping[str, Any], runs: Mapping[str, Run]) ->
 
 
 def _alive(report: Report, row: Mapping[str, Any], runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Those that run once without an error; the errors of the others are told."""
+    """Those that run once without an error; the errors of the others are reported."""
     alive = {}
     for who, run in runs.items():
         started = time.perf_counter()
         try:
-            found = _said(run())
+            found = _summary(run())
             torch.cuda.synchronize()
         except Exception:
             report({**row, "kind": "failure", "who": who, "failure": traceback.format_exc(limit=-4)})
@@ -235,8 +235,8 @@ def _alive(report: Report, row: Mapping[str, Any], runs: Mapping[str, Run]) -> d
     return alive
 
 
-def _said(answer: object) -> dict[str, Any]:
-    """What can be told of a call's answer in a number or two, so that a table of nothing is seen as such."""
+def _summary(answer: object) -> dict[str, Any]:
+    """A call's answer in a number or two, which shows if nothing was found."""
     if isinstance(answer, Detections):
         return {"detections": answer.valid.sum(1).tolist()}
     if isinstance(answer, Tensor) and answer.ndim == 0:
@@ -249,7 +249,7 @@ def _said(answer: object) -> dict[str, Any]:
 def _timed(
     report: Report, row: Mapping[str, Any], runs: Mapping[str, Run], seconds: float
 ) -> dict[str, dict[str, float]]:
-    """`interleaved`; where one of them breaks on the way, each alone, so that the others are not lost."""
+    """`interleaved`; if one of them fails, each is timed alone, so that the others are not lost."""
     try:
         return interleaved(runs, seconds)
     except Exception:
@@ -268,7 +268,7 @@ def _both(what: Callable[..., None], batch: int, *, compiled: bool = False) -> C
     return partial(what, batch=batch, compiled=compiled)
 
 
-SECTIONS: dict[str, Section] = {  # what matters most comes first: time may run out
+SECTIONS: dict[str, Section] = {  # the most important first: the time may run out
     "machine": Section(machine, 30),
     "checks": Section(checks, 100),
     "answers": Section(answers, 60),

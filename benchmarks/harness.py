@@ -1,7 +1,7 @@
-"""What every comparison shares: interleaved timing, agreement before time, rows against bars, and their table.
+"""What the comparisons share: interleaved timing, the check that answers agree, rows with bars, and their table.
 
-Contestants run in turns within one process, so that what the machine does besides hits all of them; a ratio is the
-median of the ratios of single rounds, and its spread their quartiles.
+Contestants run in turns within one process, so that whatever else the machine does slows all of them down. A ratio is
+the median of the ratios of single rounds, and its spread is their quartiles.
 """
 
 import argparse
@@ -18,11 +18,11 @@ Work = Callable[[], object]
 
 
 class AnswersDiffer(Exception):
-    """The contestants did not do the same work, so their times say nothing."""
+    """The contestants did not do the same work, so their times cannot be compared."""
 
 
 class Middle(NamedTuple):
-    """A median and the quartiles around it."""
+    """A median and its quartiles."""
 
     median: float
     low: float
@@ -30,9 +30,9 @@ class Middle(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table. The bar speaks of ours / theirs, or of `ours` where nobody else is measured."""
+    """One line of the table. The bar is for ours / theirs, or for `ours` if no rival is measured."""
 
-    what: str  # the work, and what is included
+    what: str  # the work, and what it includes
     ours: Middle
     unit: str = "s"
     rival: str = ""
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     ratio: Middle | None = None
     bar: float | None = None
     goal: float | None = None
-    at_least: bool = False  # the bar is a floor
+    at_least: bool = False  # the figure must be at least the bar, not at most
     answers: str = ""  # how far the answers agree
 
     @property
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`goal`, `pass` or `MISS`; empty where there is no bar."""
+        """`goal`, `pass` or `MISS`; empty without a bar."""
         if self.bar is None:
             return ""
         if self.goal is not None and self._holds(self.goal):
@@ -85,10 +85,10 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round. In turn each of them is the first of a round.
+    """The seconds of each contestant in each round. The contestants take turns in starting a round.
 
-    What was left over is collected, and `pause` seconds waited, before the clock starts: threads that one library
-    leaves spinning would run beside the next one's.
+    Before the clock starts, garbage is collected and `pause` seconds pass: threads that one library leaves spinning
+    would slow down the next one.
     """
     names = list(contestants)
     for _ in range(warmup):
@@ -107,7 +107,7 @@ def interleaved(
 
 
 def middle(values: Sequence[float]) -> Middle:
-    """Median and quartiles. One value is all three."""
+    """Median and quartiles; a single value is all three."""
     if len(values) == 1:
         return Middle(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -115,7 +115,7 @@ def middle(values: Sequence[float]) -> Middle:
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Middle:
-    """The ratio of each round, in the middle."""
+    """Median and quartiles of the ratio in each round."""
     return middle([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 
@@ -128,7 +128,7 @@ def against(
 
 
 def require(agreement: float, least: float, what: str) -> str:
-    """`agreement` (0..1) in words for the table. Raises `AnswersDiffer` where it is below `least`."""
+    """`agreement` (0..1) in words for the table. Raises `AnswersDiffer` if it is below `least` or not a number."""
     if not agreement >= least:
         raise AnswersDiffer(f"{what}: {agreement:.2%} agree, {least:.2%} should")
     return f"{agreement:.1%} {what}"
@@ -140,7 +140,7 @@ _HEAD = ("what", "ours", "rival", "its", "ours / its", "bar", "goal", "verdict",
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, one line a row; figures are medians with quartiles in brackets, or of a single measurement."""
+    """Markdown, a line for each row. Figures are medians with quartiles in brackets, or single measurements."""
     lines = [_HEAD, tuple("---" for _ in _HEAD), *(_cells(row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -163,7 +163,7 @@ def _span(figure: Middle, unit: str) -> str:
 
 
 def run(compare: Callable[[Options], list[Row | Left]], description: str | None) -> None:
-    """Reads the options, makes the comparison, prints its rows and leaves them in `--out`, a json."""
+    """Reads the options, makes the comparison, prints its rows and writes them to `--out`, a json."""
     options = options_of(description)
     found = compare(options)
     print(table([row for row in found if isinstance(row, Row)]))
@@ -177,7 +177,7 @@ def options_of(description: str | None, arguments: Sequence[str] | None = None) 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, help="json to write")
+    parser.add_argument("--out", type=Path, help="json file to write")
     found = parser.parse_args(arguments)
     return Options(found.quick, found.threads, found.out)
 

@@ -2,16 +2,19 @@
 
     python -m benchmarks.inference [--quick]
 
-First an image of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a canvas of 800 x 1088, network,
-100 masks as RLE. Then, beside the engines that run torchvision's export, the resized image to boxes and M x M masks.
+First from an image of 640 x 480 in memory to RLE: tensor, resize to 800 x 1066 on a canvas of 800 x 1088, network,
+100 masks as RLE. Then from the resized image to boxes and M x M masks, beside the runtimes that run torchvision's
+export.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.device import arithmetic
-from maskrcnn.predict import Predictor, load_image
+from maskrcnn.engine import Backend
+from maskrcnn.predict import Predictor
 from maskrcnn.structures import Images
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
@@ -29,14 +32,13 @@ from .rivals import (
 
 WHOLE = "R-50-FPN, image in memory to RLE"
 PART = "R-50-FPN, resized image to boxes and M x M masks"
-CPU = torch.device("cpu")
 
 
 def compare(options: Options) -> list[Row | Left]:
     torch.set_num_threads(options.threads)
     rival = torchvision_r50()
     predictor = ours_from(rival.state_dict())
-    return [*whole(rival, predictor, options), *engines(rival, predictor, options)]
+    return [*whole(rival, predictor, options), *runtimes(rival, predictor, options)]
 
 
 def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
@@ -61,24 +63,25 @@ def whole(rival: torch.nn.Module, predictor: Predictor, options: Options) -> lis
     ]
 
 
-def engines(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
-    from .exported import export, onnxruntime_engine, openvino_engine
+def runtimes(rival: torch.nn.Module, predictor: Predictor, options: Options) -> list[Row | Left]:
+    """Our backend beside OpenVINO and ONNX Runtime, which run torchvision's model as ONNX."""
+    from .exported import export, onnxruntime_detector, openvino_detector
 
-    (images,) = load_image(image(), predictor.config).views
+    images = predictor.engine("fp32").prepare(image())
     (height, width), canvas = images.sizes[0].tolist(), (images.pixels.shape[2], images.pixels.shape[3])
     pixels = np.ascontiguousarray(images.pixels[:, :, :height, :width].float().numpy() / 255)
     path = export(rival, (height, width), canvas)
-    theirs = {"OpenVINO bf16": openvino_engine(path, "bf16", options.threads)}
-    ours = {"ours bf16": detector(predictor, "bf16")}
-    exact = detector(predictor, "fp32")
+    theirs = {"OpenVINO bf16": openvino_detector(path, "bf16", options.threads)}
+    ours = {"ours bf16": detector(predictor.engine("bf16").backend)}
+    exact = detector(predictor.engine("fp32").backend)
     if not options.quick:
         ours["ours fp32"] = exact
-        theirs["OpenVINO float32"] = openvino_engine(path, "f32", options.threads)
-        theirs["ONNX Runtime float32"] = onnxruntime_engine(path, options.threads)
+        theirs["OpenVINO float32"] = openvino_detector(path, "f32", options.threads)
+        theirs["ONNX Runtime float32"] = onnxruntime_detector(path, options.threads)
     truth = exact(images)
-    words = {name: agreement(truth, engine(pixels), 0.5 if "bf16" in name else 0.99) for name, engine in theirs.items()}
+    words = {name: agreement(truth, detect(pixels), 0.5 if "bf16" in name else 0.99) for name, detect in theirs.items()}
     contestants: dict[str, Work] = {name: lambda d=detect: d(images) for name, detect in ours.items()}
-    contestants |= {name: lambda e=engine: e(pixels) for name, engine in theirs.items()}
+    contestants |= {name: lambda d=detect: d(pixels) for name, detect in theirs.items()}
     seconds = interleaved(contestants, rounds=options.rounds(9))
     bars = {
         "OpenVINO bf16": ("bf16", 1.1, 1.0),
@@ -92,13 +95,12 @@ def engines(rival: torch.nn.Module, predictor: Predictor, options: Options) -> l
     ]
 
 
-def detector(predictor: Predictor, precision: str):  # noqa: ANN201 (a function of Images)
-    """The prepared model alone, normalisation included: a batch on its canvas to detections."""
-    model = prepare(predictor.model, precision)  # type: ignore[arg-type]
+def detector(backend: Backend) -> Callable[[Images], Answer]:
+    """The backend alone, normalisation included: from an image on its canvas to detections."""
 
     def detect(images: Images) -> Answer:
-        with torch.inference_mode(), arithmetic(precision, CPU):  # type: ignore[arg-type]
-            found = model.detect(images)
+        with torch.inference_mode(), arithmetic(backend.precision, backend.device):
+            found = backend.detect(images)
         valid = found.valid[0]
         assert found.masks is not None
         labels = found.labels[0][valid].numpy() + 1  # torchvision counts from 1
@@ -108,7 +110,7 @@ def detector(predictor: Predictor, precision: str):  # noqa: ANN201 (a function 
 
 
 def agreement(truth: Answer, answer: Answer, least: float) -> str:
-    """In words: the share of detections found again, and the mean IoU of their masks. Raises `AnswersDiffer`."""
+    """In words: the share of detections that both have, and the mean IoU of their masks. Raises `AnswersDiffer`."""
     same = require(kept(truth, answer), least, "of boxes")
     iou = (rle_iou if isinstance(truth.masks[0], dict) else probability_iou)(truth, answer)
     return f"{same}; {require(iou, least, 'mask IoU')}"

@@ -1,13 +1,13 @@
 """python -m benchmarks.keypoints drawn
 python -m benchmarks.keypoints people FOLDER
 
-Keypoints, end to end, against two bars. `drawn`: the drawn data set with keypoints, unseen images, keypoint AP of 0.5
-or more at sigma 0.05 for every keypoint, after at most 10 minutes of training on two cores. `people`: eight photographs
-with people of FOLDER (COCO's `person_keypoints_train.json` and `images/`) by heart, keypoint AP of 0.8 or more; then
-once more together with eight photographs that show nobody.
+Keypoints, end to end, with two bars. `drawn`: the drawn data set with keypoints must reach a keypoint AP of 0.5 on
+unseen images, with a sigma of 0.05 for each keypoint, after at most 10 minutes of training on two cores. `people`:
+eight photographs with people from FOLDER (COCO's `person_keypoints_train.json` and `images/`) are learned by heart and
+must reach 0.8; then the same together with eight photographs that show nobody.
 
-Each is one training, which goes on where it was stopped; afterwards benchmarks/results/keypoints.json and .md are
-written and a few images are drawn in the run's folder. Exit code 1 where a bar is missed.
+Each is one training, which continues where it was stopped. Afterwards benchmarks/results/keypoints.json and .md are
+written, and a few results are drawn in the run's folder. The exit code is 1 if a bar is missed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from .machine import facts
 from .pages import RESULTS, lines_of_table, machine_lines, read_json, write_json, write_lines
 
 MODEL = "R-18-FPN-tiny"
-IMAGES = 8  # to learn by heart, and as many without people
+IMAGES = 8  # learned by heart; in the second run as many without people are added
 DRAWN_EPOCHS = 6.0
 DRAWN_SETTINGS = (
     *SETTINGS,
@@ -43,7 +43,7 @@ PEOPLE_SETTINGS = (
     "model.input.min_size=320",
     "model.box_head.smooth_l1_beta=0.1",
     "model.fpn.norm=bn",
-    "model.mask_head.norm=gn",  # of each RoI alone: images of nobody bring batches without any
+    "model.mask_head.norm=gn",  # over each RoI alone: batches without people have no RoIs
     "model.keypoint_head.convs=4",
     "model.keypoint_head.channels=128",
     "model.keypoint_head.norm=gn",
@@ -58,7 +58,7 @@ PEOPLE_SETTINGS = (
     "train.validation_loss=false",
     "train.checkpoint_every=100",
     "train.augment.horizontal_flip=0.0",
-    "model.crowds=drop",  # else the crowd is found, too, and fills the 20 detections of an image that count
+    "model.crowds=drop",  # otherwise the crowd is found too, and fills the 20 detections of an image that count
 )
 MINUTES = 10.0
 BARS = {"drawn": 0.5, "people": 0.8, "people and nobody": 0.8}
@@ -72,7 +72,7 @@ def train_drawn(out: Path) -> dict[str, Any]:
 
 
 def train_people(out: Path, folder: Path, *, nobody: bool) -> dict[str, Any]:
-    """The first photographs with labelled keypoints, by id, and the first without anybody, learned and measured."""
+    """Learns the first photographs with labelled keypoints and the first without people, and is measured on them."""
     content = json.loads((folder / "person_keypoints_train.json").read_text(encoding="utf-8"))
     chosen = photographs(content, nobody=nobody)
     content["images"] = [image for image in content["images"] if image["id"] in chosen]
@@ -83,7 +83,7 @@ def train_people(out: Path, folder: Path, *, nobody: bool) -> dict[str, Any]:
 
 
 def photographs(content: dict[str, Any], *, nobody: bool) -> set[int]:
-    """Ids of the first images with a labelled keypoint, and where `nobody` of the first without an annotation."""
+    """Ids of the first images with a labelled keypoint and, with `nobody`, of the first without an annotation."""
     labelled = {a["image_id"] for a in content["annotations"] if a["num_keypoints"] > 0}
     anybody = {a["image_id"] for a in content["annotations"]}
     ids = sorted(image["id"] for image in content["images"])
@@ -94,7 +94,7 @@ def photographs(content: dict[str, Any], *, nobody: bool) -> set[int]:
 def _train(
     out: Path, data: Path, val: Path | None, images: Path | None, epochs: float, settings: Sequence[str]
 ) -> dict[str, Any]:
-    """What was reached, and at what cost."""
+    """Trains a run; returns its figures, time and settings."""
     run = out / "run"
     final = maskrcnn.train(
         data, model=MODEL, val=val, images=images, out=run, epochs=epochs, overrides=settings, keypoints=True
@@ -116,13 +116,13 @@ def _train(
 
 
 def _images(json_path: Path, images: Path) -> list[Path]:
-    """Eight of those that were measured."""
+    """Eight of the images of a json."""
     listed = json.loads(json_path.read_text(encoding="utf-8"))["images"]
     return [images / image["file_name"] for image in listed[:8]]
 
 
 def missed(name: str, found: dict[str, Any]) -> str:
-    """What of a bar was not reached, in words; empty where it was."""
+    """The reasons why a bar is missed, in words; empty if it holds."""
     reasons = []
     ap = found["keypoint"]["AP"]
     if ap < BARS[name]:
@@ -133,7 +133,7 @@ def missed(name: str, found: dict[str, Any]) -> str:
 
 
 def report(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Markdown of all that was measured so far."""
+    """Markdown of everything measured so far."""
     head = ["data", "keypoint AP", "bar", "AP50", "AP75", "box AP", "mask AP", "steps", "training", "holds"]
     rows = []
     for name in filter(results.__contains__, BARS):
@@ -151,7 +151,7 @@ def report(results: dict[str, dict[str, Any]]) -> list[str]:
         f"on {VAL_IMAGES} others, sigma {SIGMA} for every keypoint, at most {MINUTES:g} minutes of "
         "training on two cores. "
         f"`people`: {IMAGES} photographs of COCO with people, measured on themselves; `people and nobody`: these and "
-        f"{IMAGES} that show nobody. Made by `python -m benchmarks.keypoints`; the settings stand in keypoints.json.",
+        f"{IMAGES} that show nobody. Made by `python -m benchmarks.keypoints`; the settings are in keypoints.json.",
         "",
         *lines_of_table(head, rows),
         "",
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/keypoints"))
     args = parser.parse_args()
     if args.what == "people" and args.folder is None:
-        parser.error("people wants a FOLDER with person_keypoints_train.json and images/")
+        parser.error("people needs a FOLDER with person_keypoints_train.json and images/")
     names = ["drawn"] if args.what == "drawn" else ["people", "people and nobody"]
     failed = 0
     for name in names:

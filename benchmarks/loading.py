@@ -1,9 +1,9 @@
-"""Time to load R-50-FPN from a file, and memory to convert X-101-64x4d-FPN.
+"""The time from a file of R-50-FPN to a predictor, and the memory that it takes to convert X-101-64x4d-FPN.
 
     python -m benchmarks.loading [--quick]
 
-Every figure comes from a new process. Loading counts from after `import torch` until the network is ready for its first
-image, with the file in the page cache. Converting is `maskrcnn convert`; its peak is that of the process.
+Each figure comes from a new process. Loading is timed from after `import torch` until the model is prepared for its
+first image, with the file in the page cache. Converting is `maskrcnn convert`; its peak is that of the process.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from .harness import Left, Middle, Options, Row, middle, run
 from .processes import in_a_process, memory_mb
 
-# Framework, file, and the protocol of a pickle.
+# Who wrote the file, its name, and the pickle's protocol; 0 for files that are no plain pickles.
 LOADED = (("ours", "r50.safetensors", 0), ("torchvision", "r50.pth", 0), ("detectron2", "r50.pkl", 4))
 CONVERTED = (("detectron2", "protocol-2.pkl", 2), ("detectron2", "x101.pth", 0), ("torchvision", "x101.pth", 0))
 
@@ -52,7 +52,7 @@ def itself(*arguments: object) -> dict[str, float]:
     return in_a_process(["-m", "benchmarks.loading", *map(str, arguments)])
 
 
-# --- in new processes ------------------------------------------------------------------------------------------------
+# --- each in a new process -------------------------------------------------------------------------------------------
 
 
 def write(path: Path, model: str, origin: str, protocol: int) -> None:
@@ -76,19 +76,19 @@ def write(path: Path, model: str, origin: str, protocol: int) -> None:
 
 
 def load(path: Path, threads: int) -> float:
-    """Seconds."""
+    """The seconds that it takes."""
     import torch
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
     import maskrcnn
 
-    maskrcnn.load(path, device="cpu")._prepared("auto", None, None)
+    maskrcnn.load(path, device="cpu").engine()
     return time.perf_counter() - start
 
 
 def convert(path: str, out: str) -> float:
-    """The peak in MB."""
+    """The peak of memory, in MB."""
     from maskrcnn.cli.main import app
 
     app(["convert", path, out], standalone_mode=False)

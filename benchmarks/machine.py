@@ -1,4 +1,4 @@
-"""What a figure was measured on: the processor and the versions, no names."""
+"""The machine of a measurement: processor, memory and versions, but not its name."""
 
 import importlib.metadata
 import os
@@ -13,7 +13,7 @@ PACKAGES = (
     "torch", "torchvision", "openvino", "onnxruntime", "numba", "numpy", "pycocotools", "faster-coco-eval", "hotcoco",
     "detectron2",
 )  # fmt: skip
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # that decide how fast a product is
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # they decide how fast a matrix product is
 
 
 def facts(threads: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""100 masks of 28 x 28 as COCO's RLE of an image of 2000 x 3000: ours beside torchvision's paste and pycocotools.
+"""From 100 masks of 28 x 28 to COCO's RLE of an image of 2000 x 3000: ours beside torchvision's paste and pycocotools.
 
 python -m benchmarks.masks [--quick]
 """
@@ -33,7 +33,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def objects(count: int) -> tuple[Tensor, Tensor]:
-    """Smooth probabilities [N 28 28] and boxes [N 4] with sides from 32 to 1024 pixels, on a logarithmic scale."""
+    """Smooth probabilities [N 28 28] and boxes [N 4]. The logarithms of the sides, 32 to 1024 pixels, spread evenly."""
     rng = torch.Generator().manual_seed(0)
     coarse = torch.randn(count, 1, 7, 7, generator=rng)
     y, x = torch.meshgrid(torch.linspace(-1, 1, 28), torch.linspace(-1, 1, 28), indexing="ij")
@@ -60,7 +60,7 @@ def theirs(masks: Tensor, boxes: Tensor) -> list[dict]:
 
 
 def different(one: dict, other: dict) -> int:
-    """Pixels that only one of two masks has."""
+    """The number of pixels that only one of two masks has."""
     both = float(coco_mask.area(coco_mask.merge([one, other], intersect=True)))
     return int(float(coco_mask.area(one)) + float(coco_mask.area(other)) - 2 * both)
 

@@ -1,10 +1,10 @@
-"""An image of 12 megapixels with 300 detections, from its file to RLE: peak memory above what the network alone takes.
+"""An image of 12 megapixels with 300 detections, from its file to RLE: the peak of memory beyond the network's own.
 
     python -m benchmarks.memory [--quick]
 
-Each figure is the difference between two processes' peaks: one that does all of it, and one that runs the same network
-on an image of the size that the other resizes to. torchvision pastes masks as float32 images, 48 MB each and all of
-them twice: 29 GB for 300. It is asked for 20 here.
+Each figure is the difference between the peaks of two processes: one starts from the large file, the other from a file
+of the size to which the large one is resized, and both run the same network. torchvision pastes masks as float32
+images of 48 MB each and holds all of them twice: 29 GB for 300 detections. It is measured with 20 here.
 """
 
 import json
@@ -36,7 +36,7 @@ def compare(options: Options) -> list[Row | Left]:
             for file in (large, small)
         }
     ours, theirs = (peaks[who, "large"] - peaks[who, "small"] for who in ("ours", "torchvision"))
-    what = "an image of 12 megapixels, from its file to RLE: peak memory above the network's"
+    what = "an image of 12 megapixels, from its file to RLE: peak of memory beyond the network's"
     return [
         Row(f"{what}, {DETECTIONS} detections", Middle(ours, ours, ours), "MB", bar=200.0),
         Row(f"{what}, torchvision, {THEIR_DETECTIONS} detections", Middle(theirs, theirs, theirs), "MB"),
@@ -51,7 +51,7 @@ def draw(path: Path, size: tuple[int, int]) -> None:
 
 
 def work(who: str, path: Path, threads: int) -> None:
-    """All of it, for one file, and the peak."""
+    """From one file to RLE; prints the peak."""
     torch.set_num_threads(threads)
     rival = torchvision_r50()
     if who == "ours":

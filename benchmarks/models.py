@@ -1,10 +1,10 @@
-"""Larger models in bf16: ours beside Detectron2 in float32 where it can be imported, else beside torchvision's R-50.
+"""Larger models in bf16: ours beside Detectron2 in float32 or, if it cannot be imported, beside torchvision's R-50.
 
     python -m benchmarks.models [--quick]
 
-Ours run on an image of 640 x 427 at 800 x 1216, Detectron2's size, from memory to RLE and keypoints; torchvision on one
-of 640 x 480, as in `inference.py`. That other models answer as Detectron2 does is what tests/golden sees to; here a
-model must find its 100 detections, the same whether asked in float32 or bf16 as far as `agreement.py` asks.
+Ours run on an image of 640 x 427 at 800 x 1216, Detectron2's size, from memory to RLE and keypoints; torchvision runs
+on one of 640 x 480, as in `inference.py`. tests/golden checks that these models answer as Detectron2's do. Here a model
+must find its 100 detections, and its answers in float32 and bf16 must agree as in `agreement.py`.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from maskrcnn.predict import Predictor
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
 from .rivals import Answer, image, kept, ours_of_golden, ours_predicts, torchvision_predicts, torchvision_r50
 
-MODELS = {  # the golden whose weights are drawn, and the bar beside torchvision
+MODELS = {  # the golden whose weights are drawn, and the bar beside torchvision's model
     "R-101-FPN": ("mask_rcnn_R_101_FPN", 0.40),
     "X-101-32x8d-FPN": ("mask_rcnn_X_101_32x8d_FPN", 0.72),
     "R-50-C4": ("mask_rcnn_R_50_C4", 1.19),
@@ -42,7 +42,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def beside_torchvision(name: str, golden: str, bar: float, options: Options) -> list[Row | Left]:
-    """One at a time, so that only two models are in memory."""
+    """One model of ours at a time, so that only two models are in memory."""
     predictor, rival = ours_of_golden(f"detectron2-{golden}"), torchvision_r50()
     answers = sanity(predictor)
     ours = partial(ours_predicts, predictor, image("shapes-640x427"), "bf16")
@@ -70,7 +70,7 @@ def beside_detectron2(name: str, golden: str, options: Options) -> list[Row | Le
 
 
 def sanity(predictor: Predictor) -> str:
-    """All slots are in use, so no work is spared, and float32 and bf16 are the same model."""
+    """Checks that all slots are filled, so that no work is left out, and that float32 and bf16 agree."""
     array = image("shapes-640x427")
     exact, near = (ours_predicts(predictor, array, precision) for precision in ("fp32", "bf16"))
     slots = predictor.config.box_head.max_detections
@@ -79,7 +79,7 @@ def sanity(predictor: Predictor) -> str:
 
 
 def shifted(answer: Answer, predictor: Predictor) -> Answer:
-    """With labels as Detectron2 numbers them, from 0 without gaps."""
+    """The same with Detectron2's labels, which count from 0 without gaps."""
     place = {category.id: index for index, category in enumerate(predictor.categories)}
     return answer._replace(labels=np.array([place[int(label)] for label in answer.labels]))
 

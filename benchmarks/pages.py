@@ -1,4 +1,4 @@
-"""Results as json, and as Markdown beside it: whole or not at all."""
+"""Results as json and as Markdown. A file is written completely or not at all."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def lines_of_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Markdown, one line a row."""
+    """Markdown, a line for each row."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def machine_lines(machines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Each different machine of `machine.facts` once, in words."""
+    """Each different machine of `machine.facts`, in words."""
     return sorted({f"Machine: {found['processor']}; {found['versions']}." for found in machines})
 
 
@@ -29,7 +29,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds, None where there is none."""
+    """The content of the file; None if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 

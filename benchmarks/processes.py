@@ -1,4 +1,4 @@
-"""Measuring a piece of work in a process of its own: what it prints, and how much memory it took."""
+"""Work measured in a new process: what it prints, and how much memory it takes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def in_a_process(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `python ARGUMENTS` prints last, a line of json. Raises RuntimeError with its words where it fails."""
+    """The last line that `python ARGUMENTS` prints, which is json. Raises RuntimeError with its error if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -27,7 +27,7 @@ def in_a_process(arguments: Sequence[str], environment: Mapping[str, str] | None
 
 
 def memory_mb() -> tuple[float, float]:
-    """Resident memory of this process in MB (10^6 bytes): now, and its peak so far."""
+    """The resident memory of this process in MB (10^6 bytes): now, and its peak so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
     now, peak = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))

@@ -1,9 +1,9 @@
 """python benchmarks/real_images.py nuclei|pennfudan DATA [RUN]
 
-Trains R-18-FPN from scratch on real images, as `maskrcnn train` with the settings below, measures it on val, which the
-training looked at for nothing but the final figure, and adds what it reached to benchmarks/results/real_images.json and
-real_images.md. DATA is a folder with train.json, val.json and images/; RUN (default runs/NAME) is the run's folder: an
-interrupted run goes on, a finished one is measured again. Nuclei takes an hour on two cores, Penn-Fudan half of one.
+Trains R-18-FPN from scratch on real images, as `maskrcnn train` with the settings below, and measures it on val, which
+is used for nothing else. The figures are added to benchmarks/results/real_images.json and real_images.md. DATA is a
+folder with train.json, val.json and images/. RUN (default runs/NAME) is the run's folder: an interrupted run continues,
+a finished one is measured again. Nuclei takes an hour on two cores, Penn-Fudan half an hour.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 
 import maskrcnn
 
-FROM_SCRATCH = (  # docs/train.md says why
+FROM_SCRATCH = (  # docs/train.md gives the reasons
     "train.optimizer=adamw",
     "train.lr=0.006",
     "train.weight_decay=0.05",
@@ -28,7 +28,7 @@ FROM_SCRATCH = (  # docs/train.md says why
     "train.evaluate_every=0",
 )
 SETTINGS = {
-    "nuclei": (  # half of the images show nuclei of 11 pixels, hence the zoom
+    "nuclei": (  # zoomed, as the nuclei of half of the images have 11 pixels
         "train.epochs=16",
         "model.input.min_size=0",
         "model.input.zoom=2",
@@ -89,7 +89,7 @@ def main(name: str, data: Path, run: Path) -> None:
 
 
 def write(found: dict) -> None:
-    """Puts one data set's figures among the others, and the table anew."""
+    """Adds the figures of one data set to the others, and writes the table."""
     path = RESULTS / "real_images.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows[found["data"]] = found

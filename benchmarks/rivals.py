@@ -1,10 +1,12 @@
-"""The same weights in both hands, the work that users of torchvision do, and how far two answers agree.
+"""The same weights for us and for torchvision, the work that users of torchvision do, and how far two answers agree.
 
-Weights are drawn from the names of the tensors (tests/golden/drawn_weights.py), torchvision's own names, and reach our
-model through our converter; so they are the same on every machine, and there are 100 detections in every image.
+Weights are drawn from the names of the tensors (tests/golden/drawn_weights.py). The names are torchvision's, and our
+model reads the file as it reads any of torchvision's. So the weights are the same on every machine, and every image has
+100 detections.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskrcnn.model.build import build
-from maskrcnn.predict import Predictor
-from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.interop.read import Contents, to_checkpoint
+from maskrcnn.predict import Predictor, load
 from tests.golden.compare import match
 from tests.golden.drawn_weights import tensor as drawn
 
@@ -26,20 +25,20 @@ R101_BLOCKS = 23  # of res4, where R-50 has 6
 
 
 class Answer(NamedTuple):
-    """What a user gets of one image, best first."""
+    """The detections of one image, best first."""
 
     boxes: np.ndarray  # [D 4]
     labels: np.ndarray  # [D]
-    masks: Sequence[Any]  # COCO's RLE each, or M x M probabilities
+    masks: Sequence[Any]  # of each detection COCO's RLE, or M x M probabilities
 
 
 def image(name: str = "shapes-640x480") -> np.ndarray:
-    """uint8 [H W 3] of a golden."""
+    """An image of the goldens, uint8 [H W 3]."""
     return np.array(Image.open(GOLDENS / "images" / f"{name}.png").convert("RGB"))
 
 
 def draw(model: nn.Module) -> nn.Module:
-    """`model` with every tensor drawn from its name, in inference."""
+    """`model`, in eval mode, with every tensor drawn from its name."""
     with torch.no_grad():
         for name, own in model.state_dict().items():
             own.copy_(torch.from_numpy(np.asarray(drawn(name, tuple(own.shape)), order="C")))
@@ -47,7 +46,7 @@ def draw(model: nn.Module) -> nn.Module:
 
 
 def torchvision_r50() -> nn.Module:
-    """`maskrcnn_resnet50_fpn` as it comes with released weights: frozen norms with epsilon 0."""
+    """`maskrcnn_resnet50_fpn` as for the released weights: frozen norms with epsilon 0."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection._utils import overwrite_eps
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -61,21 +60,21 @@ def torchvision_r50() -> nn.Module:
     return draw(model)
 
 
-def ours_from(state: Mapping[str, Tensor], settings: Sequence[str] = ()) -> Predictor:
-    """Our predictor of another framework's tensors."""
-    found = to_checkpoint(Contents(dict(state), {}), "drawn weights", settings=settings)
-    model = build(found.config)
-    restore(model, found.state, "drawn weights")
-    return Predictor(model, found.config, found.categories)
+def ours_from(state: Mapping[str, Tensor], device: str = "cpu") -> Predictor:
+    """Our predictor of another framework's tensors, loaded from a file as users do."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drawn.pth"
+        torch.save(dict(state), path)
+        return load(path, device=device)
 
 
 def ours_of_golden(name: str) -> Predictor:
-    """Our predictor of a golden's drawn weights, such as `detectron2-mask_rcnn_R_50_C4`."""
+    """Our predictor with the drawn weights of a golden, such as `detectron2-mask_rcnn_R_50_C4`."""
     return ours_from(drawn_state(golden_shapes(name)))
 
 
 def golden_shapes(name: str) -> dict[str, list[int]]:
-    """Names and shapes of a golden's tensors; R-101's are R-50's with a longer res4."""
+    """The names and shapes of a golden's tensors. Those of R-101 are R-50's with a longer res4."""
     if "R_101" not in name:
         return json.loads((GOLDENS / f"{name}.keys.json").read_text())
     shapes = golden_shapes(name.replace("R_101", "R_50"))
@@ -92,13 +91,13 @@ def drawn_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 
 
 def ours_predicts(predictor: Predictor, array: np.ndarray, precision: str) -> Answer:
-    """An image in memory to RLE, by the public face."""
+    """From an image in memory to RLE, as users do it."""
     (result,) = predictor.predict(array, precision=precision)
     return Answer(result.boxes, result.labels, result.rle or [])
 
 
 def torchvision_predicts(model: nn.Module, array: np.ndarray, *, bf16: bool = False) -> Answer:
-    """The same as a user of torchvision does it: tensor, model (which resizes and pastes), threshold, RLE."""
+    """The same with torchvision: tensor, model (which resizes and pastes), threshold, RLE."""
     from pycocotools import mask as coco_mask
 
     pixels = torch.from_numpy(array).permute(2, 0, 1).float() / 255
@@ -115,7 +114,7 @@ def torchvision_predicts(model: nn.Module, array: np.ndarray, *, bf16: bool = Fa
 
 
 def pairs(one: Answer, other: Answer, iou: float = 0.9) -> np.ndarray:
-    """int64 [n 2]: detections of the two that are the same, one to one, by label and a box of at least that IoU."""
+    """The detections that both have, int64 [n 2], one to one: the same label, and boxes of at least that IoU."""
     index = match(one.boxes, one.labels, other.boxes, other.labels)
     first = np.flatnonzero(index >= 0)
     second = index[first]
@@ -124,12 +123,12 @@ def pairs(one: Answer, other: Answer, iou: float = 0.9) -> np.ndarray:
 
 
 def kept(one: Answer, other: Answer, iou: float = 0.9) -> float:
-    """The share of `one`'s detections that `other` has too; 1 where there are none."""
+    """The share of the detections of `one` that `other` has too; 1 if there are none."""
     return len(pairs(one, other, iou)) / len(one.boxes) if len(one.boxes) else 1.0
 
 
 def rle_iou(one: Answer, other: Answer) -> float:
-    """Mean IoU of the masks of detections that are the same; two empty ones are equal."""
+    """The mean IoU of the masks of detections that both have; two empty masks are equal."""
     from pycocotools import mask as coco_mask
 
     both = [(one.masks[i], other.masks[j]) for i, j in pairs(one, other)]
@@ -141,7 +140,7 @@ def rle_iou(one: Answer, other: Answer) -> float:
 
 
 def probability_iou(one: Answer, other: Answer) -> float:
-    """The same of M x M probabilities at 0.5."""
+    """The same for M x M probabilities, cut at 0.5."""
     both = [(one.masks[i] > 0.5, other.masks[j] > 0.5) for i, j in pairs(one, other)]
     ious = [(a & b).sum() / (a | b).sum() if (a | b).any() else 1.0 for a, b in both]
     return float(np.mean(ious)) if ious else 0.0

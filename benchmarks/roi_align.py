@@ -2,8 +2,9 @@
 
     python -m benchmarks.roi_align [--quick]
 
-Ours (the Numba kernel, channels last) beside torchvision's MultiScaleRoIAlign (its own layout), 2 x 2 samples a bin,
-levels chosen by either itself. Beside it, without a bar: bf16, and the 100 boxes of 14 x 14 that the mask branch pools.
+Ours (the Numba kernel, channels last) beside torchvision's MultiScaleRoIAlign (in its own layout), with 2 x 2 samples
+in a bin. Each side chooses the levels of the boxes itself. Without a bar: the same in bf16, and the 100 boxes of
+14 x 14 that the mask branch pools.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
+from maskrcnn.config import PoolConfig
 from maskrcnn.model.pooler import assign_levels
 from maskrcnn.ops.roi_align import roi_align
 
@@ -22,6 +24,7 @@ from .harness import Left, Options, Row, Work, against, interleaved, require, ru
 HEIGHT, WIDTH, CHANNELS = 800, 1088, 256
 STRIDES = (4, 8, 16, 32)
 SAMPLING = 2
+TORCHVISION = PoolConfig(sampling=SAMPLING, aligned=False, level_epsilon=1e-6, level_epsilon_place="outside")
 
 
 class Scene(NamedTuple):
@@ -30,11 +33,18 @@ class Scene(NamedTuple):
     size: int
 
     def ours(self) -> Tensor:
-        levels = assign_levels(self.boxes, levels=len(STRIDES), epsilon=1e-6, epsilon_place="outside")
+        levels = assign_levels(self.boxes, TORCHVISION, levels=len(STRIDES))
         valid = torch.ones_like(levels, dtype=torch.bool)
         scales = [(1 / stride, 1 / stride) for stride in STRIDES]
         return roi_align(
-            self.pyramid, self.boxes, levels, valid, scales=scales, size=self.size, sampling=SAMPLING, aligned=False
+            self.pyramid,
+            self.boxes,
+            levels,
+            valid,
+            scales=scales,
+            size=self.size,
+            sampling=TORCHVISION.sampling,
+            aligned=TORCHVISION.aligned,
         )
 
     def torchvision(self) -> Tensor:
@@ -43,13 +53,13 @@ class Scene(NamedTuple):
         return pool(maps, [self.boxes[0]], [(HEIGHT, WIDTH)])[None]
 
     def laid_out(self, dtype: torch.dtype, memory_format: torch.memory_format) -> "Scene":
-        """The same scene in other memory."""
+        """The same scene with maps of another type and layout."""
         maps = [p.detach().to(dtype).contiguous(memory_format=memory_format).requires_grad_() for p in self.pyramid]
         return self._replace(pyramid=maps)
 
 
 def setup(size: int, num_boxes: int) -> Scene:
-    """Boxes with sides from 16 to 400 pixels, evenly on a logarithmic scale, anywhere on the canvas."""
+    """Boxes anywhere on the canvas. The logarithms of their sides, 16 to 400 pixels, are spread evenly."""
     rng = torch.Generator().manual_seed(0)
     pyramid = [torch.randn(1, CHANNELS, HEIGHT // s, WIDTH // s, generator=rng) for s in STRIDES]
     side = 16 * 25 ** torch.rand(1, num_boxes, 2, generator=rng)
@@ -70,7 +80,7 @@ def compare(options: Options) -> list[Row | Left]:
 def beside_torchvision(
     scene: Scene, dtype: torch.dtype, bars: tuple[float | None, float | None], options: Options
 ) -> list[Row | Left]:
-    """Forward without a graph, and backward through one. torchvision, which has no bf16 here, stays in float32."""
+    """Forward without a graph, and backward through one. torchvision stays in float32: it has no bf16 here."""
     ours = scene.laid_out(dtype, torch.channels_last)
     theirs = scene.laid_out(torch.float32, torch.contiguous_format)
     contestants: dict[str, Callable[[], Tensor]] = {"ours": ours.ours, "torchvision float32": theirs.torchvision}

@@ -1,4 +1,4 @@
-"""Drawn images, objects and detections of any number, as the comparisons need them."""
+"""Drawn images and objects for the comparisons, and the COCO files that describe them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from maskrcnn.ops.rle import counts_from_bitmap
 def ellipses(
     rng: np.random.Generator, size: tuple[int, int], count: int, radii: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy image uint8 [H W 3] and bitmaps bool [n H W] of ellipses with half axes within `radii`, all inside."""
+    """A noisy image, uint8 [H W 3], and bitmaps, bool [n H W], of ellipses inside it with half axes within `radii`."""
     height, width = size
     image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -31,7 +31,7 @@ def ellipses(
 def write_coco(
     folder: Path, scenes: list[tuple[np.ndarray, np.ndarray]], labels: list[np.ndarray], num_classes: int
 ) -> Path:
-    """A COCO data set of images and bitmaps; `labels` count from 0, category ids from 1. Returns the json."""
+    """Writes images and bitmaps as a COCO data set and returns its json. `labels` count from 0, category ids from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, ((image, bitmaps), classes) in enumerate(zip(scenes, labels, strict=True), 1):
@@ -56,6 +56,6 @@ def write_coco(
 
 
 def box_of(bitmap: np.ndarray) -> np.ndarray:
-    """float64 [4], xyxy, of the pixels that are set."""
+    """The box around the pixels that are set, float64 [4], xyxy."""
     rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)

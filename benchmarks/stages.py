@@ -1,31 +1,34 @@
-"""Where the time of one prediction goes: the share that is neither convolution nor matrix product, and every stage.
+"""The time of one prediction: the share that is neither convolution nor matrix product, and each stage.
 
     python -m benchmarks.stages [--quick]
 
-R-50-FPN, an image of 640 x 480 in memory to 100 RLEs, in bf16. torch's profiler tells convolutions and matrix products
-from the rest; the rest is the wall-clock time minus those. Stages are timed by a clock around each step of the page.
+R-50-FPN in bf16, from an image of 640 x 480 in memory to 100 RLEs. torch's profiler gives the time of convolutions and
+matrix products; the rest is the wall-clock time minus that. Stages are timed by a clock around each step of
+`MaskRCNN.detect`.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from maskrcnn.accelerate.prepare import prepare
-from maskrcnn.device import arithmetic
-from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.predict import Predictor, load_image
-from maskrcnn.results import from_detections
+from maskrcnn.engine import Engine
+from maskrcnn.predict import Predictor
 
 from .harness import Left, Options, Row, middle, run
 from .rivals import image, ours_from, torchvision_r50
 
-# Where torch's own time of a convolution or a matrix product is booked, reorders of its weights and maps included, and
-# the transforms of Winograd's convolutions.
+# Parts of the names under which the profiler counts convolutions and matrix products, reorders of their weights and
+# maps included, and the transforms of Winograd's convolutions.
 TRANSFORMS = "maskrcnn::winograd"
 PRODUCTS = (
     TRANSFORMS,
@@ -39,7 +42,25 @@ PRODUCTS = (
     "linear",
     "matmul",
 )
-CPU = torch.device("cpu")
+
+# The stages, by the names of their rows: parts of the model, then functions.
+PARTS = {
+    "normalisation": "normalise",
+    "backbone": "backbone",
+    "FPN": "neck",
+    "RPN head": "rpn",
+    "box RoIAlign": "box_pool",
+    "box head": "box_head",
+    "mask RoIAlign": "detail_pool",
+    "mask head": "mask_head",
+}
+FUNCTIONS = (
+    ("proposals", "maskrcnn.model.mask_rcnn.propose"),
+    ("detections", "maskrcnn.model.mask_rcnn.candidates"),
+    ("detections", "maskrcnn.model.mask_rcnn.select"),
+    ("sigmoid", "maskrcnn.model.mask_rcnn.mask_probabilities"),
+    ("to the image's pixels", "maskrcnn.engine.from_detections"),
+)
 
 
 def compare(options: Options) -> list[Row | Left]:
@@ -50,7 +71,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row]:
-    """Shares of the whole, in percent, of each round."""
+    """Shares of the whole time, in percent; a round gives one of each."""
     rest, transforms = [], []
     for number in range(rounds + 1):
         with profile(activities=[ProfilerActivity.CPU]) as watched:
@@ -69,80 +90,47 @@ def rest_of_bf16(predictor: Predictor, array: np.ndarray, rounds: int) -> list[R
 
 
 def own(watched: profile, names: Sequence[str]) -> float:
-    """Seconds within operators of these names, without those that they call."""
+    """The seconds within operators of these names, without the operators that they call."""
     events = watched.key_averages()
     return sum(e.self_cpu_time_total for e in events if any(name in e.key for name in names)) / 1e6
 
 
 def stages(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row | Left]:
-    """Seconds of each step of the page, bf16; what is left over is normalisation and the glue between the steps."""
-    model = prepare(predictor.model, "bf16")
+    """The milliseconds of each stage, bf16. "between the stages" is what no clock measured."""
+    engine = Engine.of(predictor.model, predictor.categories, "bf16")  # a copy, as the clocks stay on its parts
+    assert isinstance(engine.backend, nn.Module)
     spent: dict[str, float] = defaultdict(float)
-    clocks(model, spent)
     kept: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds + 1):
-        spent.clear()
-        start = time.perf_counter()
-        with torch.inference_mode(), arithmetic("bf16", CPU):
-            (images,) = timed("resize and canvas", spent, load_image)(array, predictor.config).views
-            detections = timed("network", spent, model.detect)(images)
-            rules = predictor.config.mask_head
-            read = timed("to the image's pixels", spent, from_detections)
-            (result,) = read(
-                detections, images, predictor.categories, paste_rule=rules.paste, threshold=rules.threshold
-            )
-            timed("RLE", spent, type(result).rle.func)(result)
-        whole = time.perf_counter() - start
-        inside = sum(spent[name] for name in STEPS)
-        spent["normalisation and glue"] = spent.pop("network") - inside
-        spent["whole"] = whole
-        if number:
-            for name, seconds in spent.items():
-                kept[name].append(1e3 * seconds)
+    with clocks(engine.backend, spent):
+        for number in range(rounds + 1):
+            spent.clear()
+            start = time.perf_counter()
+            images = timed("resize and canvas", spent, engine.prepare)(array)
+            (result,) = engine.results(images)
+            timed("RLE", spent, partial(getattr, result))("rle")
+            whole = time.perf_counter() - start
+            spent["between the stages"] = whole - sum(spent.values())
+            spent["whole"] = whole
+            if number:  # the first one warms up
+                for name, seconds in spent.items():
+                    kept[name].append(1e3 * seconds)
     return [Row(f"stage, bf16: {name}", middle(values), "ms") for name, values in kept.items()]
 
 
-STEPS = (
-    "backbone",
-    "FPN",
-    "RPN head",
-    "proposals",
-    "box RoIAlign",
-    "box head",
-    "detections",
-    "mask RoIAlign",
-    "mask head",
-    "sigmoid",
-)
-
-
-def clocks(model: MaskRCNN, spent: dict[str, float]) -> None:
-    """Puts a clock around every step of the page."""
-    parts = (
-        model.backbone,
-        model.neck,
-        model.rpn,
-        None,
-        model.box_pool,
-        model.box_head,
-        None,
-        model.detail_pool,
-        model.mask_head,
-    )
-    for name, part in zip(STEPS, parts, strict=False):
-        if part is not None:
-            part.forward = timed(name, spent, part.forward)
-    steps = model.steps
-    model.steps = steps._replace(
-        propose_test=timed("proposals", spent, steps.propose_test),
-        candidates=timed("detections", spent, steps.candidates),
-        select=timed("detections", spent, steps.select),
-        mask_probabilities=timed("sigmoid", spent, steps.mask_probabilities),
-    )
+@contextmanager
+def clocks(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
+    """Within the block, a clock runs around every stage."""
+    for name, part in PARTS.items():
+        module = model.get_submodule(part)
+        module.forward = timed(name, spent, module.forward)
+    with ExitStack() as stack:
+        for name, function in FUNCTIONS:
+            stack.enter_context(mock.patch(function, timed(name, spent, resolve_name(function))))
+        yield
 
 
 def timed(name: str, spent: dict[str, float], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose seconds are added to `spent[name]`."""
+    """`function`; the seconds that it takes are added to `spent[name]`."""
 
     def run_it(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()

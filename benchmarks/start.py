@@ -1,8 +1,8 @@
-"""How long it takes until anything happens: importing, `--help`, and the kernels' first compilation.
+"""The time to start: the import, `--help`, and the first compilation of the kernels.
 
     python -m benchmarks.start [--quick]
 
-Every start is a process of its own, in turns, with files in the page cache.
+Each start is a new process; they take turns, with the files in the page cache.
 """
 
 import json
@@ -35,14 +35,17 @@ def compare(options: Options) -> list[Row | Left]:
 
 
 def first_prediction(options: Options) -> Row:
-    """A prediction and its RLE with an empty cache of kernels, minus the same with a full one."""
+    """From weights to the RLE of a prediction: the time with an empty cache of kernels, minus that with a full one.
+
+    Kernels may compile while the weights load, so the time begins before that.
+    """
     with tempfile.TemporaryDirectory() as cache:
         again = partial(
             in_a_process, ["-m", "benchmarks.start", "predict", str(options.threads)], {"NUMBA_CACHE_DIR": cache}
         )
         empty, full = again()["seconds"], again()["seconds"]
     return Row(
-        "first prediction on a new machine, beyond the second: kernels compile", Middle(*[empty - full] * 3), bar=20.0
+        "first prediction on a new machine, loading included, beyond the second", Middle(*[empty - full] * 3), bar=8.0
     )
 
 
@@ -52,9 +55,9 @@ def python(*arguments: str) -> None:
 
 def predict(threads: int) -> None:
     torch.set_num_threads(threads)
-    predictor = ours_from(torchvision_r50().state_dict())
+    state = torchvision_r50().state_dict()
     start = time.perf_counter()
-    assert len(ours_predicts(predictor, image(), "bf16").masks)
+    assert len(ours_predicts(ours_from(state), image(), "bf16").masks)
     print(json.dumps({"seconds": time.perf_counter() - start}))
 
 

@@ -1,13 +1,13 @@
 """python benchmarks/threshold_baseline.py [FOLDER]
 
-How far threshold, connected components and colour histograms come on the drawn data set: below mask AP 0.15, or the
-data set would be no reason to train anything. Measured on the very images of `make demo`, which are taken from FOLDER
-(such as runs/demo/data) where they lie there and drawn where not (default: a temporary folder). Some minutes.
+The mask AP that thresholds, connected components and colour histograms reach on the drawn data set. It must stay below
+0.15: otherwise the data set would need no training. The images are those of `make demo`. They are taken from FOLDER
+(such as runs/demo/data; default: a temporary folder) or drawn there if it has none. Takes some minutes.
 
-Foreground is what Otsu's threshold separates, in one of four images: bright, dark, far from the colour of the border,
-far from it in hue. Each connected part is an object, of the class that its colour histogram's nearest neighbours among
-the training objects have; its score is their share of the vote. The image and the smallest part that do best on a
-twelfth of the training images are used on val.
+Foreground is what Otsu's threshold separates in one of four grey images: brightness, darkness, distance from the colour
+of the border, distance from it in hue. Each connected part is an object. Its class is that of the nearest neighbours of
+its colour histogram among the training objects, and its score is their share of the vote. The grey image and the least
+size of a part that do best on a twelfth of the training images are used on val.
 """
 
 import sys
@@ -37,7 +37,7 @@ def bright(pixels: np.ndarray) -> np.ndarray:
 
 
 def dark(pixels: np.ndarray) -> np.ndarray:
-    """Its opposite."""
+    """255 minus the grey value."""
     return 255 - bright(pixels)
 
 
@@ -48,7 +48,7 @@ def far_from_border(pixels: np.ndarray) -> np.ndarray:
 
 
 def far_in_hue(pixels: np.ndarray) -> np.ndarray:
-    """The same in chromaticity, blind to light and shade, 0..255."""
+    """The same for chromaticity, in which light and shade make no difference, 0..255."""
     return far_from_border(255 * pixels / np.maximum(pixels.sum(axis=2, keepdims=True), 1))
 
 
@@ -56,7 +56,7 @@ IMAGES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (bright, dark, far_from
 
 
 def otsu(values: np.ndarray) -> float:
-    """The threshold that leaves the least variance within the two sides. Otsu 1979."""
+    """The threshold with the least variance within the two classes (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=128)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -74,7 +74,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def connected_parts(mask: np.ndarray) -> np.ndarray:
-    """int64 [H W]: 0 outside, else the same number for pixels that touch at a side."""
+    """int64 [H W]: 0 outside, otherwise one number for all pixels that are connected through their sides."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     pairs = [(labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])]
     touching = [np.stack([a[(a > 0) & (b > 0)], b[(a > 0) & (b > 0)]]) for a, b in pairs]
@@ -90,7 +90,7 @@ def connected_parts(mask: np.ndarray) -> np.ndarray:
 
 
 def histogram(colours: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of BINS ** 3 colours: dot products of two are the Bhattacharyya coefficient."""
+    """Square roots of the shares of BINS ** 3 colours: the dot product of two is their Bhattacharyya coefficient."""
     bins = (colours.astype(np.int64) * BINS // 256) @ np.array([BINS * BINS, BINS, 1])
     counts = np.bincount(bins, minlength=BINS**3)
     return np.sqrt(counts / max(1, counts.sum()))
@@ -120,7 +120,7 @@ def training_histograms(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 def predict(
     dataset: Dataset, image: Callable[[np.ndarray], np.ndarray], known: tuple[np.ndarray, np.ndarray]
 ) -> list[dict]:
-    """COCO rows, with the number of pixels, for the three likeliest classes of each part."""
+    """COCO rows of the three most likely classes of each part, with its number of pixels."""
     rows = []
     for i in range(len(dataset)):
         record = dataset.record(i)
@@ -147,7 +147,7 @@ def predict(
 
 
 def vote(one: np.ndarray, known: tuple[np.ndarray, np.ndarray], classes: int) -> np.ndarray:
-    """float64 [classes]: shares of the nearest neighbours' likeness."""
+    """The classes' shares in the similarity to the nearest neighbours, float64 [classes]."""
     likeness = known[0] @ one
     nearest = np.argsort(-likeness)[:NEIGHBOURS]
     return np.bincount(known[1][nearest], weights=likeness[nearest], minlength=classes) / NEIGHBOURS
@@ -176,7 +176,7 @@ def measure(folder: Path) -> float:
 
 
 def at_least(smallest: int, rows: list[dict]) -> list[dict]:
-    """The rows of parts that have so many pixels."""
+    """The rows of parts with at least so many pixels."""
     return [row for row in rows if row["pixels"] >= smallest]
 
 
@@ -190,7 +190,7 @@ def one_class(dataset: Dataset) -> Dataset:
 
 
 def main() -> int:
-    """0 where the bar holds, 1 where the data set is too easy."""
+    """0 if the bar holds, 1 if the data set is too easy."""
     if len(sys.argv) > 1:
         found = measure(Path(sys.argv[1]))
     else:

@@ -2,10 +2,9 @@
 
     python -m benchmarks.training [--quick]
 
-R-18-FPN from scratch on four crops of 256 x 256 with 40 nuclei each, 256 RoIs an image; and R-50-FPN with frozen
-norms on two images of 800 x 1088 with 8 objects each, 512 RoIs an image. The same first weights, images and
-objects; ours in bf16 and float32, torchvision in float32. Both are handed tensors: reading and resizing, which workers
-do, are left out on either side.
+R-18-FPN from scratch on four crops of 256 x 256 with 40 nuclei and 256 RoIs each, and R-50-FPN with frozen norms on two
+images of 800 x 1088 with 8 objects and 512 RoIs each. First weights, images and objects are the same; ours runs in bf16
+and float32, torchvision in float32. Both sides are given tensors: workers read and resize, so that is left out.
 """
 
 import tempfile
@@ -35,7 +34,7 @@ from .scenes import box_of, ellipses, write_coco
 
 RATE, MOMENTUM, DECAY, CLIP = 1e-4, 0.9, 1e-4, 10.0
 BAR = 0.4
-TOLERANCE = 0.1  # of the sum of the first losses: either side samples its own anchors and RoIs, and ours aligns RoIs
+TOLERANCE = 0.1  # of the sum of the first losses: each side samples its own anchors and RoIs, and ours aligns RoIs
 
 
 class Case(NamedTuple):
@@ -87,7 +86,7 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
 
 
 def our_step(case: Case, state: dict[str, Any], batch: Any, precision: str, folder: Path) -> Callable[[], float]:
-    """A step of `train.loop` on the same batch again and again; gives the loss."""
+    """A step of `training.loop`, always on the same batch, which returns the loss."""
     model = build(case.config)
     restore(model, to_checkpoint(Contents(state, {}), "torchvision's first weights").state, "torchvision's weights")
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -158,7 +157,7 @@ def torchvision_r18() -> nn.Module:
 
 
 def coco() -> Case:
-    """Images that already have their size, so that neither side resizes."""
+    """Images that already have their final size, so that neither side resizes."""
     model = preset("R-50-FPN")
     rpn = replace(model.rpn, post_nms_train=2000)
     config = replace(model, classes=90, rpn=rpn)

@@ -143,10 +143,9 @@ class Engine:
         """
         model = self._model("proposals")
         with torch.inference_mode(), arithmetic(model.precision, model.device):
-            found = model.propose(to_device(images, model.device), training=training)
-        inclusive = self.config.box_arithmetic.inclusive
-        images = to_device(images, model.device)
-        return found._replace(boxes=boxes_to_image(found.boxes, images, inclusive=inclusive))
+            images = to_device(images, model.device)
+            found = model.propose(images, training=training)
+        return found._replace(boxes=boxes_to_image(found.boxes, images))  # scaled alone: they are scaled back to train
 
     def _model(self, wish: str) -> Any:
         if not isinstance(self.backend, MaskRCNN):

@@ -12,12 +12,13 @@ import torch
 
 from maskrcnn.canvas import join
 from maskrcnn.categories import Category
-from maskrcnn.config import ONE_VIEW, TTA, InputConfig, ModelConfig
+from maskrcnn.config import ONE_VIEW, TTA, BoxArithmetic, InputConfig, ModelConfig
 from maskrcnn.device import Precision
 from maskrcnn.engine import Backend, Engine, open_model
 from maskrcnn.errors import ConfigError
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.tta import Views
+from maskrcnn.ops.boxes import to_canvas
 from maskrcnn.predict import Predictor
 from maskrcnn.structures import Detections, Images, Proposals
 from tests.scenes import TWO_APART
@@ -177,14 +178,19 @@ def test_other_limits_make_another_engine_over_the_same_weights(model: MaskRCNN)
         seeing.limited(max_detections=1)
 
 
-def test_proposals_are_in_pixels_of_the_image(model: MaskRCNN) -> None:
-    engine = Engine.of(model, CATEGORIES, "fp32")
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_proposals_are_in_pixels_of_the_image_and_come_back_by_scaling(model: MaskRCNN, inclusive: bool) -> None:
+    """Also those of Detectron's models: training scales the boxes in a file as it scales the objects."""
+    backend = Engine.of(model, CATEGORIES, "fp32").backend
+    assert isinstance(backend, MaskRCNN)
+    enlarged = InputConfig(min_size=100, max_size=200)
+    backend.config = replace(model.config, box_arithmetic=BoxArithmetic(inclusive), input=enlarged)
+    engine = Engine(backend, backend.config, CATEGORIES)
     images = engine.prepare(TWO_APART.pixels)
     found = engine.propose(images)
-    assert isinstance(engine.backend, MaskRCNN)
     with torch.inference_mode():
-        on_canvas = engine.backend.propose(images).boxes
-    torch.testing.assert_close(found.boxes, on_canvas / images.scales[0].flip(0).repeat(2))
+        on_canvas = backend.propose(images).boxes
+    torch.testing.assert_close(to_canvas(found.boxes, images.scales, inclusive=False), on_canvas)
     height, width = TWO_APART.size
     assert (found.boxes <= torch.tensor([width, height, width, height])).all()
     assert found.valid.any()

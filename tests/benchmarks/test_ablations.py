@@ -1,4 +1,4 @@
-"""The ablations' bookkeeping with a stand-in for the training: order, resuming, verdicts, the page."""
+"""The bookkeeping of the ablations, with a stand-in for the training: order, resuming, verdicts, the page."""
 
 import json
 import math
@@ -20,7 +20,7 @@ NAMES = ["R-18-C5", "R-18-C5 RoIPool max"]
 
 
 class StandIn:
-    """Counts what it is asked for; `ap` by row and seed, in percent."""
+    """A trainer that records what it is asked for. `ap` holds the AP of rows by seed, in percent."""
 
     def __init__(self, ap: dict[str, list[float]] | None = None, interrupt_at: int | None = None) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -40,14 +40,14 @@ def forever() -> float:
     return math.inf
 
 
-def test_every_row_has_one_seed_before_any_has_the_second(tmp_path: Path) -> None:
+def test_each_row_has_its_first_seed_before_any_has_the_second(tmp_path: Path) -> None:
     train = StandIn()
     assert sit(NAMES, tmp_path, train, forever) == 0
     assert train.asked == [(name, seed) for seed in range(SEEDS) for name in NAMES]
     assert {name: len(runs) for name, runs in collect(tmp_path).items() if runs} == dict.fromkeys(NAMES, 3)
 
 
-def test_the_next_sitting_trains_what_is_missing(tmp_path: Path) -> None:
+def test_the_next_session_trains_what_is_missing(tmp_path: Path) -> None:
     first = StandIn(interrupt_at=4)
     assert sit(NAMES, tmp_path, first, forever) == 2
     assert len(list(tmp_path.iterdir())) == 4
@@ -59,11 +59,11 @@ def test_the_next_sitting_trains_what_is_missing(tmp_path: Path) -> None:
     assert third.asked == []
 
 
-def test_two_sittings_share_the_runs(tmp_path: Path) -> None:
+def test_two_sessions_share_the_runs(tmp_path: Path) -> None:
     mine, other = StandIn(), StandIn()
 
     def train(row: Row, seed: int, name: Path) -> dict[str, Any] | None:
-        if len(mine.asked) == 1 and not other.asked:  # while the first sitting is at this run, another one goes by
+        if len(mine.asked) == 1 and not other.asked:  # while the first session trains this run, another one starts
             sit(NAMES, tmp_path, lambda r, s, n: None if (r, s) == (row, seed) else other(r, s, n), forever)
         return mine(row, seed, name)
 
@@ -72,14 +72,14 @@ def test_two_sittings_share_the_runs(tmp_path: Path) -> None:
     assert sorted([*mine.asked, *other.asked]) == sorted((name, seed) for seed in range(SEEDS) for name in NAMES)
 
 
-def test_a_sitting_ends_before_the_run_that_it_has_no_time_for(tmp_path: Path) -> None:
+def test_a_session_ends_before_a_run_for_which_no_time_is_left(tmp_path: Path) -> None:
     clock = iter([20.0, 10.0, 0.0])
     train = StandIn()
     assert sit(NAMES, tmp_path, train, lambda: next(clock)) == 4
     assert len(train.asked) == 2
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stand_in, calls = StandIn(), 0
 
     def train(row: Row, seed: int, name: Path) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path, capsys: p
     assert stand_in.asked[-1] == (NAMES[1], 0)
 
 
-def test_a_sitting_says_how_long_the_rest_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run of the stand-in takes a minute; before the first is done nothing is known."""
+def test_a_session_prints_how_long_the_rest_will_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of the stand-in takes a minute, which is known after the first."""
     sit(NAMES, tmp_path, StandIn(), forever)
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
-    assert told[0] == f"--- {NAMES[0]}, seed 0; 6 runs to go"
-    assert told[1] == f"--- {NAMES[1]}, seed 0; 5 runs to go, about 5 minutes"
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")]
+    assert printed[0] == f"--- {NAMES[0]}, seed 0; 6 runs left"
+    assert printed[1] == f"--- {NAMES[1]}, seed 0; 5 runs left, about 5 minutes"
 
 
 def test_a_run_with_other_settings_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,14 +124,16 @@ def test_a_file_says_what_was_run(tmp_path: Path) -> None:
 
 
 def test_standard_errors_by_hand(tmp_path: Path) -> None:
-    """Variances 1 and 4 with two degrees of freedom each: 2.5 pooled. Of a difference of means of three: 2.5 * 2/3."""
+    """Variances of 1 and 4 with two degrees of freedom each are pooled to 2.5; the difference of two means of three
+    seeds has a variance of 2.5 * 2/3.
+    """
     train = StandIn({NAMES[0]: [29.0, 30.0, 31.0], NAMES[1]: [22.0, 24.0, 26.0]})
     sit(NAMES, tmp_path, train, forever)
     results = collect(tmp_path)
     assert spread(results, "mask", "AP") == pytest.approx(math.sqrt(2.5))
     assert compare(results, (NAMES[0], NAMES[1]), "mask", "AP") == pytest.approx((6.0, math.sqrt(2.5 * 2 / 3)))
     assert compare(results, (NAMES[0], "R-18-C4"), "mask", "AP") is None
-    fewer = {**results, NAMES[1]: results[NAMES[1]][:1]}  # its one seed has the deviation of the others: 1
+    fewer = {**results, NAMES[1]: results[NAMES[1]][:1]}  # its single seed is taken to deviate as the others do, by 1
     assert compare(fewer, (NAMES[0], NAMES[1]), "mask", "AP") == pytest.approx((8.0, math.sqrt(1 + 1 / 3)))
     one_seed = {name: runs[:1] for name, runs in results.items()}
     assert compare(one_seed, (NAMES[0], NAMES[1]), "mask", "AP") is None
@@ -168,7 +170,7 @@ def test_the_page_has_both_figures_and_the_verdict(tmp_path: Path) -> None:
 
 
 def test_tables_and_rows_belong_together() -> None:
-    assert wanted("") == list(ROWS)  # no row is trained for nothing, none is missing
+    assert wanted("") == list(ROWS)  # every row is needed, and none is missing
     assert wanted("2d") == NAMES
     assert [ROWS[name].steps for name in wanted("2a-longer")] == [2100] * 5
     assert wanted("2b,6") == [name for name in ROWS if "keypoints" in name or name in ("R-18-C4", "R-18-C4 softmax")]
@@ -180,7 +182,7 @@ def test_tables_and_rows_belong_together() -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_row_is_a_model_that_can_be_built(name: str) -> None:
+def test_the_model_of_each_row_can_be_built(name: str) -> None:
     config = override(Config(model=preset(ROWS[name].model)), [*COMMON, *ROWS[name].settings]).model
     model = build(replace(config, classes=6, keypoint_head=replace(config.keypoint_head, num_keypoints=13)))
     assert (model.mask_head is None) == ("keypoints" in name)

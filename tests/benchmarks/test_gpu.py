@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` where there is no GPU: one sentence; and what it makes of traces and rows."""
+"""`benchmarks/gpu.py` without a GPU: the sentence that it prints, and how it reads traces and rows."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(tmp_path) -> None:
         [sys.executable, str(SCRIPT), "--out", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "benchmarks/gpu.py measures on an NVIDIA GPU, and torch finds none here: nothing was run\n"
+    assert done.stderr == "benchmarks/gpu.py measures on an NVIDIA GPU, but torch finds none here: nothing was run\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -39,11 +39,11 @@ def test_without_a_gpu_it_says_so_in_one_sentence(tmp_path) -> None:
         ("Memcpy DtoD (Device -> Device)", False),
     ],
 )
-def test_products_are_known_by_name(kernel, product) -> None:
+def test_products_are_recognised_by_name(kernel, product) -> None:
     assert is_product(kernel) == product
 
 
-def test_a_trace_is_added_up() -> None:
+def test_the_kernels_of_a_trace_are_added_up() -> None:
     events = [
         {"cat": "kernel", "name": "sm90_gemm", "dur": 3000.0},
         {"cat": "kernel", "name": "relu", "dur": 500.0},
@@ -67,12 +67,12 @@ def test_a_slow_machine_makes_fewer_rounds(monkeypatch) -> None:
 
     monkeypatch.setattr(gpu_measure, "milliseconds", milliseconds)
     found = interleaved({"slow": lambda: 4000.0, "fast": lambda: 1.0}, 12.0)
-    assert asked == [2, 1, 2, 1, *[1, 2, 1, 50] * 3]  # warm-ups, then alone and in a row, in turns
+    assert asked == [2, 1, 2, 1, *[1, 2, 1, 50] * 3]  # warm-ups, then one call alone and several in a row, in turns
     assert found["slow"] == {"p20": 4000.0, "ms": 4000.0, "p80": 4000.0, "alone": 4000.0}
 
 
-def test_who_breaks_takes_nobody_along(monkeypatch) -> None:
-    """At the first call, or later on, when another's memory is held too."""
+def test_a_contestant_that_fails_does_not_stop_the_others(monkeypatch) -> None:
+    """It may fail at the first call, or later, when the memory of others is held too."""
     calls = []
 
     def breaks_later() -> None:
@@ -93,15 +93,15 @@ def test_who_breaks_takes_nobody_along(monkeypatch) -> None:
     assert rows[-1]["images_per_second"] > 0
 
 
-def test_a_section_that_fails_is_a_row_and_no_end(capfd) -> None:
+def test_a_section_that_fails_is_reported_as_a_row(capfd) -> None:
     rows = run_section("no such section", 120.0)
     assert (rows[-1]["kind"], rows[-1]["passed"]) == ("section", False)
     assert rows[-1]["ended"].startswith("failed with exit code")
 
 
-def test_a_section_that_hangs_is_ended(capfd) -> None:
+def test_a_section_that_hangs_is_stopped(capfd) -> None:
     rows = run_section("machine", 0.01)
-    assert rows[-1]["ended"] == "ended after its 0 s"
+    assert rows[-1]["ended"] == "stopped after 0 s"
 
 
 def test_the_table_holds_what_was_measured_and_what_was_not() -> None:

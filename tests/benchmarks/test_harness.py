@@ -1,4 +1,4 @@
-"""Turns, medians, verdicts and the table, with contestants whose times are known."""
+"""Turns, medians, verdicts and the table, for contestants with known times."""
 
 from collections.abc import Callable
 
@@ -22,13 +22,13 @@ from benchmarks.harness import (
 
 
 class Day:
-    """A clock that moves only when somebody works."""
+    """A clock that moves only during work and sleep."""
 
     def __init__(self) -> None:
         self.now, self.done = 0.0, []
 
     def worker(self, name: str, *seconds: float) -> Callable[[], None]:
-        """Takes these seconds, one after the other; then the last again and again."""
+        """Work that takes these seconds in turn, and the last of them from then on."""
         left = list(seconds)
 
         def work() -> None:
@@ -44,7 +44,7 @@ class Day:
         self.now += seconds
 
 
-def test_contestants_take_turns_and_each_begins_in_its_turn() -> None:
+def test_contestants_take_turns_also_in_starting_a_round() -> None:
     day = Day()
     workers = {name: day.worker(name, 1.0) for name in "abc"}
     seconds = interleaved(workers, rounds=4, warmup=2, clock=day.read, sleep=day.sleep)
@@ -65,8 +65,8 @@ def test_median_and_quartiles() -> None:
     assert middle([1.0, 3.0]).median == 2.0
 
 
-def test_a_ratio_is_that_of_one_round() -> None:
-    """The machine was ten times slower in the second round, for both: the ratio of the medians would be 0.05."""
+def test_a_ratio_is_of_one_round() -> None:
+    """In the second round the machine was ten times slower for both. The ratio of the medians would be 0.05."""
     assert paired([1.0, 10.0, 1.0], [2.0, 20.0, 20.0]).median == 0.5
     row = against("work", {"a": [1.0, 10.0], "b": [2.0, 20.0]}, "a", "b", bar=0.5)
     assert (row.ours.median, row.theirs.median, row.ratio) == (5.5, 11.0, Middle(0.5, 0.5, 0.5))
@@ -94,14 +94,14 @@ def test_verdicts(row: Row, verdict: str) -> None:
     assert row.verdict == verdict
 
 
-def test_answers_that_differ_leave_no_time() -> None:
+def test_answers_that_differ_are_an_error() -> None:
     assert require(0.995, 0.99, "detections") == "99.5% detections"
     for wrong in (0.98, float("nan")):
         with pytest.raises(AnswersDiffer, match=r"detections: .*99\.00% should"):
             require(wrong, 0.99, "detections")
 
 
-def test_the_table_says_it_all() -> None:
+def test_the_cells_of_the_table() -> None:
     rows = [
         Row("R-50", Middle(0.5, 0.4, 0.6), "s", "theirs", Middle(2, 2, 2), Middle(0.25, 0.2, 0.3), 0.28, 0.25)._replace(
             answers="all"
@@ -117,11 +117,11 @@ def test_the_table_says_it_all() -> None:
     assert "| 0.2 s |  |  |  | ≤ 0.3 s |  | pass |" in second
 
 
-def test_rows_survive_the_way_through_json() -> None:
+def test_rows_are_the_same_after_json() -> None:
     found = [
         Row("a", ONE, "s", "b", Middle(2.0, 1.0, 3.0), Middle(0.5, 0.4, 0.6), 0.5, None, answers="all"),
         Row("c", ONE, "MB", bar=200, at_least=True),
-        Left("d", "no such library here"),
+        Left("d", "it cannot be imported"),
     ]
     assert from_json(to_json(found)) == found
 

@@ -1,4 +1,4 @@
-"""Which photographs the benchmark of keypoints takes, and what its page says."""
+"""The benchmark of keypoints: which photographs it takes, and its page."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from benchmarks.keypoints import missed, photographs, report
 MACHINE = {"processor": "a small one, 2 of 2 cores, avx2", "versions": "torch 2.13.0"}
 
 
-def test_the_first_with_labelled_keypoints_and_the_first_without_anybody() -> None:
+def test_it_takes_the_first_photographs_with_labelled_keypoints_and_the_first_without_people() -> None:
     images = [{"id": id} for id in range(40, 0, -1)]
     people = [
         {"image_id": id, "num_keypoints": id % 3} for id in range(1, 21)
@@ -22,7 +22,7 @@ def found(ap: float, seconds: float) -> dict[str, Any]:
     return {**dict.fromkeys(("keypoint", "box", "mask"), figures), "steps": 7, "seconds": seconds, "machine": MACHINE}
 
 
-def test_a_bar_is_of_precision_and_of_time() -> None:
+def test_the_bars_are_for_precision_and_time() -> None:
     assert missed("drawn", found(0.51, 599)) == ""
     assert missed("drawn", found(0.49, 599)) == "keypoint AP 0.490 is below 0.5"
     assert missed("drawn", found(0.51, 660)) == "training took 11.0 minutes, more than 10"

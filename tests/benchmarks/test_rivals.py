@@ -1,4 +1,4 @@
-"""What counts as the same answer, what is drawn, and the report: by hand, without any rival."""
+"""What counts as the same answer, what is drawn, and the report: by hand, without any of the rivals."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_another_label_or_a_moved_box_is_not_kept() -> None:
 
 
 def test_masks_are_compared_pair_by_pair() -> None:
-    """Ten pixels of sixteen; nothing and nothing, which are equal; the same."""
+    """Ten pixels of sixteen are common; two empty masks are equal; the last two are the same."""
     other = answer(masks=np.stack([np.tril(np.ones((4, 4))), np.zeros((4, 4)), np.eye(4)]))
     assert probability_iou(answer(), other) == pytest.approx((10 / 16 + 1 + 1) / 3)
     coco = pytest.importorskip("pycocotools.mask")
@@ -50,7 +50,7 @@ def test_masks_are_compared_pair_by_pair() -> None:
     assert rle_iou(one, two) == pytest.approx((10 / 16 + 1 + 1) / 3)
 
 
-def test_drawn_scenes_are_what_their_json_says(tmp_path, rng) -> None:
+def test_drawn_scenes_agree_with_their_json(tmp_path, rng) -> None:
     scenes = [ellipses(rng, (40, 60), count, (4.0, 9.0)) for count in (3, 5)]
     labels = [np.array([0, 1, 1]), np.array([1, 0, 0, 1, 0])]
     dataset = read_coco(write_coco(tmp_path, scenes, labels, 2))
@@ -61,7 +61,7 @@ def test_drawn_scenes_are_what_their_json_says(tmp_path, rng) -> None:
     assert box_of(np.pad(np.ones((2, 3), bool), ((1, 4), (2, 6)))).tolist() == [2, 1, 5, 3]
 
 
-def test_drawn_detections_find_the_objects_and_more(tmp_path) -> None:
+def test_drawn_detections_find_all_objects_and_more(tmp_path) -> None:
     path, rows = draw(tmp_path, 2)
     dataset = read_coco(path)
     assert dataset.annotation_counts.tolist() == [OBJECTS, OBJECTS]
@@ -83,7 +83,7 @@ def test_r101_is_r50_with_a_longer_res4() -> None:
     assert len(new) == 17 * sum(".res4.5." in name for name in fifty)
 
 
-def test_the_report_counts_bars_and_says_what_is_missing() -> None:
+def test_the_report_counts_bars_and_lists_what_was_not_compared() -> None:
     one = Middle(1.0, 1.0, 1.0)
     rows = [Row("a", one, bar=2.0), Row("b", one, bar=0.5), Row("c", one), Left("d", "not importable")]
     text = program.report(rows, facts(2) | {"seconds": 5})
@@ -92,7 +92,7 @@ def test_the_report_counts_bars_and_says_what_is_missing() -> None:
     assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:] == ["a", "b", "c"]
 
 
-def test_the_machine_has_no_name() -> None:
+def test_the_machine_is_described_without_its_name() -> None:
     import platform
 
     found = facts(2)

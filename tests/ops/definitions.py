@@ -1,7 +1,7 @@
 """RoIAlign, RoIPool and RoIWarp written from their definitions: plain loops, Python's floats, one box at a time.
 
-Each operator is a rule that lists, for every bin, its samples; a sample is a list of (row, column, weight), empty where
-it lies outside the map and counts as zero. `pool` turns the rule into values and gradients.
+Each operator is a rule that lists the samples of each bin. A sample is a list of (row, column, weight); it is empty,
+and counts as zero, if the sample lies outside the map. `pool` computes values and gradients from a rule.
 """
 
 import math
@@ -14,7 +14,7 @@ def round_half_away(x: float) -> int:
 
 
 def bilinear(y: float, x: float, height: int, width: int) -> list[tuple[int, int, float]]:
-    """The four neighbours of a point on the map, centres on integers; beyond the last centre the last pixel counts."""
+    """The four neighbours of a point on the map. Centres are integers; beyond the last one the last pixel is read."""
     y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
     top, left = min(int(y), height - 1), min(int(x), width - 1)
     down, right = min(top + 1, height - 1), min(left + 1, width - 1)

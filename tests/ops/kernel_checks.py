@@ -1,6 +1,6 @@
 """Triton's kernels against the references on one device: the cases of the GPU's tests and of `benchmarks/gpu.py`.
 
-Each check draws what it needs, runs both, and says how far apart they are, in the unit of its tolerance.
+Each check draws its inputs, runs both, and returns how far apart they are, in the unit of its tolerance.
 """
 
 from collections.abc import Callable
@@ -32,14 +32,14 @@ class Check(NamedTuple):
 
 
 def pyramid_of(height: int, width: int, channels: int, dtype: torch.dtype, device: str, batch: int = 2) -> list[Tensor]:
-    """Noise, channels-last, as large as the maps of a canvas."""
+    """Noise of the sizes of a canvas's maps, channels-last."""
     rng = torch.Generator().manual_seed(0)
     maps = [torch.randn(batch, channels, height // s, width // s, generator=rng) for s in STRIDES]
     return [m.to(device, dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for m in maps]
 
 
 def boxes_of(height: int, width: int, count: int, device: str, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes of sides 8 to 800, some across the border; their levels; which slots are valid, the others NaN."""
+    """Boxes of sides 8 to 800, some across the border; their levels; which slots are valid. Other slots hold NaN."""
     rng = torch.Generator().manual_seed(1)
     side = 8 * 100 ** torch.rand(batch, count, 2, generator=rng)
     centre = torch.rand(batch, count, 2, generator=rng) * torch.tensor([width, height])
@@ -86,7 +86,7 @@ def roi_align_error(
 
 
 def many_maps_error(device: str) -> float:
-    """The largest difference where every object has a map of its own, as stored masks do."""
+    """The largest difference if each object has its own map, as stored masks do."""
     rng = torch.Generator().manual_seed(8)
     maps = [m.requires_grad_() for m in torch.rand(40, 2, 1, 56, 80, generator=rng).to(device)]
     corner = torch.rand(2, 128, 2, generator=rng) * 60 - 10
@@ -101,7 +101,7 @@ def many_maps_error(device: str) -> float:
 
 
 def repeated_gradient_error(device: str) -> float:
-    """How many of the bits of the deterministic gradient differ between two runs."""
+    """How many values of the deterministic gradient differ between two runs."""
     boxes, levels, valid = boxes_of(320, 448, 400, device)
     maps = pyramid_of(320, 448, 64, torch.bfloat16, device)
     scales = [(1 / s, 1 / s) for s in STRIDES]
@@ -112,7 +112,7 @@ def repeated_gradient_error(device: str) -> float:
 
 
 def rounding_error(device: str) -> float:
-    """How many means of two bfloat16 numbers are not rounded to the nearest, and of equally near ones to the even."""
+    """How many means of two bfloat16 numbers are not rounded to the nearest, ties to even."""
     bits = torch.arange(-(1 << 15), 1 << 15, 7).to(torch.int16).view(torch.bfloat16)
     left = bits[bits.isfinite()].to(device)
     right = left.roll(1)
@@ -128,7 +128,7 @@ def rounding_error(device: str) -> float:
 
 
 def nms_error(device: str, *, count: int, groups: int, top: int, iou: float = 0.5, closed: bool = False) -> float:
-    """Slots that differ. Boxes lie on whole pixels and scores on eighths, so that overlaps and scores tie."""
+    """How many slots differ. Boxes are whole pixels and scores are eighths, so that overlaps and scores tie."""
     rng = torch.Generator().manual_seed(3)
     corner = torch.randint(0, 300, (3, count, 2), generator=rng)
     boxes = torch.cat((corner, corner + torch.randint(0, 120, (3, count, 2), generator=rng)), dim=2).float()
@@ -143,7 +143,7 @@ def nms_error(device: str, *, count: int, groups: int, top: int, iou: float = 0.
 
 
 def match_error(device: str, *, count: int, slots: int) -> float:
-    """The largest difference of overlaps, plus the matches that differ where there is an overlap."""
+    """The largest difference of overlaps, plus the number of overlapping boxes whose matches differ."""
     rng = torch.Generator().manual_seed(4)
 
     def draw(n: int) -> Tensor:
@@ -160,7 +160,7 @@ def match_error(device: str, *, count: int, slots: int) -> float:
 
 
 def paste_error(device: str, *, rule: str, threshold: float | None, size: tuple[int, int] = (200, 333)) -> float:
-    """Pixels that differ, or the sum of their differences."""
+    """How many pixels differ or, without a threshold, the sum of their differences."""
     rng = torch.Generator().manual_seed(5)
     masks = torch.rand(12, 28, 28, generator=rng)
     centre = torch.rand(12, 2, generator=rng) * torch.tensor(size[::-1])

@@ -1,4 +1,4 @@
-"""cocoapi's drawing of polygons: answers by hand, the reference, the kernel, and COCO's own library as witness."""
+"""Polygons drawn by cocoapi's rule: answers by hand, the reference, the kernel, and COCO's library to compare with."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_known_answers(name, impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_triangle_seen_through_a_roi(impl) -> None:
-    """The RoI (8, 8, 28, 32) in 7 x 7 cells; the answer is Detectron2's."""
+    """The RoI is (8, 8, 28, 32) in 7 x 7 cells; the answer is Detectron2's."""
     mask = drawn([[(10, 10), (30, 10), (20, 30)]], (7, 7), origin=(8, 8), scale=(7 / 20, 7 / 24), impl=impl)
     columns = [[], range(1, 7), range(2, 7), range(3, 6), range(3, 5), [4], []]
     for row, wanted in zip(mask, columns, strict=True):
@@ -87,7 +87,7 @@ outline = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9)
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(outline, min_size=1, max_size=3), st.integers(1, 20), st.integers(1, 20))
-def test_bit_for_bit_as_coco_draws(polygons, height, width) -> None:
+def test_polygons_are_drawn_bit_for_bit_as_coco_draws_them(polygons, height, width) -> None:
     flat = [np.array(polygon).ravel().tolist() for polygon in polygons]
     answer = coco.decode(coco.merge(coco.frPyObjects(flat, height, width))).astype(bool)  # type: ignore[arg-type]
     for impl in IMPLS:

@@ -13,7 +13,7 @@ from maskrcnn.ops.rasterize import rasterize_polygons
 
 
 def test_a_full_mask_is_its_box_with_corners_cut() -> None:
-    """Ones up to the border of zeros: the outline passes half a cell outside their centres, which is the box."""
+    """The outline passes half a cell outside the centres of the outer ones, which is at the box."""
     outline = trace(np.ones((4, 4)), np.array([10.0, 20.0, 18.0, 24.0]), (100, 100))
     assert not outline.holes
     (ring,) = outline.outer
@@ -21,7 +21,7 @@ def test_a_full_mask_is_its_box_with_corners_cut() -> None:
     assert signed_area(ring) == pytest.approx(32 - 4 * 0.5 * 1.0 * 0.5)  # each corner loses half a cell's triangle
 
 
-def test_a_hole_runs_the_other_way() -> None:
+def test_a_hole_is_traced_in_the_other_direction() -> None:
     mask = np.ones((9, 9))
     mask[4, 4] = 0
     outline = trace(mask, np.array([0.0, 0.0, 9.0, 9.0]), (9, 9))
@@ -33,12 +33,12 @@ def test_a_hole_runs_the_other_way() -> None:
 
 @pytest.mark.parametrize(("low", "pieces"), [(0.3, 1), (0.1, 2)])
 def test_a_saddle_is_joined_where_the_surface_is_set(low, pieces) -> None:
-    """Between 0.8 and `low` on the diagonals the surface is flat at their mean: 0.55, or 0.45."""
+    """In the middle of diagonals of 0.8 and of `low` the surface has their mean, 0.55 or 0.45."""
     for mask in (np.array([[0.8, low], [low, 0.8]]), np.array([[low, 0.8], [0.8, low]])):
         assert len(trace(mask, np.array([0.0, 0.0, 8.0, 8.0]), (8, 8)).outer) == pieces
 
 
-def test_nothing_set_and_no_area() -> None:
+def test_an_empty_mask_and_a_box_without_area_have_no_outline() -> None:
     assert trace(np.zeros((4, 4)), np.array([0.0, 0.0, 8.0, 8.0]), (8, 8)) == ([], [])
     assert trace(np.full((4, 4), np.nan), np.array([0.0, 0.0, 8.0, 8.0]), (8, 8)) == ([], [])
     assert trace(np.ones((4, 4)), np.array([3.0, 3.0, 3.0, 8.0]), (8, 8)) == ([], [])
@@ -48,7 +48,7 @@ def test_nothing_set_and_no_area() -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(1, 28), st.sampled_from(RULES), st.sampled_from([0.5, 0.35]))
 def test_the_pixels_of_paste_lie_inside(seed, side, rule, threshold) -> None:
-    """Within a cell the true edge is a hyperbola, the outline its chord. Along a chord the surface strays from the
+    """Within a cell the true edge is a hyperbola and the outline its chord. Along a chord the surface strays from the
     threshold by at most a quarter of the cell's mixed difference, and between chord and edge, being harmonic, no more.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -66,9 +66,9 @@ def test_the_pixels_of_paste_lie_inside(seed, side, rule, threshold) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(1, 28), st.sampled_from([0.5, 0.35]))
 def test_vertices_lie_where_the_pasted_value_is_the_threshold(seed, side, threshold) -> None:
-    """Each vertex is made the centre of a one-pixel image, and `paste` asked for the value there."""
+    """Each vertex becomes the centre of a one-pixel image, for which `paste` gives the value."""
     mask = torch.rand(1, side, side, generator=torch.Generator().manual_seed(seed))
-    box = torch.tensor([[33.25, 35.5, 85.75, 77.125]])  # far from where the outline would be cut
+    box = torch.tensor([[33.25, 35.5, 85.75, 77.125]])  # far from the borders of the image
     outline = trace(mask[0].numpy(), box[0].numpy(), (120, 120), threshold=threshold)
     vertices = torch.tensor(np.concatenate([np.zeros((0, 2)), *outline.outer, *outline.holes]), dtype=torch.float32)
     boxes = box - (vertices - 0.5).repeat(1, 2)
@@ -78,7 +78,7 @@ def test_vertices_lie_where_the_pasted_value_is_the_threshold(seed, side, thresh
 
 def test_rings_do_not_repeat_points() -> None:
     mask = torch.rand(28, 28, generator=torch.Generator().manual_seed(0)).numpy()
-    outline = trace(mask, np.array([-4.0, -4.0, 30.0, 30.0]), (20, 20))  # cut by the image
+    outline = trace(mask, np.array([-4.0, -4.0, 30.0, 30.0]), (20, 20))  # cut off by the image
     assert len(outline.outer) > 5
     for ring in outline.outer + outline.holes:
         assert (ring != np.roll(ring, 1, axis=0)).any(axis=1).all()

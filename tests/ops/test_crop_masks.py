@@ -1,4 +1,4 @@
-"""Masks seen through RoIs: answers by hand, the kernel equal to the reference, poison in what is not read."""
+"""Masks seen through RoIs: answers by hand, the kernel equal to the reference, NaN in slots that are not read."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def crop(bits, frame, box, impl, side=4, **more):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_full_mask_covers_what_its_frame_covers(impl) -> None:
+def test_a_full_mask_covers_its_frame(impl) -> None:
     full = torch.ones(16, 16, dtype=torch.bool)
     inside = crop(full, (0, 0, 32, 32), (8, 8, 24, 24), impl)
     torch.testing.assert_close(inside, torch.ones(4, 4))
@@ -70,7 +70,7 @@ def test_the_kernel_equals_the_reference(impl, seed, samples) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_nothing_to_crop_is_no_error(impl) -> None:
+def test_cropping_without_rois_is_no_error(impl) -> None:
     none = torch.zeros(2, 0, dtype=torch.long)
     out = crop_masks(
         torch.zeros(2, 3, 8, 8, dtype=torch.bool), torch.zeros(2, 3, 4), none, torch.zeros(2, 0, 4), none.bool(),

@@ -16,7 +16,7 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 
 
 @needs_numba
-def test_a_cpu_takes_numba_and_says_so() -> None:
+def test_a_cpu_runs_numba_and_records_it() -> None:
     with recorded_paths() as paths:
         assert which("nms", CPU) == "numba"
         assert which("roi_align", CPU, "reference") == "reference"
@@ -31,12 +31,12 @@ def test_only_values_on_a_cpu_may_be_looked_at_and_only_in_eager_mode() -> None:
     assert traced(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
-def test_an_operator_without_a_kernel_is_its_reference_everywhere() -> None:
+def test_an_operator_without_a_kernel_runs_its_reference_on_every_device() -> None:
     assert which("boxes", CPU) == which("boxes", CUDA) == "reference"
     assert implementations("boxes") == ["reference"]
 
 
-def test_use_holds_for_its_block_and_yields_to_the_caller() -> None:
+def test_use_holds_within_its_block_unless_the_caller_names_another() -> None:
     before = which("nms", CPU)
     with use("reference"):
         assert which("nms", CPU) == "reference"
@@ -48,7 +48,7 @@ def test_use_holds_for_its_block_and_yields_to_the_caller() -> None:
 
 
 @needs_numba
-def test_the_first_compilation_of_a_machine_is_told_and_no_other(tmp_path) -> None:
+def test_only_the_first_compilation_on_a_machine_is_announced(tmp_path) -> None:
     program = (
         "import numpy as np; from maskrcnn.ops.grids import Axis; from maskrcnn.ops.interpolate import interpolate\n"
         "axis = Axis(np.zeros(1, np.intp), np.zeros(1, np.intp), np.zeros(1, np.float32))\n"
@@ -65,7 +65,7 @@ def test_the_first_compilation_of_a_machine_is_told_and_no_other(tmp_path) -> No
     assert said[1] == ""
 
 
-def test_use_ends_with_an_error_too() -> None:
+def test_use_also_ends_if_its_block_raises() -> None:
     before = which("nms", CPU)
 
     class Stop(BaseException):
@@ -84,18 +84,18 @@ def test_use_ends_with_an_error_too() -> None:
         ("nms", CUDA, "numba", "for CPU tensors"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_with_the_reason(op, device, impl, reason) -> None:
+def test_an_implementation_that_cannot_run_is_refused_with_the_reason(op, device, impl, reason) -> None:
     with recorded_paths() as paths, pytest.raises(ValueError, match=f"{op}.*{impl}.*{reason}"):
         which(op, device, impl)
     assert paths == []
 
 
-def test_use_knows_the_names() -> None:
+def test_use_refuses_unknown_names() -> None:
     with pytest.raises(ValueError, match="fast"), use("fast"):
         pass
 
 
-def test_recorders_nest() -> None:
+def test_recorders_can_be_nested() -> None:
     with recorded_paths() as outer:
         which("nms", CPU, "reference")
         with recorded_paths() as inner:
@@ -106,7 +106,7 @@ def test_recorders_nest() -> None:
     assert len(outer) == 2
 
 
-def test_without_numba_the_references_run_and_one_warning_says_it(monkeypatch) -> None:
+def test_without_numba_the_references_run_with_one_warning(monkeypatch) -> None:
     monkeypatch.setattr(dispatch, "_importable", lambda name: False)
     dispatch._warn_slow.cache_clear()
     with pytest.warns(RuntimeWarning, match="pip install numba") as warned:
@@ -117,7 +117,7 @@ def test_without_numba_the_references_run_and_one_warning_says_it(monkeypatch) -
         which("nms", CPU, "numba")
 
 
-def test_what_is_being_compiled_takes_the_reference(monkeypatch) -> None:
+def test_a_function_that_is_being_compiled_runs_the_reference(monkeypatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert which("nms", CPU) == "reference"
 
@@ -138,8 +138,8 @@ def test_numba_runs_on_as_many_threads_as_torch() -> None:
 
 
 @needs_numba
-def test_the_first_kernel_leaves_torchs_threads_as_they_are() -> None:
-    """In a process of its own, whose first kernel starts OpenMP's threads: one for every core, which PyTorch shares."""
+def test_the_first_kernel_does_not_change_the_number_of_torchs_threads() -> None:
+    """In a new process, whose first kernel starts OpenMP's threads, one for each core, which PyTorch shares."""
     program = """
 import torch
 from maskrcnn.ops.dispatch import torch_threads
@@ -151,8 +151,8 @@ with torch_threads():
 
 
 @needs_numba
-def test_threads_may_call_kernels_at_once_whatever_layer_numba_has() -> None:
-    """In a process of its own, with the layer that aborts when two threads are in it."""
+def test_threads_may_call_kernels_at_once_with_every_threading_layer() -> None:
+    """In a new process, with the layer that aborts if two threads use it at once."""
     program = """
 from concurrent.futures import ThreadPoolExecutor
 import numba

@@ -1,4 +1,4 @@
-"""Keypoints to cells and back: answers by hand, the round trip, and the way of the rivals as an oracle."""
+"""Keypoints to cells and back: answers by hand, the round trip, and the rules of the other frameworks."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ NAN = float("nan")
 
 
 def test_cells_by_hand() -> None:
-    """What torchvision gave for these keypoints of the box (10, 20, 30, 52)."""
+    """torchvision's answer for these keypoints in the box (10, 20, 30, 52)."""
     keypoints = torch.tensor([[10.0, 20, 2], [30, 52, 1], [9.9, 20, 2], [20, 30, 0], [29.99, 51.99, 2]])
     cells, seen = encode_keypoints(keypoints[None], torch.tensor([[10.0, 20, 30, 52]]), side=56)
     assert cells.tolist() == [[0, 3135, 0, 0, 3135]]
@@ -28,9 +28,9 @@ def test_keypoints_without_numbers_and_boxes_without_extent_are_not_seen() -> No
 @pytest.mark.parametrize("points", ["cells", "pixels"])
 @pytest.mark.parametrize("bound", [None, (168, 280)])
 def test_decoding_returns_the_keypoint_within_half_a_cell(bound, points, torch_rng) -> None:
-    """Pixels do so where a cell's centre is one's, with sides of 1, 3 and 5 pixels a cell, and half a pixel more else.
+    """Pixels do so if each cell's centre is a pixel's centre: with 1, 3 or 5 pixels for each cell and axis.
 
-    They can miss a lone cell in a box with fewer pixels than cells.
+    Otherwise they are up to half a pixel further away, and miss a single cell if the box has fewer pixels than cells.
     """
     Q, J = 56, 6
     side = torch.tensor([[56.0, 168], [280, 56], [168, 168], [61.3, 90.7], [57.0, 130.2], [9.7, 30.0], [0.4, 113.0]])
@@ -40,7 +40,7 @@ def test_decoding_returns_the_keypoint_within_half_a_cell(bound, points, torch_r
     boxes = torch.cat((low, low + side), 1)
     share = torch.rand(N, J, 2, generator=torch_rng)
     if points == "cells":
-        share[:, 0], share[:, 1] = 0.1 / Q, 1 - 0.1 / Q  # far out in the first and the last cell
+        share[:, 0], share[:, 1] = 0.1 / Q, 1 - 0.1 / Q  # near the outer edges of the first and the last cell
     keypoints = low[:, None] + side[:, None] * share
     cells, seen = encode_keypoints(torch.cat((keypoints, torch.full((N, J, 1), 2.0)), -1), boxes, side=Q)
     assert seen.all()
@@ -57,7 +57,7 @@ def test_decoding_returns_the_keypoint_within_half_a_cell(bound, points, torch_r
 
 @pytest.mark.parametrize("bound", [None, (90, 90)])
 def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
-    """Each map by PyTorch's bicubic interpolation, its highest pixel, and the score that Detectron2 computes."""
+    """Each map enlarged by PyTorch's bicubic interpolation, its highest pixel, and Detectron2's score."""
     logits = F.interpolate(torch.randn(6, 3, 8, 8, generator=torch_rng) * 3, (56, 56), mode="bicubic")
     low = torch.rand(6, 2, generator=torch_rng) * 10
     side = torch.tensor([[70.3, 61.0], [56.0, 56.0], [12.2, 80.0], [0.3, 9.0], [33.0, 0.0], [56.5, 7.1]])
@@ -76,7 +76,7 @@ def test_decoding_is_that_of_detectron2(bound, torch_rng) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"score": "oks"}, {"points": "lattice"}])
-def test_words_of_no_meaning_are_refused(wrong) -> None:
+def test_unknown_rules_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong.values()))):
         decode_keypoints(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4), **wrong)
 

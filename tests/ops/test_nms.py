@@ -53,14 +53,14 @@ CASES = [
     Case("equal scores keep the first", [A, A], [0.5, 0.5], [0]),
     Case("equal scores keep their order", [A, B, (40, 0, 50, 10)], [0.5, 0.5, 0.5], [0, 1, 2]),
     Case("other groups do not suppress", [A, A, A], [0.1, 0.3, 0.2], [1, 2], groups=[7, 7, -2]),
-    Case("the suppressed suppress nobody", [A, (4, 0, 14, 10), (8, 0, 18, 10)], [0.9, 0.8, 0.7], [0, 2], iou=0.4),
+    Case("a suppressed box suppresses no other", [A, (4, 0, 14, 10), (8, 0, 18, 10)], [0.9, 0.8, 0.7], [0, 2], iou=0.4),
     Case("at the threshold both stay", [A, A_HALF], [0.9, 0.8], [0, 1]),
     Case("closed: at the threshold one goes", [A, A_HALF], [0.9, 0.8], [0], closed=True),
     Case("closed, below the threshold", [A, A_HALF], [0.9, 0.8], [0, 1], iou=0.51, closed=True),
     Case("Detectron's (0, 0, 9, 9), a pixel added", [A, (0, 0, 9 + 1, 4 + 1)], [0.9, 0.8], [0], closed=True),
     Case("Detectron's (0, 0, 9, 9), read as it is", [(0, 0, 9, 9), (0, 0, 9, 4)], [0.9, 0.8], [0, 1], closed=True),
     Case("touching edges overlap by nothing", [A, (10, 0, 20, 10)], [0.9, 0.8], [0, 1], iou=0.0),
-    Case("boxes without area suppress nobody", [(5, 5, 5, 5), (5, 5, 5, 5)], [0.9, 0.8], [0, 1], iou=0.0),
+    Case("boxes without area suppress no other", [(5, 5, 5, 5), (5, 5, 5, 5)], [0.9, 0.8], [0, 1], iou=0.0),
     Case("only the best", [A, B, (40, 0, 50, 10)], [0.1, 0.3, 0.2], [1, 2], top=2),
     Case("none wanted", [A, B], [0.1, 0.3], [], top=0),
     Case("score of minus infinity counts", [A, B], [-INF, 0.0], [1, 0]),
@@ -138,7 +138,7 @@ def test_nms_is_the_textbooks(rng, iou, top, detectron, impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_images_do_not_know_their_neighbours(rng, impl) -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch(rng, impl) -> None:
     batch = crowd(rng)
     together = nms(*batch, iou=0.4, top=30, impl=impl)
     for b in range(3):
@@ -149,7 +149,7 @@ def test_images_do_not_know_their_neighbours(rng, impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_survivors_stay_survivors(rng, impl) -> None:
-    """NMS of what NMS left changes nothing: nobody in it suppresses anybody."""
+    """A second NMS changes nothing: no survivor suppresses another."""
     boxes, scores, groups, valid = crowd(rng)
     index, kept = nms(boxes, scores, groups, valid, iou=0.3, top=60, impl=impl)
     left = boxes.gather(1, index[..., None].expand(-1, -1, 4)), scores.gather(1, index), groups.gather(1, index), kept
@@ -160,7 +160,7 @@ def test_survivors_stay_survivors(rng, impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_other_layouts_and_dtypes(rng, impl) -> None:
-    """Slices, transposes, half-precision and grad-requiring scores are scores like any others."""
+    """Slices, transposes, and scores in half precision or with a gradient give the same answer."""
     boxes, scores, groups, valid = crowd(rng)
     wanted = nms(boxes, scores, groups, valid, iou=0.5, top=40, impl=impl)
     odd = boxes.transpose(0, 2).contiguous().transpose(0, 2), scores.half().requires_grad_(), groups.int()

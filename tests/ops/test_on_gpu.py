@@ -1,4 +1,4 @@
-"""Triton's kernels on a card: the interpreter sees no race, no compile error and no reduced precision."""
+"""Triton's kernels on a GPU: the interpreter shows no race, no compile error and no reduced precision."""
 
 import pytest
 import torch

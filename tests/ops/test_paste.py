@@ -1,4 +1,4 @@
-"""Pasting: answers by hand, kernels equal to the reference, and the ways of the rivals, written again, as oracles."""
+"""Pasting: answers by hand, kernels equal to the reference, and the rules of the other frameworks, written again."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def square_of_ones():
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("rule", "left", "right"), [("padded", 4, 10), ("grid", 5, 9)])
 def test_paste_gives_the_known_answer(rule, left, right, impl) -> None:
-    """What Detectron, torchvision (`padded`) and Detectron2 (`grid`) gave for this mask and box: 42 and 30 pixels."""
+    """Detectron and torchvision (`padded`) set 42 pixels for this mask and box, Detectron2 (`grid`) sets 30."""
     answer = torch.zeros(1, 20, 20, dtype=torch.bool)
     answer[:, 7:13, left : right + 1] = True
     with recorded_paths() as paths:
@@ -41,7 +41,7 @@ def test_a_full_mask_fills_its_box_and_a_half_reaches_half(impl) -> None:
 
 
 def draw(seed, count=6):
-    """Smooth, hard and noisy masks; boxes inside, across and beyond the image, tiny, whole, without area."""
+    """Smooth, hard and noisy masks; boxes inside, across and beyond the image, tiny, of its size, and without area."""
     rng = torch.Generator().manual_seed(seed)
     M = int(torch.randint(1, 29, (1,), generator=rng))
     H, W = (int(side) for side in torch.randint(1, 50, (2,), generator=rng))
@@ -69,7 +69,7 @@ def test_every_implementation_equals_the_reference(impl, rule) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_no_objects_and_no_pixels(impl) -> None:
+def test_without_objects_or_pixels_the_answer_is_empty(impl) -> None:
     assert paste(torch.zeros(0, 28, 28), torch.zeros(0, 4), (5, 7), impl=impl).shape == (0, 5, 7)
     assert paste(torch.ones(2, 28, 28), torch.ones(2, 4), (0, 7), impl=impl).shape == (2, 0, 7)
     outside = torch.tensor([[-9.0, -9.0, -3.0, -3.0], [20.0, 20.0, 30.0, 30.0], [8.0, 8.0, 2.0, 2.0]])
@@ -78,7 +78,7 @@ def test_no_objects_and_no_pixels(impl) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("impl", IMPLS)
-def test_poison_stays_in_its_own_slot(impl, rule) -> None:
+def test_nan_does_not_spread_to_other_slots(impl, rule) -> None:
     masks, boxes, size = draw(3)
     answer = paste(masks, boxes, size, rule=rule, impl=impl)
     masks, boxes = masks.clone(), boxes.clone()

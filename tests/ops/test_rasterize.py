@@ -1,4 +1,4 @@
-"""Outlines and RLEs on a grid: answers by hand, kernels against the reference, pycocotools as a distant witness."""
+"""Outlines and RLEs on a grid: answers by hand, kernels against the reference, and pycocotools to compare with."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ def test_polygons_give_the_known_answer(name, impl) -> None:
         got = rasterize_polygons(polygons, WHOLE, 8, impl=impl)
     assert paths == [f"rasterize:{impl}"]
     assert got.dtype == bool
-    if name == "bow tie":  # left and right wings, the diagonals themselves half-open
+    if name == "bow tie":  # the left and the right wing; the diagonals may belong to either side
         y, x = np.mgrid[:8, :8]
         wings = (x >= y) & (x >= 7 - y) | (x < y) & (x < 7 - y)
         assert (got ^ wings).sum() <= 8
@@ -83,7 +83,7 @@ def test_polygons_give_the_known_answer(name, impl) -> None:
 def test_neighbours_share_no_cell_and_leave_no_gap(impl) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        middle = rng.integers(0, 17, size=2) / 2  # on centres and on borders alike
+        middle = rng.integers(0, 17, size=2) / 2  # on centres and on borders of pixels
         corners = [np.array(p, dtype=np.float64) for p in ((0, 0), (8, 0), (8, 8), (0, 8))]
         parts = [np.stack([corners[i], corners[(i + 1) % 4], middle]) for i in range(4)]
         total = sum(rasterize_polygons([p], WHOLE, 8, impl=impl).astype(int) for p in parts)
@@ -128,7 +128,7 @@ def test_every_implementation_rasterizes_alike(polygons, frame, size) -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), frame, st.integers(1, 20))
-def test_an_rle_is_looked_up_like_its_bitmap(seed, height, width, frame, size) -> None:
+def test_an_rle_is_sampled_like_its_bitmap(seed, height, width, frame, size) -> None:
     bitmap = np.random.default_rng(seed).random((height, width)) < 0.5
     counts = runs_of(bitmap)
     x = frame[0] + (np.arange(size) + 0.5) * ((frame[2] - frame[0]) / size)
@@ -147,7 +147,7 @@ def test_an_rle_is_looked_up_like_its_bitmap(seed, height, width, frame, size) -
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_empty_runs_and_a_short_rle_are_background(impl) -> None:
-    counts = np.array([0, 0, 3, 0, 0, 2], dtype=np.uint32)  # two set pixels after three, then nothing said
+    counts = np.array([0, 0, 3, 0, 0, 2], dtype=np.uint32)  # three of background, two set, no word on the rest
     got = rasterize_rle(counts, (4, 4), (0.0, 0.0, 4.0, 4.0), 4, impl=impl)
     answer = np.zeros((4, 4), dtype=bool)
     answer[3, 0] = answer[0, 1] = True
@@ -155,13 +155,13 @@ def test_empty_runs_and_a_short_rle_are_background(impl) -> None:
     assert not rasterize_rle(np.zeros(0, np.uint32), (4, 4), (0.0, 0.0, 4.0, 4.0), 4, impl=impl).any()
 
 
-def test_a_huge_rle_costs_its_runs_not_its_pixels() -> None:
+def test_the_cost_of_an_rle_grows_with_its_runs_not_its_pixels() -> None:
     counts = np.array([0, 2**31, 0], dtype=np.uint32)
     assert rasterize_rle(counts, (65536, 65535), (0.0, 0.0, 65535.0, 65536.0), 8)[:, :4].all()
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_wild_numbers_are_refused(impl) -> None:
+def test_impossible_numbers_are_refused(impl) -> None:
     with pytest.raises(ValueError, match="finite"):
         rasterize_polygons([np.array([[0.0, 0.0], [np.nan, 1.0], [2.0, 2.0]])], WHOLE, 8, impl=impl)
     with pytest.raises(ValueError, match="frame"):
@@ -193,7 +193,7 @@ def test_boxes_and_areas_of_rles_agree_with_pycocotools(seed, height, width, den
 @pytest.mark.skipif(not hasattr(os, "fork") or "numba" not in IMPLS, reason="needs fork and numba")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_worker_forked_after_a_parallel_kernel_still_rasterizes() -> None:
-    """Numba's threads do not survive a fork; a parallel kernel in the child would kill or hang it."""
+    """Numba's threads do not survive a fork: a parallel kernel would kill or hang the child."""
     paste(torch.ones(2, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 2), (8, 8), impl="numba")
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""RLE: pycocotools and `paste` say what the bytes must be; the text form is fuzzed in both directions."""
+"""RLE: the bytes equal those of `paste` and pycocotools; the text form is fuzzed in both directions."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_edges_of_the_image(impl) -> None:
 
 @st.composite
 def scenes(draw):
-    """Masks of every roughness and side, boxes of every size anywhere, coordinates on halves so that values tie."""
+    """Smooth and rough masks of all sides; boxes of all sizes anywhere, at half pixels so that values tie."""
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     M, H, W = draw(st.integers(1, 30)), draw(st.integers(1, 60)), draw(st.integers(1, 60))
     coarse = draw(st.sampled_from([2, 3, 6, 30]))
@@ -85,7 +85,7 @@ def test_a_large_image(rule, impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_poison_and_neighbours_change_nothing(impl) -> None:
+def test_neither_nan_nor_other_objects_change_an_rle(impl) -> None:
     masks, boxes = (
         torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(2)),
         torch.tensor([[2.0, 3.0, 19.0, 17.0]] * 3),
@@ -121,7 +121,7 @@ def test_text_is_pycocotools_text(counts) -> None:
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.one_of(st.binary(max_size=60), st.lists(st.integers(48, 111), max_size=60).map(bytes)))
-def test_any_bytes_are_read_or_refused(string) -> None:
+def test_any_bytes_are_either_read_or_refused(string) -> None:
     try:
         counts = counts_from_string(string)
     except ValueError:
@@ -132,7 +132,7 @@ def test_any_bytes_are_read_or_refused(string) -> None:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
-def test_a_bitmaps_runs(seed, height, width, density) -> None:
+def test_the_runs_of_a_bitmap(seed, height, width, density) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     bitmap = np.random.default_rng(seed).random((height, width)) < density
     counts = counts_from_bitmap(bitmap)

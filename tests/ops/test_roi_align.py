@@ -62,12 +62,12 @@ def test_roi_align_scales_boxes(impl) -> None:
 
 
 def test_the_largest_point_wins_and_takes_the_gradient() -> None:
-    """A bin of 2 x 2 pixels with a point on each: its maximum is their largest; of equal ones the first."""
+    """In a bin of 2 x 2 pixels with a point on each, the largest pixel counts, or the first of the largest ones."""
     features = torch.tensor([[[[1.0, 5, 2, 2], [3, 4, 2, 2]]]], requires_grad=True)
     box = torch.tensor([[[0.0, 0, 4, 2]]])
     with recorded_paths() as paths:
         out = pool([features], box, size=2, sampling=2, aligned=True, aggregate="max")
-    assert paths == ["roi_align:reference"]  # openly: the kernels have no maximum
+    assert paths == ["roi_align:reference"]  # the kernels have no maximum
     # bins are 2 wide and 1 high: points at x = 0, 1 | 2, 3 and y = -0.25 -> 0, 0.25 | 0.75, 1.25 -> 1
     torch.testing.assert_close(out[0, 0, 0], torch.tensor([[5.0, 2], [4.25, 2]]))
     out[0, 0, 0, 0].sum().backward()
@@ -84,7 +84,7 @@ class Case(NamedTuple):
     size: int = 3
     sampling: int = 2
     aligned: bool = True
-    spread: float = 1.0  # boxes reach this far, in canvases
+    spread: float = 1.0  # how far boxes reach, in canvases
     valid_fraction: float = 0.7
     max_sampling: int | None = None
 
@@ -169,8 +169,8 @@ IN_ORDER = [
 
 @pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("case", IN_ORDER, ids=lambda case: case.name)
-def test_a_deterministic_gradient_is_the_same_gradient(rng, case, impl) -> None:
-    """Where torch is asked for determinism; on a CPU that is always so."""
+def test_a_deterministic_gradient_equals_the_other(rng, case, impl) -> None:
+    """If torch is asked for determinism; on a CPU always."""
     maps, boxes, levels, valid, numbers = case.inputs(rng)
     maps = [features.requires_grad_() for features in maps]
     wanted = roi_align(maps, boxes, levels, valid, **numbers, impl="reference")
@@ -184,7 +184,7 @@ def test_a_deterministic_gradient_is_the_same_gradient(rng, case, impl) -> None:
 
 
 def formula(features, box, scale, size, sampling, aligned, aggregate):
-    """RoIAlign of one box and one channel, point for point, in Python's own numbers."""
+    """RoIAlign of one box and one channel, point for point, in Python's numbers."""
     height, width = features.shape
     offset = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (corner * scale[1 - k % 2] - offset for k, corner in enumerate(box))
@@ -249,7 +249,7 @@ def test_the_gradient_is_the_slope(rng, sampling) -> None:
 @pytest.mark.parametrize("sampling", [0, 2])
 @pytest.mark.parametrize("poison", [NAN, INF, -INF, 3e38])
 def test_padding_does_not_matter(rng, poison, sampling, impl) -> None:
-    """Slots that are not valid may hold any box, any level and get any gradient."""
+    """Slots that are not valid may hold any box and level, and receive any gradient."""
     maps, boxes, levels, valid, numbers = Case("", sampling=sampling).inputs(rng)
     maps = [features.requires_grad_() for features in maps]
     grad = torch.tensor(rng.standard_normal((2, 12, 5, 3, 3)), dtype=torch.float32)
@@ -268,8 +268,8 @@ def test_padding_does_not_matter(rng, poison, sampling, impl) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("sampling", [0, 2])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_boxes_that_are_no_boxes_harm_nobody_else(rng, aligned, sampling, impl) -> None:
-    """A model that has diverged: whatever such a box gives, the others' answers stand, and no other memory is read."""
+def test_impossible_boxes_do_not_change_the_others(rng, aligned, sampling, impl) -> None:
+    """A model that has diverged gives such boxes. No memory outside the maps may be read for them."""
     maps, boxes, levels, _, numbers = Case("", sampling=sampling, aligned=aligned, max_sampling=3).inputs(rng)
     every = torch.ones(2, 12, dtype=torch.bool)
     maps = [features.requires_grad_() for features in maps]
@@ -292,7 +292,7 @@ def test_a_valid_slot_without_a_level_is_empty(rng, impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_images_do_not_know_their_neighbours(rng, impl) -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch(rng, impl) -> None:
     maps, boxes, levels, valid, numbers = Case("", batch=3).inputs(rng)
     together = roi_align(maps, boxes, levels, valid, **numbers, impl=impl)
     for b in range(3):
@@ -302,8 +302,8 @@ def test_images_do_not_know_their_neighbours(rng, impl) -> None:
 
 
 @pytest.mark.parametrize("impl", [impl for impl in KERNELS if impl == "numba"])
-def test_threads_change_no_bit(rng, impl) -> None:
-    """Each thread owns rows of the map, so nothing races and every sum has one order."""
+def test_the_number_of_threads_changes_no_bit(rng, impl) -> None:
+    """Each thread owns rows of the map, so that nothing races and each sum has one order."""
     maps, boxes, levels, valid, numbers = Case("", maps=((40, 50), (20, 25)), slots=300, size=7).inputs(rng)
     maps = [features.requires_grad_() for features in maps]
     grad = torch.tensor(rng.standard_normal((2, 300, 5, 7, 7)), dtype=torch.float32)
@@ -319,9 +319,9 @@ def test_threads_change_no_bit(rng, impl) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("impl", [impl for impl in KERNELS if impl != "triton"])  # see CUT_OFF; a card is asked too
+@pytest.mark.parametrize("impl", [impl for impl in KERNELS if impl != "triton"])  # see CUT_OFF
 def test_bfloat16_is_rounded_to_the_nearest_even(impl) -> None:
-    """A point half-way between two pixels: their mean, as PyTorch rounds it. Infinities and NaN pass."""
+    """A point half-way between two pixels gives their mean, as PyTorch rounds it; also for infinities and NaN."""
     bits = torch.arange(-(1 << 15), 1 << 15, 7).to(torch.int16).view(torch.bfloat16)
     finite = bits[bits.isfinite()]
     left, right = finite, finite.roll(1)
@@ -335,7 +335,7 @@ def test_bfloat16_is_rounded_to_the_nearest_even(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_memory_lies_channels_last(rng, impl) -> None:
+def test_the_answer_is_channels_last_in_memory(rng, impl) -> None:
     maps, boxes, levels, valid, numbers = Case("").inputs(rng)
     maps = [features.to(memory_format=torch.channels_last).requires_grad_() for features in maps]
     out = roi_align(maps, boxes, levels, valid, **numbers, impl=impl)
@@ -392,7 +392,7 @@ def test_impossible_arguments_are_refused(rng, wrong, message) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_dtypes_are_openly_the_references(rng, dtype) -> None:
+def test_other_dtypes_run_the_reference_and_record_it(rng, dtype) -> None:
     maps, boxes, levels, valid, numbers = Case("").inputs(rng, dtype)
     with recorded_paths() as paths:
         assert roi_align(maps, boxes, levels, valid, **numbers).dtype == dtype

@@ -20,7 +20,7 @@ ALL = [(rule, aggregate) for rule in OPERATORS for aggregate in ("average", "max
 class Case(NamedTuple):
     name: str
     maps: tuple = ((9, 11), (5, 6))
-    boxes: tuple = ()  # drawn where none are named
+    boxes: tuple = ()  # drawn at random if there are none
     size: int = 3
     sampling: int = 2
     aligned: bool = True
@@ -31,7 +31,7 @@ EDGES = (
     (8, 8, 8, 8),  # no extent
     (8, 8, 9, 9),  # less than a pixel of the map
     (-20, -12, 10, 14),  # across the corner
-    (30, 26, 90, 80),  # across the other
+    (30, 26, 90, 80),  # across the opposite corner
     (100, 100, 140, 140),  # beyond
     (20, 20, 10, 12),  # corners exchanged
     (2, 6, 18, 22),  # halves of a pixel, which are rounded away from zero
@@ -87,7 +87,7 @@ def test_operators_equal_their_definition(case, rule, aggregate, impl, rng) -> N
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("rule", "aggregate"), ALL)
 @pytest.mark.parametrize(("size", "every"), [(6, 2), (7, 3)])
-def test_every_second_bin_is_what_it_is_among_all(size, every, rule, aggregate, impl, rng) -> None:
+def test_every_second_bin_equals_that_bin_among_all(size, every, rule, aggregate, impl, rng) -> None:
     maps, scales, *slots, _ = draw(Case("drawn", size=size), rng)
     slots = [torch.tensor(a) for a in slots]
     tensors = [torch.tensor(m, requires_grad=True) for m in maps]
@@ -104,7 +104,7 @@ def test_every_second_bin_is_what_it_is_among_all(size, every, rule, aggregate, 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("rule", ["roi_pool", "roi_warp"])
-def test_padding_never_matters_and_neighbours_do_not_either(rule, impl, rng) -> None:
+def test_neither_padding_nor_other_images_change_the_answer(rule, impl, rng) -> None:
     maps, scales, boxes, levels, valid, _ = draw(Case("drawn"), rng)
     arguments = [torch.tensor(a) for a in (boxes, levels, valid)]
     maps = [torch.tensor(m) for m in maps]
@@ -139,7 +139,7 @@ def test_of_equal_pixels_the_first_takes_the_gradient(rule, impl) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("rule", "aggregate"), ALL)
 def test_bfloat16_adds_up_in_float32(rule, aggregate, impl) -> None:
-    """The gradients of 2000 boxes on one pixel, each 1: in bfloat16 256 + 1 would be 256."""
+    """2000 boxes each give one pixel a gradient of 1; in bfloat16, 256 + 1 would be 256."""
     features = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
     boxes = torch.tensor([0.0, 0, 1, 1]).expand(1, 2000, 4)
     levels = torch.zeros(1, 2000, dtype=torch.int64)

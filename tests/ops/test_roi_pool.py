@@ -1,4 +1,4 @@
-"""RoIPool: answers of torchvision's and Caffe2's operator, which are the same."""
+"""RoIPool: answers of torchvision's operator, which equal those of Caffe2's."""
 
 import pytest
 import torch

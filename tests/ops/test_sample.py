@@ -1,4 +1,4 @@
-"""The random choice: its counts by hand, its independence of the batch, its fairness."""
+"""Random sampling: counts by hand, independence of the batch, and equal chances."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_counts_by_hand(positives, negatives, foreground, chosen) -> None:
 
 
 def test_a_size_beyond_the_candidates_takes_them_all() -> None:
-    """The fraction counts from the size asked for, not from what there is; no slots are made for nothing."""
+    """The fraction is of the size asked for, not of the candidates, and there are no slots that could not be filled."""
     positive, negative = flags(3, 10), ~flags(3, 10)
     index, fg, valid = sample(positive, negative, torch.rand(1, 10), size=10**7, positive_fraction=0.25)
     assert index.shape == (1, 10)

@@ -1,4 +1,4 @@
-"""Triton's kernels without a GPU: their arithmetic under the interpreter, and that the compiler takes them."""
+"""Triton's kernels without a GPU: the interpreter checks their arithmetic, and the compiler accepts them."""
 
 import importlib.util
 import os
@@ -14,13 +14,15 @@ from tests.ops.kernel_checks import boxes_of, determinism, pyramid_of
 
 ROOT = Path(__file__).parents[2]
 OPS = ("match", "nms", "paste", "roi_align")
-# What stands for the rest: the interpreter is slow. NumPy, which computes for it, warns of numbers that are not finite.
-CHOSEN = "triton and not (inf or 3e or nan-2 or (no_boxes and (True-0 or False-2)) or (bfloat16 and not pyramid))"
+# A selection, as the interpreter is slow. It computes with NumPy, which warns of numbers that are not finite.
+CHOSEN = (
+    "triton and not (inf or 3e or nan-2 or (impossible_boxes and (True-0 or False-2)) or (bfloat16 and not pyramid))"
+)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_the_interpreter_passes_the_tests_of_the_operators() -> None:
-    """The tests that every implementation has to pass, in a process where Triton interprets its kernels."""
+    """The tests that each implementation has to pass, in a process in which Triton interprets its kernels."""
     assert "TRITON_INTERPRET" not in os.environ
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", "-rp"]
     done = subprocess.run(
@@ -34,20 +36,20 @@ def test_the_interpreter_passes_the_tests_of_the_operators() -> None:
 
 @pytest.fixture
 def compiled(monkeypatch) -> Iterator[list[str]]:
-    """Launches compile for an H100's architecture and run nothing; the names of what was compiled."""
+    """The names of the compiled kernels. A launch compiles for an H100's architecture and runs nothing."""
     pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
     class Driver:
-        """What the compiler asks of a machine."""
+        """What the compiler wants to know about the machine."""
 
         def get_current_target(self):
             return GPUTarget("cuda", 90, 32)
 
         def get_current_device(self) -> int:
-            return 99  # what is compiled here is for nobody else
+            return 99  # no other test uses what is compiled for this device
 
         def get_current_stream(self, device: int) -> int:
             return 0

@@ -9,7 +9,7 @@ from maskrcnn.ops.winograd import transform_weights, winograd
 
 IMPLS = implementations("winograd")
 SHAPES = [(1, 3, 2, 1, 1), (2, 5, 7, 4, 6), (2, 16, 8, 7, 9), (1, 8, 24, 1, 12), (3, 4, 4, 33, 50)]  # B C D H W
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the size of the answer, root mean squares
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the answer's root mean square
 
 
 def drawn(shape, dtype):
@@ -44,7 +44,7 @@ def test_float64_is_the_references() -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_a_single_pixel_spreads_the_weights(impl) -> None:
-    """By hand: numbers 0 to 8 round a one, mirrored, and the bias everywhere."""
+    """By hand: around a single one the weights 0 to 8 appear mirrored, and the bias everywhere."""
     x = torch.zeros(1, 1, 5, 5)
     x[0, 0, 2, 2] = 1
     weight = torch.arange(9.0).view(1, 1, 3, 3)
@@ -55,7 +55,7 @@ def test_a_single_pixel_spreads_the_weights(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_images_of_a_batch_do_not_see_each_other(impl) -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch(impl) -> None:
     x, weight, bias, _ = drawn((3, 4, 4, 33, 50), torch.float32)
     weights = transform_weights(weight, torch.float32)
     x[1] = torch.nan
@@ -66,6 +66,6 @@ def test_images_of_a_batch_do_not_see_each_other(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_no_images_give_no_answers(impl) -> None:
+def test_without_images_the_answer_is_empty(impl) -> None:
     weights = transform_weights(torch.zeros(4, 2, 3, 3), torch.float32)
     assert winograd(torch.zeros(0, 2, 5, 6), weights, torch.zeros(4), relu=True, impl=impl).shape == (0, 4, 5, 6)
