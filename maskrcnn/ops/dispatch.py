@@ -146,7 +146,7 @@ def _tell_of_compilation() -> None:
 
 @functools.cache
 def _has_kernel(op: str, name: str) -> bool:
-    return importlib.util.find_spec(f"{__package__}.{op}_{name}") is not None
+    return importlib.util.find_spec(f"{__package__}.kernels.{op}_{name}") is not None
 
 
 @functools.cache
