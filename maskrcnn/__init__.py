@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .model.tta import TTA
     from .predict import Predictor, load
     from .results import Result
-    from .training.loop import train
+    from .training.train import train
 
 __version__ = "0.1.0"
 
@@ -45,7 +45,7 @@ _HOMES = {
     "Result": "results",
     "TTA": "model.tta",
     "evaluate": "evaluation.run",
-    "train": "training.loop",
+    "train": "training.train",
 }
 
 

@@ -1,12 +1,11 @@
-"""What a run says: records of plain numbers, to a JSON-lines file, to the console, to any other listener.
+"""What a run reports: losses, collected step by step, and records for a file, the console and other listeners.
 
-A listener is a function of a kind ("start", "step", "evaluation", "end") and a record. Losses stay tensors on their
-device until a record is due (`Meter`), so that logging never makes the device wait.
+A listener is a function of a kind ("start", "step", "evaluation", "end") and a record of plain numbers.
 """
 
 import json
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..files import replacing
+from .run import Run, write_json
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+NORM = "gradient_norm"
 
 
 class Meter:
-    """Means of scalar tensors between two readings."""
+    """The losses of the steps since the last record: their means, and whether all are finite.
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+    They stay on their device until `check` looks at them, because looking makes the host wait for a GPU.
+    """
+
+    def __init__(self, run: Run, seconds: float = 0.0) -> None:
+        self._run = run
+        self._new: list[tuple[int, Tensor | None, dict[str, Tensor]]] = []  # step, image ids, values; not checked yet
+        self._sums: dict[str, Tensor] = {}  # of checked values
+        self._counts: Counter[str] = Counter()
+        self._steps: set[int] = set()
         self._read_at = seconds
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+    def add(self, step: int, image_ids: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        """Keeps scalars of a step, and the ids of the images that they come from."""
+        self._new.append((step, image_ids, {name: value.detach().float() for name, value in values.items()}))
+        self._steps.add(step)
+
+    def check(self) -> None:
+        """Raises `TrainingError`, on every rank, if a value of any rank is not finite."""
+        new, self._new = self._new, []
+        if not new:
+            return
+        for _, _, values in new:
+            for name, value in values.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts.update(values.keys())
+        # With fp16 the gradients overflow now and then: the scaler leaves out such a step.
+        ignored = NORM if self._run.precision == "fp16" else ""
+        rows = [(step, name, value) for step, _, values in new for name, value in values.items() if name != ignored]
+        finite = torch.stack([value for _, _, value in rows]).isfinite().tolist()
+        bad = next((step for (step, _, _), good in zip(rows, finite, strict=True) if not good), None)
+        if self._run.ranks.any(bad is not None):
+            ids = [i for step, image_ids, _ in new if step == bad and image_ids is not None for i in image_ids.tolist()]
+            own = [(good, name, value) for (step, name, value), good in zip(rows, finite, strict=True) if step == bad]
+            own.sort(key=lambda row: not row[0])  # of several micro-batches a value that is not finite is shown
+            self._refuse(bad, ids, {name: str(float(value)) for _, name, value in own})
+
+    def _refuse(self, bad: int | None, image_ids: list[int], values: dict[str, str]) -> None:
+        """Raises the error for the first bad step of any rank, and lists its images in a file."""
+        ranks, path = self._run.ranks, self._run.out / "not_finite.json"
+        rows = ranks.gather(None if bad is None else (bad, image_ids, values)) or []
+        found = ranks.from_first([row for row in rows if row is not None])
+        step, _, losses = min(found, key=lambda row: row[0])
+        ids = sorted(image_id for row in found if row[0] == step for image_id in row[1])
+        if ranks.first:
+            write_json(path, {"step": step + 1, "image_ids": ids, "losses": losses})
+        shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+        words = ", ".join(f"{name} {value}" for name, value in losses.items())
+        raise TrainingError(
+            f"the loss is not finite at step {step + 1} ({words}), images {shown}; {path} lists them. "
+            "A lower train.lr or a longer train.warmup_steps usually helps"
+        )
 
     def read(self, seconds: float) -> tuple[dict[str, float], float]:
-        """The means since the last reading and the seconds between two additions; waits for the device once.
-
-        `seconds` is the time now.
-        """
-        if not self._count:
+        """The means of this rank since the last reading, and the seconds per step. `seconds` is the time now."""
+        self.check()
+        if not self._steps:
             return {}, 0.0
-        means = (torch.stack(list(self._sums.values())) / self._count).tolist()
-        result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / self._count
-        self._sums, self._count, self._read_at = {}, 0, seconds
+        means = torch.stack([total / self._counts[name] for name, total in self._sums.items()]).tolist()
+        result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / len(self._steps)
+        self._sums, self._counts, self._steps, self._read_at = {}, Counter(), set(), seconds
         return result
+
+
+def run_listeners(run: Run) -> list[Listener]:
+    """The listeners of every run: log.jsonl, the console, and TensorBoard if it was asked for."""
+    listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(run.steps)]
+    if run.tensorboard:
+        listeners.append(tensorboard_listener(run.out / "tensorboard"))
+    return listeners
 
 
 class JsonLines:
@@ -182,24 +230,3 @@ def peak_memory_gib(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-class Clock:
-    """Seconds of training: stands still while something else is done."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self._since = time.perf_counter()
-
-    def read(self) -> float:
-        now = time.perf_counter()
-        self.seconds += now - self._since
-        self._since = now
-        return self.seconds
-
-    def skip(self) -> float:
-        """Leaves out the time since the last reading, and returns it."""
-        now = time.perf_counter()
-        passed = now - self._since
-        self._since = now
-        return passed

@@ -13,7 +13,8 @@ from maskrcnn.data.loader import EvalLoader, TrainLoader
 from maskrcnn.data.records import Dataset
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.model.build import build
-from maskrcnn.training.proposals import (
+from maskrcnn.training.task import rpn_tensors
+from maskrcnn.training.two_stage import (
     KeptProposals,
     check_covers,
     compute_proposals,
@@ -22,7 +23,6 @@ from maskrcnn.training.proposals import (
     read_proposals,
     recall_of,
     rpn_of,
-    rpn_tensors,
     write_proposals,
 )
 from maskrcnn.weights.checkpoint import load_checkpoint
@@ -153,7 +153,7 @@ def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     (tmp_path / "images" / "c.png").write_text("no image")
     dataset = read_coco(tmp_path / "train.json")
     loader = EvalLoader(dataset, OWN.input, warn=lambda text: None)
-    found = compute_proposals(build(OWN), loader, precision="fp32", step="test")
+    found = compute_proposals(build(OWN), loader, precision="fp32", training=False)
     assert sorted(found) == [1, 2, 3, 4]
     assert len(found[3][0]) == 0
     assert len(found[1][0]) > 0

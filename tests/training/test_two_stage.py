@@ -9,29 +9,18 @@ import torch
 
 import maskrcnn
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
-from maskrcnn.training import stages as module
-from maskrcnn.training.loop import train
-from maskrcnn.training.proposals import propose, read_proposals
-from maskrcnn.training.stages import check_stages
+from maskrcnn.training import two_stage as module
+from maskrcnn.training.two_stage import check_stages, propose, read_proposals
 from maskrcnn.weights.checkpoint import load_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, write_coco
-from tests.training.test_distributed import two_ranks
-from tests.training.test_train import SMALLEST
+from tests.training.processes import two_ranks
+from tests.training.small import train_small
 
 BOTH = ("rpn", "heads")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_coco(folder, {"a.png": TWO_APART, "b.png": NONE, "c.png": SMALL, "d.png": TWO_APART})
-    write_coco(folder, {"v.png": TWO_APART}, "val.json")
-    return folder
-
-
-def run(data: Path, out: Path, *overrides: str, **named: Any) -> Path:
-    arguments = {"model": "R-18-FPN-tiny", "epochs": 2, "stages": BOTH, **named}
-    return train(data, out=out, overrides=(*SMALLEST, "train.checkpoint_every=1", *overrides), **arguments)
+def run(data: Path, out: Path, *settings: str, **arguments: Any) -> Path:
+    return train_small(data, out, "train.checkpoint_every=1", *settings, **{"stages": BOTH, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +131,7 @@ def test_more_epochs_are_the_heads_alone_once_they_have_begun(
     for epochs, steps in ((3, 6), (4, 8), (3, 8)):
         capsys.readouterr()
         final = run(data, tmp_path, epochs=epochs)
-        assert capsys.readouterr().out.count("left as it is, with its proposals, as stage heads has begun") == 1
+        assert capsys.readouterr().out.count("unchanged, because stage heads has begun on its proposals") == 1
         assert steps_in(tmp_path / "heads") == steps
         assert final.read_bytes() == (tmp_path / "heads" / "model.safetensors").read_bytes()
     assert run(data, tmp_path, stages=("rpn",), epochs=4) == tmp_path / "rpn" / "model.safetensors"
@@ -167,7 +156,7 @@ def test_proposals_that_do_not_fit_are_refused(whole: Path, data: Path, tmp_path
     file = whole / "rpn" / "proposals.safetensors"
     with pytest.raises(ConfigError, match=r"model\.anchors\.ratios: \[0\.5, 1\.0, 2\.0\] there, \[0\.5, 1\.0, 2\.5\]"):
         run(data, tmp_path / "a", "model.anchors.ratios=[0.5,1,2.5]", stages=("heads",), proposals=file)
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="does not exist: train the stage rpn first"):
         run(data, tmp_path / "b", stages=("heads",))
     more = tmp_path / "more"
     write_coco(more, {f"{i}.png": TWO_APART for i in range(6)})
@@ -215,19 +204,20 @@ def test_two_processes_share_the_work_of_both_stages(data: Path, tmp_path: Path)
 
 
 def test_stages_have_names_and_an_order() -> None:
-    assert check_stages((), None) == ()
+    assert check_stages(None, None) == check_stages((), None) == ()
     assert check_stages((), "p") == ("heads",)
+    assert check_stages("rpn,heads", None) == BOTH
     assert check_stages(["rpn", "heads"], None) == BOTH
     for wrong in (["heads", "rpn"], ["rnp"], ["rpn", "rpn"]):
         with pytest.raises(ConfigError, match="the stages are"):
             check_stages(wrong, None)
-    with pytest.raises(ConfigError, match="no stage rpn"):
+    with pytest.raises(ConfigError, match="leave out the stage rpn"):
         check_stages(["rpn", "heads"], "p")
 
 
 def test_both_networks_start_from_the_weights_given(whole: Path, data: Path, tmp_path: Path) -> None:
     """A checkpoint of shared features gives its backbone to both."""
-    start = train(data, model="R-18-FPN-tiny", out=tmp_path / "keypoint", epochs=0.5, overrides=SMALLEST)
+    start = train_small(data, tmp_path / "joint", epochs=0.5)
     shared = load_checkpoint(start).state
     run(data, tmp_path / "run", "train.lr=0", model=None, weights=start, epochs=1)
     state = load_checkpoint(tmp_path / "run" / "model.safetensors").state
