@@ -5,8 +5,7 @@ A listener is a function of a kind ("start", "step", "evaluation", "end") and a 
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,62 +28,62 @@ class Meter:
 
     def __init__(self, run: Run, seconds: float = 0.0) -> None:
         self._run = run
-        self._new: list[tuple[int, Tensor | None, dict[str, Tensor]]] = []  # step, image ids, values; not checked yet
-        self._sums: dict[str, Tensor] = {}  # of checked values
-        self._counts: Counter[str] = Counter()
-        self._steps: set[int] = set()
+        self._new: dict[int, tuple[list[Tensor], dict[str, Tensor]]] = {}  # by step: image ids, values; not checked yet
+        self._sums: dict[str, Tensor] = {}  # over the steps that were checked
+        self._count = 0
         self._read_at = seconds
 
-    def add(self, step: int, image_ids: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        """Keeps scalars of a step, and the ids of the images that they come from."""
-        self._new.append((step, image_ids, {name: value.detach().float() for name, value in values.items()}))
-        self._steps.add(step)
+    def add(self, step: int, values: Mapping[str, Tensor], image_ids: Tensor | None = None, parts: int = 1) -> None:
+        """Adds scalars of a step, or of one of its equal `parts`, and the ids of the images that they come from."""
+        ids, sums = self._new.setdefault(step, ([], {}))
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() / parts
+        if image_ids is not None:
+            ids.append(image_ids)
 
     def check(self) -> None:
-        """Raises `TrainingError`, on every rank, if a value of any rank is not finite."""
-        new, self._new = self._new, []
+        """Raises `TrainingError`, on every rank, if a value of any rank is not finite; lists the images in a file."""
+        new, self._new = self._new, {}
         if not new:
             return
-        for _, _, values in new:
+        for _, values in new.values():
             for name, value in values.items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts.update(values.keys())
-        # With fp16 the gradients overflow now and then: the scaler leaves out such a step.
-        ignored = NORM if self._run.precision == "fp16" else ""
-        rows = [(step, name, value) for step, _, values in new for name, value in values.items() if name != ignored]
-        finite = torch.stack([value for _, _, value in rows]).isfinite().tolist()
-        bad = next((step for (step, _, _), good in zip(rows, finite, strict=True) if not good), None)
-        if self._run.ranks.any(bad is not None):
-            ids = [i for step, image_ids, _ in new if step == bad and image_ids is not None for i in image_ids.tolist()]
-            own = [(good, name, value) for (step, name, value), good in zip(rows, finite, strict=True) if step == bad]
-            own.sort(key=lambda row: not row[0])  # of several micro-batches a value that is not finite is shown
-            self._refuse(bad, ids, {name: str(float(value)) for _, name, value in own})
-
-    def _refuse(self, bad: int | None, image_ids: list[int], values: dict[str, str]) -> None:
-        """Raises the error for the first bad step of any rank, and lists its images in a file."""
+                self._sums[name] = self._sums.get(name, 0) + value
+        self._count += len(new)
         ranks, path = self._run.ranks, self._run.out / "not_finite.json"
-        rows = ranks.gather(None if bad is None else (bad, image_ids, values)) or []
-        found = ranks.from_first([row for row in rows if row is not None])
+        ignored = NORM if self._run.precision == "fp16" else ""  # it may overflow: the scaler leaves out such a step
+        names = [name for name in self._sums if name != ignored]
+        finite = torch.stack([values[name] for _, values in new.values() for name in names]).isfinite()
+        good = finite.view(len(new), -1).all(1).tolist()
+        bad = next((step for step, fine in zip(new, good, strict=True) if not fine), None)
+        if not ranks.any(bad is not None):
+            return
+        mine = None if bad is None else (bad, [ids.tolist() for ids in new[bad][0]], _words(new[bad][1], names))
+        found = ranks.from_first([row for row in ranks.gather(mine) or [] if row is not None])
         step, _, losses = min(found, key=lambda row: row[0])
-        ids = sorted(image_id for row in found if row[0] == step for image_id in row[1])
+        ids = sorted(image_id for row in found if row[0] == step for batch in row[1] for image_id in batch)
         if ranks.first:
             write_json(path, {"step": step + 1, "image_ids": ids, "losses": losses})
         shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
-        words = ", ".join(f"{name} {value}" for name, value in losses.items())
+        values = ", ".join(f"{name} {value}" for name, value in losses.items())
         raise TrainingError(
-            f"the loss is not finite at step {step + 1} ({words}), images {shown}; {path} lists them. "
+            f"the loss is not finite at step {step + 1} ({values}), images {shown}; {path} lists them. "
             "A lower train.lr or a longer train.warmup_steps usually helps"
         )
 
     def read(self, seconds: float) -> tuple[dict[str, float], float]:
         """The means of this rank since the last reading, and the seconds per step. `seconds` is the time now."""
         self.check()
-        if not self._steps:
+        if not self._count:
             return {}, 0.0
-        means = torch.stack([total / self._counts[name] for name, total in self._sums.items()]).tolist()
-        result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / len(self._steps)
-        self._sums, self._counts, self._steps, self._read_at = {}, Counter(), set(), seconds
+        means = (torch.stack(list(self._sums.values())) / self._count).tolist()
+        result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / self._count
+        self._sums, self._count, self._read_at = {}, 0, seconds
         return result
+
+
+def _words(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, str]:
+    return {name: str(float(values[name])) for name in names}
 
 
 def run_listeners(run: Run) -> list[Listener]:
@@ -194,7 +193,7 @@ def duration(seconds: float) -> str:
 
 
 def tensorboard_listener(folder: Path) -> Listener:
-    """A listener that writes TensorBoard events. Raises `ConfigError` where the extra is not installed."""
+    """A listener that writes TensorBoard events. Raises `ConfigError` if the extra is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -221,7 +220,7 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, flo
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory so far: of the GPU where there is one, else of the process."""
+    """The peak memory so far: of the GPU if the run has one, else of the process; NaN if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:

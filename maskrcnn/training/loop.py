@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from ..device import arithmetic
 from ..errors import TrainingError
-from ..files import replacing
 from ..structures import Losses
 from .distributed import wrap
 from .log import NORM, Listener, Meter, peak_memory_gib, run_listeners
 from .optim import build_optimizer, clip, learning_rate, set_rate
-from .run import BEST, FINAL, LAST, METRICS, STATE, Run, write_json
+from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file, write_json
 from .state import Average, Progress, State, load_state, save_state
 from .task import Inputs, Task, to_device
 
@@ -84,10 +83,10 @@ def train_step(
                 losses = compute_loss(*to_device(inputs, device))
             terms = divide(losses, run)
             scaler.scale(terms["loss"] / train.accumulate).backward()
-        meter.add(step, image_ids, terms)
+        meter.add(step, terms, image_ids, train.accumulate)
     scaler.unscale_(optimizer)
-    meter.add(step, None, {NORM: clip(state.model, train.clip_norm)})
-    if device.type == "cpu":  # where looking is free, a loss that is not finite does not reach the weights
+    meter.add(step, {NORM: clip(state.model, train.clip_norm)})
+    if device.type == "cpu":  # before a loss that is not finite reaches the weights; on a GPU looking would wait
         meter.check()
     scaler.step(optimizer)
     scaler.update()
@@ -174,7 +173,7 @@ def save(state: State, task: Task) -> None:
     """Writes the newest checkpoint and the state that a resume needs."""
     run = task.run
     if run.ranks.first:
-        with state.judged():
+        with state.averaged():
             task.write(run.out / LAST, {"step": state.progress.step})
         save_state(run.out / STATE, state)
     run.ranks.wait()
@@ -184,9 +183,7 @@ def publish(run: Run) -> Path:
     """The checkpoint to use: the best if there was an evaluation, else the last."""
     final = run.out / FINAL
     if run.ranks.first:
-        source = run.out / (BEST if (run.out / BEST).exists() else LAST)
-        with replacing(final) as temporary:
-            temporary.write_bytes(source.read_bytes())
+        copy_file(run.out / (BEST if (run.out / BEST).exists() else LAST), final)
     run.ranks.wait()
     return final
 
@@ -197,7 +194,7 @@ def publish(run: Run) -> Path:
 def evaluate(state: State, task: Task) -> dict[str, Any]:
     """Measures the run's weights on every rank and keeps them if they are the best; returns a record."""
     began, progress, run = time.perf_counter(), state.progress, task.run
-    with state.judged():
+    with state.averaged():
         task.eval()
         metrics = task.evaluate()
         loss = validation_loss(task) if run.config.train.validation_loss else None
@@ -218,20 +215,17 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
 
 @torch.no_grad()
 def validation_loss(task: Task) -> float:
-    """The loss over all validation images, with running norms: sums and counts are added over images and ranks."""
+    """The loss over all validation images: sums and counts are added over images and ranks before they are divided."""
     run = task.run
-    sums: dict[str, Tensor] = {}
+    sums = torch.zeros(len(Losses._fields), 2, dtype=torch.float64, device=run.ranks.device)
     for inputs in task.val_batches():
         with arithmetic(run.precision, run.ranks.device):
             losses = task(*to_device(inputs, run.ranks.device))
-        for name, term in zip(losses._fields, losses, strict=True):
+        for i, term in enumerate(losses):
             if term is not None:
-                pair = torch.stack([term.sum.double(), term.count.double()])
-                sums[name] = sums[name] + pair if name in sums else pair
-    gathered = run.ranks.gather({name: pair.cpu() for name, pair in sums.items()}) or []
-    shares = [pairs for pairs in gathered if pairs]  # a rank may have no image
-    terms = [torch.stack([pairs[name] for pairs in shares]).sum(0) for name in (shares[0] if shares else {})]
-    return run.ranks.from_first(float(sum(pair[0] / pair[1].clamp(min=1) for pair in terms)))
+                sums[i] += torch.stack([term.sum.double(), term.count.double()])
+    sums = run.ranks.total(sums)
+    return float((sums[:, 0] / sums[:, 1].clamp(min=1)).sum())
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:

@@ -264,7 +264,14 @@ def _claim(run: Run) -> bool:
     if run.val_data is not None and _is_held_out(run):
         rows = [{"id": int(id), "file": run.val_data.path(i).name} for i, id in enumerate(run.val_data.image_ids)]
         write_json(run.out / HELD_OUT, {"json": str(run.val_data.json_path), "images": rows})
-    write_json(path, {"identity": identity, "versions": _versions(), "seed": run.config.train.seed})
+    versions = {
+        "maskrcnn": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+    write_json(path, {"identity": identity, "versions": versions, "seed": run.config.train.seed})
     return False
 
 
@@ -310,16 +317,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "maskrcnn": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-    }
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -331,3 +328,9 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file atomically."""
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())

@@ -57,7 +57,7 @@ def train(
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
 
     Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not
-    finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, once the run is saved.
+    finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
     from .distributed import join_ranks
     from .loop import fit
@@ -82,8 +82,7 @@ def train(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
             images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks,
         )  # fmt: skip
-        for line in describe(run):
-            ranks.say(line)
+        ranks.say("\n".join(describe(run)))
         if wanted:
             return train_in_stages(run, wanted, proposals)
         claim_folder(run)

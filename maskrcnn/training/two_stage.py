@@ -7,12 +7,12 @@ of every training image, best first, and the network that proposed them, which b
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ..accelerate.prepare import prepare
@@ -26,7 +26,7 @@ from ..data.records import Dataset
 from ..device import Precision, arithmetic, choose_device, choose_precision
 from ..errors import CheckpointError, ConfigError, DataError
 from ..evaluation.recall import Figures, average_recall, covered
-from ..files import fingerprint, replacing
+from ..files import fingerprint
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses, Proposals
@@ -34,7 +34,7 @@ from ..weights.checkpoint import load_checkpoint, read_tensors, restore, write_t
 from ..weights.read import locate, read_checkpoint
 from .distributed import Ranks
 from .loop import fit
-from .run import FINAL, METRICS, Run, claim_folder, holds_run
+from .run import FINAL, METRICS, Run, claim_folder, copy_file, holds_run
 from .task import Inputs, Task, build_model, eval_loader, rpn_tensors, to_device
 
 STAGES = ("rpn", "heads")
@@ -124,7 +124,7 @@ class HeadsTask(Task):
         super().__init__(run, model)
         restore(rpn_of(model), kept.network, file)
         freeze(model, rpn=True)
-        self.boxes = kept.by_image()
+        self.boxes = kept.boxes
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
         config = self.run.config
@@ -169,8 +169,7 @@ def publish(trained: Path, run: Run) -> Path:
     if run.ranks.first:
         for name in (FINAL, METRICS):
             if (trained.parent / name).exists():
-                with replacing(run.out / name) as temporary:
-                    temporary.write_bytes((trained.parent / name).read_bytes())
+                copy_file(trained.parent / name, run.out / name)
     run.ranks.wait()
     return run.out / FINAL
 
@@ -190,22 +189,11 @@ def propose(
     strict: bool = False,
     device: str | torch.device | None = None,
 ) -> Figures:
-    """Writes a model's proposals for the images of a data set to a file; returns how many objects they find.
+    """Writes a model's proposals for the images of a data set to the file `out`; returns how many objects they find.
 
-    As many boxes of an image are kept as the model uses in training.
-
-    Args:
-        weights: Checkpoint of any origin, a run's folder, that of its first stage, or a name.
-        data: COCO json, or a folder with train.json.
-        out: The file to write.
-        images: Folder of the images, if they are not beside the json.
-        batch: Images at once.
-        workers: Processes that read images.
-        precision: fp32, bf16, fp16 or auto.
-        strict: A bad record is an error; default: it is left out.
-        device: cpu, cuda or cuda:1; by default a GPU if there is one.
-
-    Raises `CheckpointError`, `ConfigError` and `DataError`.
+    `weights` is a checkpoint of any origin, a run's folder, that of its first stage, or a name; `data` a json, or a
+    folder with train.json. As many boxes of an image are kept as the model uses in training. Raises
+    `CheckpointError`, `ConfigError` and `DataError`.
     """
     checkpoint = read_checkpoint(weights)
     config = replace(checkpoint.config, rpn=replace(checkpoint.config.rpn, features="own"))
@@ -291,31 +279,13 @@ def place_proposals(
 
 
 class KeptProposals(NamedTuple):
-    """What a file holds. Boxes are xyxy, pixels of the original image, best first."""
+    """What a file holds."""
 
-    image_ids: Int[Tensor, " N"]
-    names: UInt8[Tensor, " bytes"]  # file names, UTF-8, with a zero byte between them
-    sizes: Int[Tensor, "N 2"]  # (height, width)
-    offsets: Int[Tensor, " N1"]  # those of image row i are offsets[i]:offsets[i + 1]
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, " n"]
+    boxes: dict[int, Tensor]  # by image id: float32 [n 4], xyxy, pixels of the original image, best first
+    images: ImageRows
     network: dict[str, Tensor]  # of the RPN and of the features that it reads
     config: ModelConfig  # of the model that proposed
     weights: str  # SHA-256 of the checkpoint that proposed
-
-    def by_image(self) -> dict[int, Tensor]:
-        """The boxes by image id."""
-        ends = self.offsets.tolist()
-        return {
-            image_id: self.boxes[first:last]
-            for image_id, first, last in zip(self.image_ids.tolist(), ends[:-1], ends[1:], strict=True)
-        }
-
-    def images(self) -> ImageRows:
-        """The images, by id."""
-        names = self.names.numpy().tobytes().decode().split("\0")
-        rows = zip(self.image_ids.tolist(), names, self.sizes.tolist(), strict=True)
-        return {image_id: (name, height, width) for image_id, name, (height, width) in rows}
 
 
 def write_proposals(
@@ -330,8 +300,8 @@ def write_proposals(
     tensors = {
         "image_ids": torch.tensor(ids, dtype=torch.int64),
         "names": torch.tensor(list("\0".join(images[i][0] for i in ids).encode()), dtype=torch.uint8),
-        "sizes": torch.tensor([images[i][1:] for i in ids], dtype=torch.int64).reshape(-1, 2),
-        "offsets": counts.cumsum(0),
+        "sizes": torch.tensor([images[i][1:] for i in ids], dtype=torch.int64).reshape(-1, 2),  # (height, width)
+        "offsets": counts.cumsum(0),  # the boxes of row i are offsets[i]:offsets[i + 1]
         "boxes": torch.cat([torch.zeros(0, 4), *(found[i][0] for i in ids)]),
         "scores": torch.cat([torch.zeros(0), *(found[i][1] for i in ids)]),
     }
@@ -343,12 +313,15 @@ def read_proposals(path: str | Path) -> KeptProposals:
     """Reads what `write_proposals` wrote. Raises `CheckpointError` naming the file for anything else."""
     tensors, content = read_tensors(path, KEY, FORMAT)
     try:
-        own = {name: tensors.pop(name) for name in ("image_ids", "names", "sizes", "offsets", "boxes", "scores")}
+        ids, sizes, offsets = (tensors[name].tolist() for name in ("image_ids", "sizes", "offsets"))
+        names = tensors["names"].numpy().tobytes().decode().split("\0")
+        boxes = {i: tensors["boxes"][a:b] for i, (a, b) in zip(ids, pairwise(offsets), strict=True)}
+        images = {i: (name, height, width) for i, name, (height, width) in zip(ids, names, sizes, strict=True)}
         config, weights = from_dict(ModelConfig, content["model"]), str(content["weights"])
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path}: what it holds cannot be understood: {error}") from error
-    network = {name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items()}
-    return KeptProposals(**own, network=network, config=config, weights=weights)
+    network = {name.removeprefix(_NETWORK): t for name, t in tensors.items() if name.startswith(_NETWORK)}
+    return KeptProposals(boxes, images, network, config, weights)
 
 
 def image_rows(dataset: Dataset) -> ImageRows:
@@ -372,7 +345,7 @@ def check_network(kept: KeptProposals, run: Run, path: str | Path) -> None:
 
 def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> None:
     """Raises `DataError` if a file has no proposals for some image of the data set, or those of another image."""
-    there, here = kept.images(), image_rows(dataset)
+    there, here = kept.images, image_rows(dataset)
     missing = [image_id for image_id in here if image_id not in there]
     if missing:
         raise DataError(

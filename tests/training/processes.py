@@ -1,15 +1,23 @@
-"""Processes that start in a moment: they are forked from a server that has imported torch and the package once."""
+"""Processes that start in a moment: forked from one that has imported what training needs, and has computed nothing."""
 
+import atexit
+import functools
+import importlib
 import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn.training.distributed import join_ranks
+
+Job = tuple[Callable[..., None], tuple[Any, ...]]
+# The last two are imported by torch's first optimiser and first wrapped model.
+NEEDED = ("maskrcnn.training.two_stage", "maskrcnn.evaluation.coco", "torch._dynamo", "torch.distributed.nn.functional")
 
 
 def in_process(work: Callable[..., None], *arguments: Any) -> int | None:
@@ -26,18 +34,40 @@ def two_ranks(work: Callable[..., None], out: Path) -> list[int | None]:
     return _exit_codes([(_in_rank, (rank, 2, port, work, out)) for rank in range(2)])
 
 
-def _exit_codes(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> list[int | None]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["maskrcnn.training.loop", "maskrcnn.training.two_stage"])
-    processes = [context.Process(target=_one_thread, args=(work, *arguments)) for work, arguments in jobs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [process.exitcode for process in processes]
+def _exit_codes(jobs: list[Job]) -> list[int | None]:
+    pipe = _server()
+    pipe.send(jobs)
+    return pipe.recv()
+
+
+@functools.cache
+def _server() -> Connection:
+    """The process that the others are forked from, which this one must not be: it has threads."""
+    here, there = multiprocessing.Pipe()
+    multiprocessing.get_context("spawn").Process(target=_serve, args=(there,)).start()
+    there.close()
+    atexit.register(here.close)
+    return here
+
+
+def _serve(pipe: Connection) -> None:
+    for name in NEEDED:
+        importlib.import_module(name)
+    context = multiprocessing.get_context("fork")
+    while True:
+        try:
+            jobs: list[Job] = pipe.recv()
+        except EOFError:
+            return
+        processes = [context.Process(target=_one_thread, args=(work, *arguments)) for work, arguments in jobs]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        pipe.send([process.exitcode for process in processes])
 
 
 def _one_thread(work: Callable[..., None], *arguments: Any) -> None:

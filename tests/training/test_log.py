@@ -23,10 +23,10 @@ RECORD = {
 
 def test_a_meter_gives_means_since_the_last_reading(tmp_path: Path) -> None:
     meter = Meter(make_run(tmp_path), seconds=10.0)
-    meter.add(0, None, {"loss": torch.tensor(1.0)})
-    meter.add(1, None, {"loss": torch.tensor(4.0)})
+    meter.add(0, {"loss": torch.tensor(1.0)})
+    meter.add(1, {"loss": torch.tensor(4.0)})
     assert meter.read(13.0) == ({"loss": 2.5}, 1.5)
-    meter.add(2, None, {"loss": torch.tensor(7.0)})
+    meter.add(2, {"loss": torch.tensor(7.0)})
     assert meter.read(14.0) == ({"loss": 7.0}, 1.0)
     assert meter.read(15.0) == ({}, 0.0)
 
@@ -34,27 +34,25 @@ def test_a_meter_gives_means_since_the_last_reading(tmp_path: Path) -> None:
 def test_a_meter_keeps_no_graph(tmp_path: Path) -> None:
     meter = Meter(make_run(tmp_path))
     leaf = torch.ones((), requires_grad=True)
-    meter.add(0, None, {"loss": leaf * 2})
+    meter.add(0, {"loss": leaf * 2})
     meter.check()
     assert not meter._sums["loss"].requires_grad
 
 
-def test_a_meter_counts_micro_batches_and_steps(tmp_path: Path) -> None:
-    """Two micro-batches a step, one norm."""
+def test_a_meter_takes_the_mean_of_a_steps_micro_batches(tmp_path: Path) -> None:
     meter = Meter(make_run(tmp_path))
     for step, losses in enumerate(((1.0, 2.0), (3.0, 6.0))):
         for loss in losses:
-            meter.add(step, None, {"loss": torch.tensor(loss)})
-        meter.add(step, None, {NORM: torch.tensor(4.0)})
+            meter.add(step, {"loss": torch.tensor(loss)}, parts=2)
+        meter.add(step, {NORM: torch.tensor(4.0)})
     assert meter.read(5.0) == ({"loss": 3.0, NORM: 4.0}, 2.5)
 
 
 def test_a_meter_names_the_first_step_that_is_not_finite_and_its_images(tmp_path: Path) -> None:
     meter = Meter(make_run(tmp_path))
     for step, loss in enumerate((1.0, float("inf"), float("nan"))):
-        for image_id in (2 * step + 1, 2 * step):
-            value = loss if image_id % 2 else 1.0
-            meter.add(step, torch.tensor([image_id]), {"loss": torch.tensor(value)})
+        for image_id, value in ((2 * step + 1, loss), (2 * step, 1.0)):
+            meter.add(step, {"loss": torch.tensor(value)}, torch.tensor([image_id]), parts=2)
     with pytest.raises(TrainingError, match=r"step 2 \(loss inf\), images 2, 3; .*not_finite\.json lists"):
         meter.check()
 
@@ -62,8 +60,8 @@ def test_a_meter_names_the_first_step_that_is_not_finite_and_its_images(tmp_path
 def test_a_gradient_may_overflow_with_fp16_and_only_then(tmp_path: Path) -> None:
     for precision in ("fp16", "fp32"):
         meter = Meter(make_run(tmp_path, precision=precision))
-        meter.add(0, torch.tensor([5]), {"loss": torch.tensor(1.0)})
-        meter.add(0, None, {NORM: torch.tensor(float("inf"))})
+        meter.add(0, {"loss": torch.tensor(1.0)}, torch.tensor([5]))
+        meter.add(0, {NORM: torch.tensor(float("inf"))})
         if precision == "fp16":
             meter.check()
         else:

@@ -15,6 +15,8 @@ from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.model.build import build
 from maskrcnn.training.task import rpn_tensors
 from maskrcnn.training.two_stage import (
+    FORMAT,
+    KEY,
     KeptProposals,
     check_covers,
     compute_proposals,
@@ -25,7 +27,7 @@ from maskrcnn.training.two_stage import (
     rpn_of,
     write_proposals,
 )
-from maskrcnn.weights.checkpoint import load_checkpoint
+from maskrcnn.weights.checkpoint import load_checkpoint, read_tensors
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE, write_coco
 from tests.tiny import tiny_config, write_tiny_checkpoint
 
@@ -81,11 +83,12 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
     dataset = read_coco(write_coco(tmp_path, {"ä b.png": SMALL, "b.png": NONE, "c.png": WIDE})).subset([2, 0, 1])
     write_proposals(tmp_path / "p.safetensors", found, dataset, model, OWN, "abc")
     kept = read_proposals(tmp_path / "p.safetensors")
-    assert {image_id: boxes.tolist() for image_id, boxes in kept.by_image().items()} == {
+    assert {image_id: boxes.tolist() for image_id, boxes in kept.boxes.items()} == {
         image_id: boxes.tolist() for image_id, (boxes, _) in found.items()
     }
-    assert kept.scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
-    assert kept.images() == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
+    scores = read_tensors(tmp_path / "p.safetensors", KEY, FORMAT)[0]["scores"]
+    assert scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
+    assert kept.images == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
     assert (kept.weights, kept.config) == ("abc", OWN)
     torch.testing.assert_close(kept.network, dict(rpn_of(model).state_dict()))
 
@@ -128,7 +131,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
     weights = write_tiny_checkpoint(tmp_path / "model.safetensors")
     figures = propose(weights, tmp_path / "train.json", tmp_path / "p.safetensors", workers=0, precision="fp32")
     kept = read_proposals(tmp_path / "p.safetensors")
-    boxes, dataset = kept.by_image(), read_coco(tmp_path / "train.json")
+    boxes, dataset = kept.boxes, read_coco(tmp_path / "train.json")
     checkpoint = load_checkpoint(weights)
     model = build(checkpoint.config)
     model.load_state_dict(checkpoint.state)

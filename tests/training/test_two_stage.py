@@ -10,6 +10,7 @@ import torch
 import maskrcnn
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
 from maskrcnn.training import two_stage as module
+from maskrcnn.training.distributed import Ranks
 from maskrcnn.training.two_stage import check_stages, propose, read_proposals
 from maskrcnn.weights.checkpoint import load_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, write_coco
@@ -179,28 +180,26 @@ def test_other_proposals_or_another_kind_of_training_is_another_run(whole: Path,
         run(data, whole, stages=("heads",), proposals=file)
 
 
-def work_stages(among: Any, folder: Path) -> None:
-    run(folder / "data", folder / "two", epochs=1, device="cpu")
-
-
-def work_one_epoch_more(among: Any, folder: Path) -> None:
-    run(folder / "data", folder / "two", epochs=2, device="cpu")
+def work_stages(ranks: Ranks, folder: Path) -> None:
+    for epochs in (1, 2):
+        run(folder / "data", folder / "two", epochs=epochs, device="cpu")
 
 
 def test_two_processes_share_the_work_of_both_stages(data: Path, tmp_path: Path) -> None:
-    """The RPN learns as in one process with the images of both; the proposals of all images come together."""
+    """The RPN learns as in one process with the images of both; the proposals of all images come together.
+
+    The second epoch is the heads' alone, as they have begun.
+    """
     (tmp_path / "data").symlink_to(data, target_is_directory=True)
     assert two_ranks(work_stages, tmp_path) == [0, 0]
+    assert [steps_in(tmp_path / "two" / stage) for stage in BOTH] == [1, 2]
     run(data, tmp_path / "one", "train.batch=4", epochs=1, stages=("rpn",))
     one, two = (load_checkpoint(tmp_path / name / "rpn" / "model.safetensors").state for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
-    assert sorted(read_proposals(tmp_path / "two" / "rpn" / "proposals.safetensors").by_image()) == [1, 2, 3, 4]
-    assert all(
-        tensor.isfinite().all() for tensor in load_checkpoint(tmp_path / "two" / "model.safetensors").state.values()
-    )
-    assert two_ranks(work_one_epoch_more, tmp_path) == [0, 0]
-    assert [steps_in(tmp_path / "two" / stage) for stage in BOTH] == [1, 2]
+    assert sorted(read_proposals(tmp_path / "two" / "rpn" / "proposals.safetensors").boxes) == [1, 2, 3, 4]
+    whole = load_checkpoint(tmp_path / "two" / "model.safetensors").state
+    assert all(tensor.isfinite().all() for tensor in whole.values())
 
 
 def test_stages_have_names_and_an_order() -> None:
