@@ -29,11 +29,10 @@ from .task import Inputs, Task, to_device
 
 
 def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
-    """Trains to the end of the run and returns the path of the final checkpoint.
+    """Trains to the end of the run, from the state in its folder if there is one; returns the final checkpoint's path.
 
-    Goes on if the run's folder holds a state, and does nothing if that is finished. `listeners` hear of the run beside
-    its own (`log.py`). Raises `TrainingError` if a loss is not finite, and `KeyboardInterrupt` after SIGINT or
-    SIGTERM, once the run is saved.
+    `listeners` hear of the run in addition to its own (`log.py`). Raises `TrainingError` if a loss is not finite, and
+    `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
     run, state = task.run, begin(task)
     progress = state.progress
@@ -41,7 +40,7 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
         run.ranks.say(f"{run.out} holds a finished run of {progress.step} steps: nothing to do")
         return publish(run)
     if progress.step:
-        run.ranks.say(f"{run.out}: going on after step {progress.step} of {run.steps}")
+        run.ranks.say(f"{run.out}: resuming after step {progress.step} of {run.steps}")
     compute_loss, batches = wrap(task, run.ranks), micro_batches(task, progress)
     meter, began = Meter(run, progress.seconds), time.perf_counter() - progress.seconds
     with telling(run, progress, listeners) as tell, catching_signals() as stop:
@@ -52,7 +51,7 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
             progress.seconds = time.perf_counter() - began
             due, stopping = what_is_due(progress.step, run), run.ranks.any(stop.requested)
             if any(due) or stopping:
-                meter.check()
+                meter.check()  # so that nothing is saved of a loss that is not finite
             if due.log:
                 tell("step", step_record(state, meter, run))
             if due.evaluate:
@@ -62,7 +61,9 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
             if due.save or stopping:
                 save(state, task)
             if stopping and not is_finished(progress, run):
-                raise KeyboardInterrupt(f"{stop.by}: saved after step {progress.step}; the same command goes on there")
+                raise KeyboardInterrupt(
+                    f"{stop.by}: saved after step {progress.step}; the same command resumes the run"
+                )
     if unread := task.unread():
         run.ranks.say(f"{unread} of the images used could not be read (see above); maskrcnn check --verify lists all")
     return publish(run)
@@ -71,7 +72,7 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
 def train_step(
     state: State, compute_loss: nn.Module, batches: Iterator[tuple[Inputs, Tensor]], meter: Meter, run: Run
 ) -> None:
-    """One step of the optimiser, over `accumulate` micro-batches."""
+    """One step of the optimiser over `accumulate` micro-batches: data, loss, backward, step."""
     train, device, step = run.config.train, run.ranks.device, state.progress.step
     optimizer, scaler = state.optimizer, state.scaler  # the scaler does nothing unless the precision is fp16
     set_rate(optimizer, learning_rate(step, run.steps, train, run.images_per_step))

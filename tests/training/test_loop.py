@@ -79,14 +79,16 @@ def test_a_signal_saves_and_the_rest_equals_an_undisturbed_run(
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt, match=f"^{number.name}: saved after step 9; the same command goes on there"):
+    with pytest.raises(
+        KeyboardInterrupt, match=f"^{number.name}: saved after step 9; the same command resumes the run"
+    ):
         fit(make_task(out), (interrupt, heard))
     assert signal.getsignal(number) is before
     assert progress_in(out)["step"] == 9  # the step after the signal was finished
     assert heard.of("end")[0]["reason"].startswith(f"{number.name}: saved")
     capsys.readouterr()
     fit(make_task(out))
-    assert capsys.readouterr().out.splitlines()[0] == f"{out}: going on after step 9 of 24"
+    assert capsys.readouterr().out.splitlines()[0] == f"{out}: resuming after step 9 of 24"
     assert (out / FINAL).read_bytes() == (tmp_path / "whole" / FINAL).read_bytes()
 
 
