@@ -31,7 +31,7 @@ def train(
 ) -> Path:
     """Trains a Mask R-CNN on a COCO data set and returns the path of `model.safetensors` in the run's folder.
 
-    The same call again goes on with a run that was interrupted, and does nothing if the run is finished.
+    The same call again resumes a run that was interrupted, and does nothing if the run is finished.
 
     Args:
         data: COCO json, or a folder with train.json and val.json.
