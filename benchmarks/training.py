@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskrcnn.config import ModelConfig, TrainConfig, preset
+from maskrcnn.config import Config, ModelConfig, TrainConfig, preset
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.loader import EvalLoader
+from maskrcnn.data.records import Dataset
 from maskrcnn.model.build import build
-from maskrcnn.training.distributed import alone
-from maskrcnn.training.job import Job
-from maskrcnn.training.loop import _LossOf, begin, step
-from maskrcnn.training.optim import set_rate
-from maskrcnn.training.watch import Watch
+from maskrcnn.training.distributed import Ranks
+from maskrcnn.training.log import Meter
+from maskrcnn.training.loop import begin, train_step
+from maskrcnn.training.optim import REFERENCE_IMAGES
+from maskrcnn.training.run import Run
+from maskrcnn.training.task import Task
 from maskrcnn.weights.checkpoint import restore
 from maskrcnn.weights.interop.read import Contents, to_checkpoint
 
@@ -71,7 +73,7 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
         (batch,) = loader
         theirs = torchvision_step(rival, scenes, labels)
         ours = {
-            name: our_step(case, state, batch, precision, Path(folder))
+            name: our_step(case, state, loader.dataset, batch, precision, Path(folder))
             for name, precision in (("ours bf16", "bf16"), ("ours fp32", "fp32"))
         }
         first, expected = ours["ours fp32"](), theirs()
@@ -85,17 +87,32 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
     ]
 
 
-def our_step(case: Case, state: dict[str, Any], batch: Any, precision: str, folder: Path) -> Callable[[], float]:
-    """A step of `training.loop`, always on the same batch, which returns the loss."""
+def our_step(
+    case: Case, state: dict[str, Any], data: Dataset, batch: Any, precision: Any, folder: Path
+) -> Callable[[], float]:
+    """A step of `training.loop` on the same batch again and again; gives the loss."""
     model = build(case.config)
     restore(model, to_checkpoint(Contents(state, {}), "torchvision's first weights").state, "torchvision's weights")
-    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    config = TrainConfig(batch=case.images, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=CLIP)
-    among = alone()
-    job = Job(config, folder / precision, case.images, lambda *_: (), None, None, lambda *_: None, precision)
-    running, module, watch = begin(model, job, among), _LossOf(model, job.loss), Watch(folder, among)
-    set_rate(running.optimizer, RATE)
-    return lambda: float(step(running, module, iter([batch]), job, among, watch)["loss"])
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = TrainConfig(
+        batch=case.images,
+        lr=RATE * REFERENCE_IMAGES / case.images,
+        warmup_steps=0,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+        clip_norm=CLIP,
+        workers=0,
+    )
+    run = Run(Config(case.config, config), data, None, folder / precision, Ranks(), precision)
+    task = Task(run, model)
+    running, meter, inputs = begin(task), Meter(run), ((batch.images, batch.gt), batch.image_ids)
+    task.train()
+
+    def one() -> float:
+        train_step(running, task, iter([inputs]), meter, run)
+        return meter.read(0.0)[0]["loss"]
+
+    return one
 
 
 def torchvision_step(model: nn.Module, scenes: list[Any], labels: list[np.ndarray]) -> Callable[[], float]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .evaluation.run import evaluate
     from .predict import Predictor, load
     from .results import Result
-    from .training.loop import train
+    from .training.train import train
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "Result": "results",
     "TTA": "config",
     "evaluate": "evaluation.run",
-    "train": "training.loop",
+    "train": "training.train",
 }
 
 

@@ -15,7 +15,7 @@ from .evaluation.coco import measure_rows
 from .files import fingerprint, replacing
 from .predict import load
 from .reports.run_report import read_history, write_report
-from .training.loop import train
+from .training.train import train
 
 MODEL = "R-18-FPN-tiny"
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1

@@ -18,7 +18,7 @@ def propose(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
 ) -> None:
     """Keep the boxes that a model's RPN proposes, for train --proposals."""
-    from ..training.proposals import propose as run
+    from ..training.two_stage import propose as run
 
     figures = run(
         weights,

@@ -1,7 +1,6 @@
-"""Several processes as torchrun starts them: who am I, add over all, gather, and let one write.
+"""Several processes, as torchrun starts them: which one am I, sums over all, and one that writes and prints.
 
-With one process every function is the identity, so that callers never ask. Objects and flags travel over gloo on the
-host, whatever carries the gradients.
+With one process every method of `Ranks` is the identity, so callers never ask how many there are.
 """
 
 import gc
@@ -11,7 +10,8 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,52 +21,100 @@ from ..device import choose_device
 from ..errors import ConfigError
 
 
-class Ranks(NamedTuple):
-    """This process among all: `rank` of `world`, on `device`."""
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all: `rank` of `world`, on `device`. By default one process on the CPU.
 
-    rank: int
-    world: int
-    device: torch.device
-    host: Any  # the group for objects and flags where the default one has no gloo, else None
+    Tensors are added on the device; objects and flags travel over gloo on the host, whatever carries the gradients.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    host: Any = None  # the gloo group, if the default group is another; else None
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Prints a line, once for all ranks."""
+        if self.first:
+            print(text, flush=True)
 
-def alone(device: torch.device | str = "cpu") -> Ranks:
-    """One process."""
-    return Ranks(0, 1, torch.device(device), None)
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over the ranks, on every rank, without gradient."""
+        tensor = tensor.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean of each value over the ranks, on every rank. All ranks have the same names."""
+        if self.world == 1:
+            return dict(values)
+        together = torch.tensor(list(values.values()), dtype=torch.float64)
+        dist.all_reduce(together, group=self.host)
+        return dict(zip(values, (together / self.world).tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on some rank; the same answer on all."""
+        if self.world == 1:
+            return flag
+        value = torch.tensor(int(flag))
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.host)
+        return bool(value.item())
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """The `value` of every rank, in order, on the first rank; None on the others."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world if self.first else None
+        dist.gather_object(value, values, dst=0, group=self.host)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """The first rank's `value`, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.host)
+        return box[0]
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        if self.world > 1:
+            dist.barrier(group=self.host)
 
 
 @contextmanager
-def ranks(device: str | None = None) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started, by its environment variables, or is alone; leaves them at the end.
+def join_ranks(device: str | None = None) -> Iterator[Ranks]:
+    """Joins the processes that torchrun started, known by its environment variables, and leaves them at the end.
 
-    A group that the caller has set up already is used and left as it is. `device` None is CUDA where there is one.
-    Raises `ConfigError` for a device that is not there.
+    Without these variables there is one process. A process group that the caller has set up is used and left open.
+    `device` None is CUDA if there is a GPU. Raises `ConfigError` for a device that does not exist.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if dist.is_available() and dist.is_initialized():
         yield _joined(kind)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        yield alone(choose_device(kind))
+        yield Ranks(device=choose_device(kind))
         return
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"there is no device {kind!r} here")
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start several processes with torchrun")
-    # A group's threads end with the last that holds it; one that outlives the interpreter may abort the process. This
-    # module keeps the group that it finds when imported, which wrapping a model does: so it comes before there is one.
+    # A group's threads end with the last object that holds it; a thread that outlives the interpreter may abort the
+    # process. This module holds the group that exists when it is imported, and DDP imports it: so import it before.
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
     try:
         yield _joined(kind)
     finally:
         dist.destroy_process_group()
-        gc.collect()  # wrapped models lie in cycles
+        gc.collect()  # wrapped models are part of reference cycles
 
 
 def _joined(kind: str) -> Ranks:
@@ -78,66 +126,18 @@ def _joined(kind: str) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), device, host)
 
 
-def wrap(module: nn.Module, among: Ranks, *, live_norms: bool) -> nn.Module:
-    """`module` with gradients averaged over the ranks, and live batch norms synchronised where torch can (on GPUs)."""
-    if among.world == 1:
+def wrap(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """`module` with gradients averaged over the ranks; on GPUs live batch norms are synchronised, too."""
+    if ranks.world == 1:
         return module
-    if live_norms and among.device.type == "cuda":
+    live_norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if live_norms and ranks.device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    ids = [among.device.index] if among.device.type == "cuda" else None
+    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
     kind = nn.parallel.DistributedDataParallel
     known = inspect.signature(kind.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
-    # The weight of a 1 x 1 convolution lies channels-last and in rows at once; what torch says of it costs nothing.
+    # The weight of a 1 x 1 convolution is channels-last and row-major at once; torch's warning about it is harmless.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     named: dict[str, Any] = {name: live_norms}
     return kind(module, device_ids=ids, **named)
-
-
-def total_over(tensor: Tensor, among: Ranks) -> Tensor:
-    """The sum of `tensor` over the ranks, on every rank, without gradient."""
-    tensor = tensor.detach().clone()
-    if among.world > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def mean_over(values: Mapping[str, float], among: Ranks) -> dict[str, float]:
-    """The mean of each value over the ranks, which name the same; on every rank."""
-    if among.world == 1:
-        return dict(values)
-    together = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(together, group=among.host)
-    return dict(zip(values, (together / among.world).tolist(), strict=True))
-
-
-def on_any(flag: bool, among: Ranks) -> bool:
-    """Whether `flag` is true on some rank; the same answer everywhere."""
-    if among.world == 1:
-        return flag
-    value = torch.tensor(int(flag))
-    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=among.host)
-    return bool(value.item())
-
-
-def gather(value: Any, among: Ranks) -> list[Any] | None:
-    """The `value` of every rank, in order, on the first rank; None on the others."""
-    if among.world == 1:
-        return [value]
-    values: list[Any] | None = [None] * among.world if among.first else None
-    dist.gather_object(value, values, dst=0, group=among.host)
-    return values
-
-
-def from_first(value: Any, among: Ranks) -> Any:
-    """What the first rank holds, on every rank."""
-    if among.world == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, group=among.host)
-    return box[0]
-
-
-def wait_for_all(among: Ranks) -> None:
-    if among.world > 1:
-        dist.barrier(group=among.host)

@@ -1,50 +1,97 @@
-"""What a run says: records of plain numbers, to a JSON-lines file, to the console, to any other listener.
+"""What a run reports: losses, collected step by step, and records for a file, the console and other listeners.
 
-A listener is a function of a kind ("start", "step", "evaluation", "end") and a record. Losses stay tensors on their
-device until a record is due (`Meter`), so that logging never makes the device wait.
+A listener is a function of a kind ("start", "step", "evaluation", "end") and a record of plain numbers.
 """
 
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..files import replacing
+from .run import Run, write_json
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+NORM = "gradient_norm"
 
 
 class Meter:
-    """Means of scalar tensors between two readings."""
+    """The losses of the steps since the last record: their means, and whether all are finite.
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._sums: dict[str, Tensor] = {}
+    They stay on their device until `check` looks at them, because looking makes the host wait for a GPU.
+    """
+
+    def __init__(self, run: Run, seconds: float = 0.0) -> None:
+        self._run = run
+        self._new: dict[int, tuple[list[Tensor], dict[str, Tensor]]] = {}  # by step: image ids, values; not checked yet
+        self._sums: dict[str, Tensor] = {}  # over the steps that were checked
         self._count = 0
         self._read_at = seconds
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, values: Mapping[str, Tensor], image_ids: Tensor | None = None, parts: int = 1) -> None:
+        """Adds scalars of a step, or of one of its equal `parts`, and the ids of the images that they come from."""
+        ids, sums = self._new.setdefault(step, ([], {}))
         for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            sums[name] = sums.get(name, 0) + value.detach().float() / parts
+        if image_ids is not None:
+            ids.append(image_ids)
+
+    def check(self) -> None:
+        """Raises `TrainingError`, on every rank, if a value of any rank is not finite; lists the images in a file."""
+        new, self._new = self._new, {}
+        if not new:
+            return
+        for _, values in new.values():
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0) + value
+        self._count += len(new)
+        ranks, path = self._run.ranks, self._run.out / "not_finite.json"
+        ignored = NORM if self._run.precision == "fp16" else ""  # it may overflow: the scaler leaves out such a step
+        names = [name for name in self._sums if name != ignored]
+        finite = torch.stack([values[name] for _, values in new.values() for name in names]).isfinite()
+        good = finite.view(len(new), -1).all(1).tolist()
+        bad = next((step for step, fine in zip(new, good, strict=True) if not fine), None)
+        if not ranks.any(bad is not None):
+            return
+        mine = None if bad is None else (bad, [ids.tolist() for ids in new[bad][0]], _words(new[bad][1], names))
+        found = ranks.from_first([row for row in ranks.gather(mine) or [] if row is not None])
+        step, _, losses = min(found, key=lambda row: row[0])
+        ids = sorted(image_id for row in found if row[0] == step for batch in row[1] for image_id in batch)
+        if ranks.first:
+            write_json(path, {"step": step + 1, "image_ids": ids, "losses": losses})
+        shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+        values = ", ".join(f"{name} {value}" for name, value in losses.items())
+        raise TrainingError(
+            f"the loss is not finite at step {step + 1} ({values}), images {shown}; {path} lists them. "
+            "A lower train.lr or a longer train.warmup_steps usually helps"
+        )
 
     def read(self, seconds: float) -> tuple[dict[str, float], float]:
-        """The means since the last reading and the seconds between two additions; waits for the device once.
-
-        `seconds` is the time now.
-        """
+        """The means of this rank since the last reading, and the seconds per step. `seconds` is the time now."""
+        self.check()
         if not self._count:
             return {}, 0.0
         means = (torch.stack(list(self._sums.values())) / self._count).tolist()
         result = dict(zip(self._sums, means, strict=True)), (seconds - self._read_at) / self._count
         self._sums, self._count, self._read_at = {}, 0, seconds
         return result
+
+
+def _words(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, str]:
+    return {name: str(float(values[name])) for name in names}
+
+
+def run_listeners(run: Run) -> list[Listener]:
+    """The listeners of every run: log.jsonl, the console, and TensorBoard if it was asked for."""
+    listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(run.steps)]
+    if run.tensorboard:
+        listeners.append(tensorboard_listener(run.out / "tensorboard"))
+    return listeners
 
 
 class JsonLines:
@@ -146,7 +193,7 @@ def duration(seconds: float) -> str:
 
 
 def tensorboard_listener(folder: Path) -> Listener:
-    """A listener that writes TensorBoard events. Raises `ConfigError` where the extra is not installed."""
+    """A listener that writes TensorBoard events. Raises `ConfigError` if the extra is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -173,7 +220,7 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, flo
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory so far: of the GPU where there is one, else of the process."""
+    """The peak memory so far: of the GPU if the run has one, else of the process; NaN if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:
@@ -182,24 +229,3 @@ def peak_memory_gib(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-class Clock:
-    """Seconds of training: stands still while something else is done."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self._since = time.perf_counter()
-
-    def read(self) -> float:
-        now = time.perf_counter()
-        self.seconds += now - self._since
-        self._since = now
-        return self.seconds
-
-    def skip(self) -> float:
-        """Leaves out the time since the last reading, and returns it."""
-        now = time.perf_counter()
-        passed = now - self._since
-        self._since = now
-        return passed

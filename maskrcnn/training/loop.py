@@ -1,239 +1,120 @@
-"""The training loop: step, log, evaluate, save, resume. `setup.py` decides what is run; this runs it.
+"""The training loop: data, loss, backward, step, log, evaluate, save. What is trained was decided before, in `run.py`.
 
-A run is a function of its config, its data and its seed. `Progress` says where it is and everything else follows,
-so that a run that was killed at any step ends with the same weights, on a CPU bit by bit.
+A run is a function of its config, its data and its seed: `Progress` says where it is, and everything else follows.
+A run that is killed at any step and started again ends with the same weights, on a CPU bit by bit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from types import FrameType
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig
+from ..device import arithmetic, to_device
 from ..errors import TrainingError
-from ..files import replacing
 from ..structures import Losses
-from .distributed import Ranks, from_first, mean_over, on_any, ranks, total_over, wait_for_all, wrap
-from .folder import claim_folder
-from .job import BEST, FINAL, LAST, STATE, Batch, Job, to_device
-from .log import Clock, Console, JsonLines, Listener, Meter, peak_memory_gib, tensorboard_listener
+from .distributed import wrap
+from .log import NORM, Listener, Meter, peak_memory_gib, run_listeners
 from .optim import build_optimizer, clip, learning_rate, set_rate
-from .setup import Plan, build_model, make_job, plan
-from .signals import catching_signals
-from .stages import Narrow, check_stages, train_in_stages
+from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file, write_json
 from .state import Average, Progress, State, load_state, save_state
-from .validate import evaluate, is_due
-from .watch import Watch
+from .task import Inputs, Task
 
 
-def train(
-    data: str | Path,
-    *,
-    model: str | None = None,
-    weights: str | Path | None = None,
-    out: str | Path | None = None,
-    epochs: float | None = None,
-    batch: int | None = None,
-    overrides: Sequence[str] = (),
-    config: str | Path | None = None,
-    val: str | Path | None = None,
-    images: str | Path | None = None,
-    precision: str | None = None,
-    seed: int | None = None,
-    patience: int | None = None,
-    schedule: str | None = None,
-    stages: Sequence[str] = (),
-    proposals: str | Path | None = None,
-    strict: bool = False,
-    keypoints: bool = False,
-    masks: bool = True,
-    tensorboard: bool = False,
-    device: str | None = None,
-) -> Path:
-    """Trains a Mask R-CNN on a COCO data set and returns the path of `model.safetensors` in the run's folder.
+def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
+    """Trains to the end of the run, from the state in its folder if there is one; returns the final checkpoint's path.
 
-    `data` is a json, or a folder with one for training and one for validation; `model` a name such as R-50-FPN (the
-    default); `weights` a checkpoint to start from; `out` the run's folder (default runs/NAME); `overrides` settings
-    such as "train.lr=0.01"; `config` a TOML file of settings; `schedule` a name of `optim.SCHEDULES`; `stages` and
-    `proposals` as in `stages.train_in_stages`. The same call again resumes an interrupted run and does nothing where
-    it is finished. Raises `DataError`, `ConfigError` and `CheckpointError` before the first step,
-    `TrainingError` if a loss is not finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, once the run is saved.
+    `listeners` hear of the run in addition to its own (`log.py`). Raises `TrainingError` if a loss is not finite, and
+    `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
-    stages = check_stages(stages, proposals)
-    named = {
-        "train.epochs": epochs,
-        "train.batch": batch,
-        "train.precision": precision,
-        "train.seed": seed,
-        "train.patience": patience,
-        "model.mask_head.enabled": None if masks else False,
-        "model.keypoint_head.enabled": True if keypoints else None,
-        "model.rpn.features": "own" if stages else None,
-    }
-    reading = {"val": val, "images": images, "strict": strict, "keypoints": keypoints}
-    with ranks(device) as among:
-        say = print if among.first else _say_nothing
-        run = plan(
-            data, model=model, weights=weights, out=out, named=named, overrides=overrides, config=config,
-            schedule=schedule, reading=reading, among=among, say=say,
-        )  # fmt: skip
-        start = partial(_start, weights=weights, tensorboard=tensorboard, among=among, say=say)
-        return train_in_stages(run, stages, proposals, start, among, say) if stages else start(run)
-
-
-def _start(
-    run: Plan,
-    narrow: Narrow | None = None,
-    *,
-    weights: str | Path | None,
-    tensorboard: bool,
-    among: Ranks,
-    say: Callable[[str], None],
-) -> Path:
-    """Claims the run's folder and trains there; `narrow` makes a stage of the model and the job."""
-    from_first(claim_folder(run, among, weights) if among.first else None, among)
-    built, job = build_model(run, among, say), make_job(run, among)
-    if narrow is not None:
-        job = narrow(built, job)
-    listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(job.total(among.world))]
-    if tensorboard:
-        listeners.append(tensorboard_listener(run.out / "tensorboard"))
-    return fit(built, job, among, listeners if among.first else (), say)
-
-
-def fit(
-    model: nn.Module,
-    job: Job,
-    among: Ranks,
-    listeners: Iterable[Listener] = (),
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Trains `model`, or goes on where `job.out` left off, and returns the path of the final checkpoint."""
-    state = begin(model, job, among)
-    progress, total = state.progress, job.total(among.world)
-    if is_finished(progress, total, job.config):
-        say(f"{job.out} holds a finished run of {progress.step} steps: nothing to do")
-        return _finish(job, among)
+    run, state = task.run, begin(task)
+    progress = state.progress
+    if is_finished(progress, run):
+        run.ranks.say(f"{run.out} holds a finished run of {progress.step} steps: nothing to do")
+        return publish(run)
     if progress.step:
-        say(f"{job.out}: going on after step {progress.step} of {total}")
-    tell = _teller(listeners)
-    tell("start", {"step": progress.step, "steps": total})
-    module = wrap(_LossOf(model, job.loss), among, live_norms=_has_live_norms(model))
-    batches, clock = _micro_batches(job, progress), Clock(progress.seconds)
-    meter, watch = Meter(progress.seconds), Watch(job.out, among)
-    model.train()
-    reason = "an error"
-    try:
-        with catching_signals() as stop:
-            while not is_finished(progress, total, job.config):
-                rate = learning_rate(progress.step, total, job.config, job.images_per_step(among.world))
-                set_rate(state.optimizer, rate)
-                meter.add(step(state, module, batches, job, among, watch))
-                progress.step += 1
-                progress.seconds = clock.read()
-                judged, stopping = is_due(progress.step, job, among), on_any(stop.requested, among)
-                if _due(progress.step, job.config.log_every, total):
-                    watch.check()
-                    tell("step", _record(meter, state, job, among))
-                if judged:
-                    watch.check()
-                    tell("evaluation", evaluate(state, job, among))
-                    clock.skip()
-                if judged or stopping or _due(progress.step, job.config.checkpoint_every, total):
-                    watch.check()
-                    _save(state, job, among)
-                if stopping and not is_finished(progress, total, job.config):
-                    reason = stop.name
-                    say(f"{stop.name}: saved after step {progress.step}; the same command goes on from there")
-                    raise KeyboardInterrupt
-        reason = "finished" if progress.step >= total else "no improvement"
-        if unread := len(job.unread()):
-            say(f"{unread} of the images met could not be read, as told above; maskrcnn check --verify lists all")
-    finally:  # after an error, too: a progress bar gives the terminal back
-        tell("end", {"step": progress.step, "reason": reason})
-    return _finish(job, among)
+        run.ranks.say(f"{run.out}: resuming after step {progress.step} of {run.steps}")
+    compute_loss, batches = wrap(task, run.ranks), micro_batches(task, progress)
+    meter, began = Meter(run, progress.seconds), time.perf_counter() - progress.seconds
+    with telling(run, progress, listeners) as tell, catching_signals() as stop:
+        task.train()
+        while not is_finished(progress, run):
+            train_step(state, compute_loss, batches, meter, run)  # data, loss, backward, step
+            progress.step += 1
+            progress.seconds = time.perf_counter() - began
+            due, stopping = what_is_due(progress.step, run), run.ranks.any(stop.requested)
+            if any(due) or stopping:
+                meter.check()  # so that nothing is saved of a loss that is not finite
+            if due.log:
+                tell("step", step_record(state, meter, run))
+            if due.evaluate:
+                record = evaluate(state, task)
+                began += record["seconds"]  # an evaluation is no training time
+                tell("evaluation", record)
+            if due.save or stopping:
+                save(state, task)
+            if stopping and not is_finished(progress, run):
+                raise KeyboardInterrupt(
+                    f"{stop.by}: saved after step {progress.step}; the same command resumes the run"
+                )
+    if unread := task.unread():
+        run.ranks.say(f"{unread} of the images used could not be read (see above); maskrcnn check --verify lists all")
+    return publish(run)
 
 
-def step(
-    state: State, module: nn.Module, batches: Iterator[Batch], job: Job, among: Ranks, watch: Watch
-) -> dict[str, Tensor]:
-    """One optimiser step over `accumulate` micro-batches; returns their mean losses and the gradient's norm."""
-    config, scaler = job.config, state.scaler
-    state.optimizer.zero_grad(set_to_none=True)
-    values: dict[str, Tensor] = {}
-    ids: list[int] = []
-    for i in range(config.accumulate):
-        *inputs, image_ids = next(batches)
-        ids += [int(image_id) for image_id in image_ids]
-        with _syncing(module, last=i == config.accumulate - 1):
-            with job.autocast(among.device):
-                losses = module(*(to_device(bundle, among.device) for bundle in inputs))
-            terms = divide(losses, among, job.counts)
-            terms = {"loss": torch.stack(list(terms.values())).sum(), **terms}
-            scaler.scale(terms["loss"] / config.accumulate).backward()
-        for name, term in terms.items():
-            values[name] = values.get(name, 0) + term.detach() / config.accumulate
-    scaler.unscale_(state.optimizer)
-    values["gradient_norm"] = clip(state.model, config.clip_norm)
-    watch.note(state.progress.step, ids, values, scaled=scaler.is_enabled())
-    scaler.step(state.optimizer)
+def train_step(
+    state: State, compute_loss: nn.Module, batches: Iterator[tuple[Inputs, Tensor]], meter: Meter, run: Run
+) -> None:
+    """One step of the optimiser over `accumulate` micro-batches: data, loss, backward, step."""
+    train, device, step = run.config.train, run.ranks.device, state.progress.step
+    optimizer, scaler = state.optimizer, state.scaler  # the scaler does nothing unless the precision is fp16
+    set_rate(optimizer, learning_rate(step, run.steps, train, run.images_per_step))
+    optimizer.zero_grad(set_to_none=True)
+    for i in range(train.accumulate):
+        inputs, image_ids = next(batches)
+        with syncing_gradients(compute_loss, last=i == train.accumulate - 1):
+            with arithmetic(run.precision, device):
+                losses = compute_loss(*to_device(inputs, device))
+            terms = divide(losses, run)
+            scaler.scale(terms["loss"] / train.accumulate).backward()
+        meter.add(step, terms, image_ids, train.accumulate)
+    scaler.unscale_(optimizer)
+    meter.add(step, {NORM: clip(state.model, train.clip_norm)})
+    if device.type == "cpu":  # before a loss that is not finite reaches the weights; on a GPU looking would wait
+        meter.check()
+    scaler.step(optimizer)
     scaler.update()
     if state.average is not None:
-        state.average.update(state.model, state.progress.step)
-    return values
+        state.average.update(state.model, step)
 
 
-def divide(losses: Losses, among: Ranks, counts: str = "global") -> dict[str, Tensor]:
-    """Each term as a scalar whose mean over the ranks is the loss of all their images.
+def divide(losses: Losses, run: Run) -> dict[str, Tensor]:
+    """Each term of the loss as a scalar, its sum divided by its count, and "loss", the sum of these.
 
-    With `counts` "global" that is exact: the counts are added over the ranks before the division. With "rank" every
-    rank divides by its own, as the other frameworks do.
+    With `model.loss_counts` "global" the counts are added over the ranks first, so that the mean over the ranks is
+    exactly the loss of all their images. With "rank" every rank divides by its own count, as other frameworks do.
     """
     terms = {name: term for name, term in zip(losses._fields, losses, strict=True) if term is not None}
-    divisors = torch.stack([term.count.detach().float() for term in terms.values()])
-    share = 1
-    if counts == "global":
-        divisors, share = total_over(divisors, among), among.world
-    divisors = divisors.clamp(min=1)
-    return {name: term.sum * share / divisors[i] for i, (name, term) in enumerate(terms.items())}
+    counts, share = torch.stack([term.count.detach().float() for term in terms.values()]), 1
+    if run.config.model.loss_counts == "global":
+        counts, share = run.ranks.total(counts), run.ranks.world
+    counts = counts.clamp(min=1)
+    values = {name: term.sum * share / counts[i] for i, (name, term) in enumerate(terms.items())}
+    return {"loss": torch.stack(list(values.values())).sum(), **values}
 
 
-def begin(model: nn.Module, job: Job, among: Ranks) -> State:
-    """The state that the run's folder holds, or a fresh one."""
-    optimizer = build_optimizer(model, job.config)
-    average = Average(model, job.config.ema) if job.config.ema > 0 else None
-    scaler = torch.amp.GradScaler(among.device.type, enabled=job.precision == "fp16")
-    state = State(model, optimizer, average, scaler, Progress())
-    if from_first((job.out / STATE).exists(), among):
-        load_state(job.out / STATE, state)
-    return state
-
-
-def is_finished(progress: Progress, total: int, config: TrainConfig) -> bool:
-    """All steps done, or `patience` evaluations without improvement."""
-    return progress.step >= total or 0 < config.patience <= progress.stale
-
-
-class _LossOf(nn.Module):
-    """A loss of the model as a forward, which is what torch's data parallel wraps."""
-
-    def __init__(self, model: nn.Module, loss: Callable[..., Losses]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, *inputs: Any) -> Losses:
-        return self.loss(self.model, *inputs)
-
-
-def _micro_batches(job: Job, progress: Progress) -> Iterator[Batch]:
-    """Epoch after epoch from where `progress` stands, which moves on with every micro-batch handed out."""
+def micro_batches(task: Task, progress: Progress) -> Iterator[tuple[Inputs, Tensor]]:
+    """Epoch after epoch from the place in `progress`, which moves on with every micro-batch."""
     while True:
         empty = progress.batch == 0
-        for batch in job.epoch(progress.epoch, progress.batch):
+        for batch in task.batches(progress.epoch, progress.batch):
             empty = False
             progress.batch += 1
             yield batch
@@ -242,65 +123,192 @@ def _micro_batches(job: Job, progress: Progress) -> Iterator[Batch]:
         progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
-def _save(state: State, job: Job, among: Ranks) -> None:
-    if among.first:
-        with state.judged() as model:
-            job.write(job.out / LAST, model, {"step": state.progress.step})
-        save_state(job.out / STATE, state)
-    wait_for_all(among)
-
-
-def _finish(job: Job, among: Ranks) -> Path:
-    """The weights to use: the best where there was an evaluation, else the last."""
-    final = job.out / FINAL
-    if among.first:
-        source = job.out / (BEST if (job.out / BEST).exists() else LAST)
-        with replacing(final) as temporary:
-            temporary.write_bytes(source.read_bytes())
-    wait_for_all(among)
-    return final
-
-
-def _record(meter: Meter, state: State, job: Job, among: Ranks) -> dict[str, Any]:
-    progress, total = state.progress, job.total(among.world)
-    mine, per_step = meter.read(progress.seconds)
-    means = mean_over(mine, among)  # the loss of all their images: see `divide`
-    return {
-        "step": progress.step,
-        "epoch": job.epochs_after(progress.step, among.world),
-        "loss": means.pop("loss"),
-        "gradient_norm": means.pop("gradient_norm"),
-        "losses": means,
-        "lr": state.optimizer.param_groups[0]["lr"],
-        "seconds_per_step": per_step,
-        "seconds": progress.seconds,
-        "eta_seconds": progress.seconds / progress.step * (total - progress.step),
-        "memory_gib": peak_memory_gib(among.device),
-    }
-
-
-def _due(done: int, every: int, total: int) -> bool:
-    return done == total or (every > 0 and done % every == 0)
-
-
-def _syncing(module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-    """Gradients travel with the last micro-batch of a step only."""
+def syncing_gradients(module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+    """The ranks exchange gradients only once a step, with the last micro-batch."""
     return nullcontext() if last or not hasattr(module, "no_sync") else cast(Any, module).no_sync()
 
 
-def _teller(listeners: Iterable[Listener]) -> Listener:
-    heard = list(listeners)
+# --- where a run is --------------------------------------------------------------------------------------------------
+
+
+def begin(task: Task) -> State:
+    """The state in the run's folder, or that of a new run."""
+    run, model = task.run, task.model
+    config = run.config.train
+    average = Average(model, config.ema) if config.ema > 0 else None
+    scaler = torch.amp.GradScaler(run.ranks.device.type, enabled=run.precision == "fp16")
+    state = State(model, build_optimizer(model, config), average, scaler, Progress())
+    if run.ranks.from_first((run.out / STATE).exists()):
+        load_state(run.out / STATE, state)
+    return state
+
+
+def is_finished(progress: Progress, run: Run) -> bool:
+    """All steps are done, or `patience` evaluations brought no improvement."""
+    return progress.step >= run.steps or 0 < run.config.train.patience <= progress.stale
+
+
+class Due(NamedTuple):
+    """What comes after a step."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+
+
+def what_is_due(step: int, run: Run) -> Due:
+    """After `step` steps of the run. Everything is due at its end."""
+    config, end = run.config.train, step == run.steps
+    epochs = config.evaluate_every
+    passed = epochs > 0 and _multiples(run.epochs_after(step), epochs) > _multiples(run.epochs_after(step - 1), epochs)
+    evaluate = run.val_data is not None and (end or passed)
+    log, save = (end or (every > 0 and step % every == 0) for every in (config.log_every, config.checkpoint_every))
+    return Due(log, evaluate, save or evaluate)
+
+
+def _multiples(value: float, of: float) -> int:
+    return math.floor(value / of + 1e-9)
+
+
+def save(state: State, task: Task) -> None:
+    """Writes the newest checkpoint and the state that a resume needs."""
+    run = task.run
+    if run.ranks.first:
+        with state.averaged():
+            task.write(run.out / LAST, {"step": state.progress.step})
+        save_state(run.out / STATE, state)
+    run.ranks.wait()
+
+
+def publish(run: Run) -> Path:
+    """The checkpoint to use: the best if there was an evaluation, else the last."""
+    final = run.out / FINAL
+    if run.ranks.first:
+        copy_file(run.out / (BEST if (run.out / BEST).exists() else LAST), final)
+    run.ranks.wait()
+    return final
+
+
+# --- how good it is --------------------------------------------------------------------------------------------------
+
+
+def evaluate(state: State, task: Task) -> dict[str, Any]:
+    """Measures the run's weights on every rank and keeps them if they are the best; returns a record."""
+    began, progress, run = time.perf_counter(), state.progress, task.run
+    with state.averaged():
+        task.eval()
+        metrics = task.evaluate()
+        loss = validation_loss(task) if run.config.train.validation_loss else None
+        score = score_of(metrics)
+        best = progress.best is None or score > progress.best
+        if best:
+            progress.best, progress.best_step, progress.stale = score, progress.step, 0
+        else:
+            progress.stale += 1
+        if best and run.ranks.first:
+            headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
+            task.write(run.out / BEST, {"step": progress.step, "metrics": headline})
+            write_json(run.out / METRICS, dict(metrics))
+    task.train()
+    seconds = time.perf_counter() - began
+    return {"step": progress.step, "metrics": dict(metrics), "loss": loss, "best": best, "seconds": seconds}
+
+
+@torch.no_grad()
+def validation_loss(task: Task) -> float:
+    """The loss over all validation images: sums and counts are added over images and ranks before they are divided."""
+    run = task.run
+    sums = torch.zeros(len(Losses._fields), 2, dtype=torch.float64, device=run.ranks.device)
+    for inputs in task.val_batches():
+        with arithmetic(run.precision, run.ranks.device):
+            losses = task(*to_device(inputs, run.ranks.device))
+        for i, term in enumerate(losses):
+            if term is not None:
+                sums[i] += torch.stack([term.sum.double(), term.count.double()])
+    sums = run.ranks.total(sums)
+    return float((sums[:, 0] / sums[:, 1].clamp(min=1)).sum())
+
+
+def score_of(metrics: Mapping[str, Any]) -> float:
+    """What `best` and `patience` go by: AP of keypoints, else of masks, else of boxes, else AR of proposals; or -1."""
+    headlines = (("keypoint", "AP"), ("mask", "AP"), ("box", "AP"), ("proposals", "AR"))
+    value = next((metrics[kind].get(name) for kind, name in headlines if kind in metrics), None)
+    return -1.0 if value is None or not math.isfinite(value) else float(value)
+
+
+# --- what it reports, and who stops it -------------------------------------------------------------------------------
+
+
+@contextmanager
+def telling(run: Run, progress: Progress, listeners: Sequence[Listener]) -> Iterator[Listener]:
+    """Yields a function that tells all listeners, on the first rank. Tells of the start, and of the end in any case."""
+    every = [*run_listeners(run), *listeners] if run.ranks.first else []
 
     def tell(kind: str, record: Mapping[str, Any]) -> None:
-        for listener in heard:
+        for listener in every:
             listener(kind, record)
 
-    return tell
+    tell("start", {"step": progress.step, "steps": run.steps})
+    reason = ""
+    try:
+        yield tell
+        reason = "finished" if progress.step >= run.steps else "no improvement"
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        raise
+    finally:  # after an error, too: a progress bar gives the terminal back
+        tell("end", {"step": progress.step, "reason": reason})
 
 
-def _has_live_norms(model: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+def step_record(state: State, meter: Meter, run: Run) -> dict[str, Any]:
+    """The record of the steps since the last one."""
+    progress = state.progress
+    means, seconds_per_step = meter.read(progress.seconds)
+    means = run.ranks.mean(means)  # the loss of all images, see `divide`
+    return {
+        "step": progress.step,
+        "epoch": run.epochs_after(progress.step),
+        "loss": means.pop("loss"),
+        "gradient_norm": means.pop(NORM),
+        "losses": means,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "seconds_per_step": seconds_per_step,
+        "seconds": progress.seconds,
+        "eta_seconds": progress.seconds / progress.step * (run.steps - progress.step),
+        "memory_gib": peak_memory_gib(run.ranks.device),
+    }
 
 
-def _say_nothing(_text: str) -> None:
-    """What the other ranks say."""
+class Stop:
+    """Whether somebody asked the run to stop, and how."""
+
+    requested = False
+    by = "another rank"
+
+
+@contextmanager
+def catching_signals() -> Iterator[Stop]:
+    """Takes SIGINT and SIGTERM as a request to stop after the step; a second signal acts at once.
+
+    In the main thread only: Python delivers no signals to others.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop.requested, stop.by = True, signal.Signals(number).name
+        restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()

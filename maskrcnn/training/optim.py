@@ -14,7 +14,7 @@ from ..errors import ConfigError
 REFERENCE_IMAGES = 16  # what `TrainConfig.lr` is stated for
 COCO_IMAGES = 118_287  # of train2017, which the schedules below were made for
 
-# Steps of 16 images, and those after which the rate drops to a tenth (section 3.1; Detectron's MODEL_ZOO for the rest).
+# Steps of 16 images, and the steps after which the rate drops to a tenth (section 3.1, and Detectron's MODEL_ZOO).
 SCHEDULES = {
     "1x": (90_000, (60_000, 80_000)),
     "s1x": (130_000, (100_000, 120_000)),
@@ -25,7 +25,7 @@ SCHEDULES = {
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Over what is trainable. Norms and biases, which are all vectors, get no weight decay, as in Detectron."""
+    """The optimiser of all trainable weights. Norms and biases, all vectors, get no weight decay, as in Detectron."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -38,11 +38,11 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def schedule_settings(name: str, model: ModelConfig) -> list[str]:
-    """The settings that a name of `SCHEDULES` stands for: as many passes over the images as it makes over COCO's.
+    """The settings behind the name of a schedule: as many passes over the images as it makes over COCO's.
 
-    "step" and "cosine" set the shape alone. In the paper keypoints have 90k steps, and ResNeXt as many as a ResNet
-    but of 8 images: half the passes, and at the same `lr`, which is stated for 16 images, its rate of 0.01. Raises
-    `ConfigError` for another name.
+    "step" and "cosine" set the shape only. In the paper, keypoints take 90k steps; a ResNeXt takes as many steps as a
+    ResNet, but of 8 images, so half the passes (its rate, 0.01, is `lr` for 16 images). Raises `ConfigError` for an
+    unknown name.
     """
     if name in ("step", "cosine"):
         return [f"train.schedule={name}"]
@@ -89,6 +89,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip(model: nn.Module, limit: float) -> Tensor:
-    """Scales the whole gradient down to norm `limit` (0: leaves it) and returns the norm before, on its device."""
+    """Scales the whole gradient down to the norm `limit` (0: no limit); returns the norm before that, on its device."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     return torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)

@@ -1,14 +1,13 @@
-"""Everything that changes during a run, saved and restored bit-exactly: weights, momentum, averages, and where it is.
+"""Everything that changes during a run, saved and restored bit-exactly: weights, momentum, averages, and progress.
 
-One safetensors file, so that it is either the old state or the whole new one. The learning rate and every random choice
-follow from the step, the seed and the image ids (optim.py, data/loader.py): there is no generator to save.
+It is one safetensors file, written atomically. The learning rate and every random choice follow from the step, the seed
+and the image ids (optim.py, data/loader.py), so there is no generator to save.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ FORMAT = 1
 
 @dataclass
 class Progress:
-    """Where a run is. `epoch` and `batch` are the position of the next micro-batch of this many ranks."""
+    """How far a run is. `epoch` and `batch` are the place of the next micro-batch."""
 
     step: int = 0  # optimiser steps done
     epoch: int = 0
@@ -34,7 +33,7 @@ class Progress:
 
 
 class Average:
-    """An exponential moving average of the weights and of the running statistics, which is what gets evaluated."""
+    """An exponential moving average of weights and running statistics. It is evaluated and saved in their place."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -42,7 +41,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights of step `step`. Early on it forgets faster, so that the first weights do not linger."""
+        """Takes in the weights of a step. The decay grows from 0.1, so that the first weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         tensors = model.state_dict()
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
@@ -51,20 +50,10 @@ class Average:
         for name in tensors.keys() - floats:
             self.tensors[name].copy_(tensors[name])
 
-    @contextmanager
-    def inside(self, model: nn.Module) -> Iterator[None]:
-        """`model` with the averaged weights; its own come back, bit by bit, at the end."""
-        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        _copy(self.tensors, model)
-        try:
-            yield
-        finally:
-            _copy(own, model)
-
 
 @dataclass
 class State:
-    """A run in the middle of its work."""
+    """What changes during a run."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -73,13 +62,17 @@ class State:
     progress: Progress
 
     @contextmanager
-    def judged(self) -> Iterator[nn.Module]:
-        """The model as it is judged and handed out: with averaged weights where the run keeps them."""
+    def averaged(self) -> Iterator[None]:
+        """The model with its averaged weights, if the run keeps any; its own come back, bit by bit, at the end."""
         if self.average is None:
-            yield self.model
+            yield
             return
-        with self.average.inside(self.model):
-            yield self.model
+        own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        _copy(self.average.tensors, self.model)
+        try:
+            yield
+        finally:
+            _copy(own, self.model)
 
 
 def save_state(path: str | Path, state: State) -> None:
@@ -96,7 +89,7 @@ def save_state(path: str | Path, state: State) -> None:
 
 
 def load_state(path: str | Path, state: State) -> None:
-    """Brings `state` to what was saved. Raises `CheckpointError` naming the file if it is damaged or of another run."""
+    """Restores `state` from a file. Raises `CheckpointError` naming the file if it is damaged or of another model."""
     tensors, content = read_tensors(path, KEY, FORMAT)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
@@ -111,7 +104,8 @@ def load_state(path: str | Path, state: State) -> None:
     _restore_optimizer(state, parts["optimizer"])
     try:
         state.progress = Progress(**content["progress"])
-        _restore_scaler(state.scaler, content["scaler"])
+        if state.scaler.is_enabled() and content["scaler"]:
+            state.scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its progress cannot be understood: {error}") from error
 
@@ -123,16 +117,11 @@ def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:
         key, _, owner = name.partition(":")
         parameter = parameters[owner]
         if value.shape == parameter.shape:
-            # Like the parameter, channels-last where it is: the same layout as in the run that was interrupted.
+            # Channels-last if the parameter is: the same layout as in the run that was interrupted.
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         elif fused:  # it counts its steps on the device
             value = value.to(parameter.device)
         state.optimizer.state[parameter][key] = value
-
-
-def _restore_scaler(scaler: torch.amp.GradScaler, saved: dict[str, Any]) -> None:
-    if scaler.is_enabled() and saved:
-        scaler.load_state_dict(saved)
 
 
 @torch.no_grad()

@@ -150,7 +150,7 @@ def test_propose_writes_what_train_reads(checkpoint: Path, data: Path, capsys: p
     words = ("train", data, "--model", "R-18-FPN-tiny", "--out", data / "run", "--set", "train.workers=0")
     code, _, err = run(capsys, *words, "--proposals", out)
     assert code == 2
-    assert "made by a network of other settings" in err
+    assert "made by a network with other settings" in err
     code, _, err = run(capsys, *words, "--stages", "heads,rpn")
     assert code == 2
     assert "in this order" in err

@@ -6,7 +6,7 @@ import pytest
 
 import maskrcnn
 from maskrcnn.data.drawn import draw_dataset
-from maskrcnn.training.loop import train
+from maskrcnn.training.train import train
 
 SETTINGS = (
     "model.backbone.norm=bn",

@@ -6,7 +6,7 @@ The kernels are those of a GPU, which need no values to say what they would give
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,17 +16,17 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.overrides import TorchFunctionMode
 
 from maskrcnn.accelerate.prepare import prepare
-from maskrcnn.config import TTA, TrainConfig
+from maskrcnn.config import TTA, Config, TrainConfig
 from maskrcnn.model.tta import Views
 from maskrcnn.ops import dispatch
 from maskrcnn.ops.dispatch import recorded_paths
-from maskrcnn.training.distributed import alone
-from maskrcnn.training.job import Job, whole_loss
-from maskrcnn.training.loop import _LossOf, step
+from maskrcnn.training.log import Meter
+from maskrcnn.training.loop import train_step
 from maskrcnn.training.optim import build_optimizer
 from maskrcnn.training.state import Average, Progress, State
-from maskrcnn.training.watch import Watch
+from maskrcnn.training.task import Task
 from tests.model.small import decided, drawn_images, objects, small
+from tests.training.stand_in import make_run
 
 pytest.importorskip("triton")
 
@@ -107,19 +107,19 @@ def test_several_views_never_wait() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_training_step_never_waits(name, monkeypatch) -> None:
+def test_a_training_step_never_waits(name, tmp_path, monkeypatch) -> None:
     """The loop's own: bfloat16, clipping, the update and the averaged weights, with what it does on a GPU."""
-    monkeypatch.setattr(Watch, "check", lambda self: None)  # a GPU's losses are looked at when a record is due
-    config, among = TrainConfig(ema=0.99), alone()
+    monkeypatch.setattr(Meter, "check", lambda self: None)  # a GPU's losses are looked at when a record is due
+    config = TrainConfig(ema=0.99)
+    run = replace(make_run(tmp_path, precision="bf16"), config=Config(CONFIGS[name], config))
     model = decided(CONFIGS[name]).train()
+    task, image_ids = Task(run, model), torch.tensor([11, 12])
     with FakeTensorMode():
         model, images, gt = (hollow(value) for value in (model, drawn_images(), objects()))
-        job = Job(config, Path(), 2, lambda *_: [], None, None, lambda *_: None, precision="bf16")
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         state = State(model, build_optimizer(model, config), Average(model, config.ema), scaler, Progress())
-        module, watch = _LossOf(model, whole_loss), Watch(Path(), among)
         with NoCopies(), recorded_paths() as paths:
-            step(state, module, iter([(images, gt, (11, 12))]), job, among, watch)
+            train_step(state, task, iter([((images, gt), image_ids)]), Meter(run), run)
     assert {"nms:triton", "roi_align:triton", "match:triton"} <= set(paths)
     assert not any(path.endswith("numba") for path in paths)
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

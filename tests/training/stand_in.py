@@ -1,26 +1,27 @@
-"""A model of a few weights, data of a few numbers and a judge: all that the loop needs, in milliseconds a step.
+"""A model of a few weights, data of a few numbers and a judge: all that the loop needs, in milliseconds a step."""
 
-Run as a program it trains in the folder given, so that tests can kill it: `stand_in.py OUT [name=value ...]`.
-"""
-
+import json
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from maskrcnn.config import AugmentConfig, TrainConfig
+from maskrcnn.config import AugmentConfig, Config, TrainConfig
+from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.records import Dataset
 from maskrcnn.structures import GroundTruth, Images, Losses, Term
-from maskrcnn.training.distributed import Ranks, ranks
-from maskrcnn.training.job import Job
-from maskrcnn.training.loop import fit
+from maskrcnn.training.distributed import Ranks
+from maskrcnn.training.run import Run
+from maskrcnn.training.task import Inputs, Task
 from maskrcnn.weights.checkpoint import write_tensors
 
 IMAGES = 24
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "epochs": 2.0,
     "batch": 2,
     "lr": 0.4,
@@ -29,10 +30,11 @@ SETTINGS = {
     "checkpoint_every": 5,
     "workers": 0,
 }
+Judge = Callable[[nn.Module], dict[str, Any]]
 
 
 class Tiny(nn.Module):
-    """Five terms from one small convolutional net; those of boxes and masks are empty where an image has no object."""
+    """Five terms from one small convolutional net; those of boxes and masks are empty if an image has no object."""
 
     def __init__(self, norm: str = "gn") -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class Tiny(nn.Module):
         return Losses(*terms)
 
 
-def make_batch(ids: list[int], epoch: int, *, poison: int | None = None) -> tuple[Images, GroundTruth, list[int]]:
+def make_batch(ids: list[int], epoch: int, *, poison: int | None = None) -> tuple[Images, GroundTruth]:
     """What images `ids` look like in an epoch: a function of the two. Image 0, 6, 12, ... have no object."""
     pixels, boxes, valid = [], [], []
     for i in ids:
@@ -66,10 +68,10 @@ def make_batch(ids: list[int], epoch: int, *, poison: int | None = None) -> tupl
     images = Images(torch.stack(pixels), sizes, sizes, torch.ones(n, 2), torch.tensor(ids))
     flags = torch.stack(valid)
     gt = GroundTruth(torch.stack(boxes), torch.zeros(n, 4, dtype=torch.long), None, None, None, ~flags & False, flags)
-    return images, gt, ids
+    return images, gt
 
 
-def judge_weights(model: nn.Module) -> dict[str, dict[str, float]]:
+def judge_weights(model: nn.Module) -> dict[str, Any]:
     """A metric that follows from the weights alone, so that a repeated run repeats it."""
     assert not model.training
     value = sum(float(p.detach().double().abs().sum()) for p in model.parameters()) / 1000
@@ -82,59 +84,69 @@ class Rising:
     def __init__(self, peak: int) -> None:
         self.calls, self.peak = 0, peak
 
-    def __call__(self, model: nn.Module) -> dict[str, dict[str, float]]:
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
         self.calls += 1
         value = min(self.calls, self.peak) / 100
         return {"box": {"AP": value, "AP50": value}}
 
 
-def make_job(
-    out: Path,
-    among: Ranks,
-    *,
-    poison: int | None = None,
-    judge: Callable[[nn.Module], dict] | None = None,
-    kill_at: int = -1,
-    **settings: object,
-) -> Job:
-    """A job over 24 images. `kill_at` ends the process, without a chance to save, when it asks for that micro-batch."""
-    config = TrainConfig(**{**SETTINGS, "augment": AugmentConfig(), **settings})  # type: ignore[arg-type]
-    size = config.batch * among.world
-    taken = 0
+def no_images(count: int = IMAGES) -> Dataset:
+    """A data set of so many images without objects. Their files are gone: nobody reads them."""
+    rows = [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 8} for i in range(count)]
+    content = {"images": rows, "annotations": [], "categories": [{"id": 1, "name": "none"}]}
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows:
+            (Path(folder) / row["file_name"]).touch()
+        path = Path(folder) / "train.json"
+        path.write_text(json.dumps(content))
+        return read_coco(path)
 
-    def epoch(number: int, first: int) -> Iterator[tuple[Images, GroundTruth, list[int]]]:
-        nonlocal taken
-        order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(config.seed + number)).tolist()
-        for start in range(first * size, IMAGES, size):
-            if taken == kill_at:
+
+class TinyTask(Task):
+    """A task over 24 images. When micro-batch `kill_at` is asked for, the process ends without a chance to save."""
+
+    def __init__(
+        self, run: Run, *, norm: str = "gn", judge: Judge = judge_weights, poison: int | None = None, kill_at: int = -1
+    ) -> None:
+        nn.Module.__init__(self)
+        self.run, self.model = run, cast(Any, Tiny(norm))
+        self.judge, self.poison, self.kill_at, self.taken = judge, poison, kill_at, 0
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
+        ranks, config = self.run.ranks, self.run.config.train
+        size = config.batch * ranks.world
+        order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(config.seed + epoch)).tolist()
+        for first in range(start * size, IMAGES, size):
+            if self.taken == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            taken += 1
-            mine = order[start + among.rank * config.batch : start + (among.rank + 1) * config.batch]
-            yield make_batch(mine, number, poison=poison)
+            self.taken += 1
+            mine = order[first + ranks.rank * config.batch : first + (ranks.rank + 1) * config.batch]
+            yield make_batch(mine, epoch, poison=self.poison), torch.tensor(mine)
 
-    def write(path: Path, model: nn.Module, provenance: object) -> None:
-        write_tensors(path, model.state_dict(), "tiny", 1, provenance)
+    def val_batches(self) -> Iterator[Inputs]:
+        yield make_batch([self.run.ranks.rank * 3 + 1, self.run.ranks.rank * 3 + 2], 99)
 
-    def validation() -> Iterator[tuple[Images, GroundTruth, list[int]]]:
-        yield make_batch([among.rank * 3 + 1, among.rank * 3 + 2], 99)
+    def evaluate(self) -> Mapping[str, Any]:
+        return self.judge(self.model)
 
-    return Job(config, out, IMAGES, epoch, judge, validation if judge else None, write)
+    def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        write_tensors(path, self.model.state_dict(), "tiny", 1, provenance)
 
-
-def main(out: Path, assignments: list[str]) -> None:
-    settings: dict[str, object] = {}
-    for assignment in assignments:
-        name, _, value = assignment.partition("=")
-        settings[name] = value if name == "norm" else float(value) if "." in value else int(value)
-    norm = str(settings.pop("norm", "gn"))
-    with ranks("cpu") as among:
-        listeners = []
-        if among.first:
-            from maskrcnn.training.log import Console, JsonLines
-
-            listeners = [JsonLines(out / "log.jsonl"), Console(0)]
-        fit(Tiny(norm), make_job(out, among, judge=judge_weights, **settings), among, listeners)  # type: ignore[arg-type]
+    def unread(self) -> int:
+        return 0
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+def make_run(
+    out: Path, ranks: Ranks | None = None, *, val: bool = False, precision: str = "fp32", **settings: Any
+) -> Run:
+    """A run over 24 images, evaluated if `val`."""
+    config = Config(train=TrainConfig(**{**SETTINGS, "augment": AugmentConfig(), **settings}))
+    data = no_images()
+    return Run(config, data, data if val else None, out, ranks or Ranks(), cast(Any, precision))
+
+
+def make_task(out: Path, ranks: Ranks | None = None, *, judge: Judge | None = None, **options: Any) -> TinyTask:
+    """A task with a run's settings and its own options together."""
+    own = {name: options.pop(name) for name in ("norm", "poison", "kill_at") if name in options}
+    run = make_run(out, ranks, val=judge is not None, **options)
+    return TinyTask(run, judge=judge or judge_weights, **own)

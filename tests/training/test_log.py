@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrcnn.errors import ConfigError
-from maskrcnn.training.log import Clock, Console, Meter, duration, tensorboard_listener
+from maskrcnn.errors import ConfigError, TrainingError
+from maskrcnn.training.log import NORM, Console, Meter, duration, tensorboard_listener
+from tests.training.stand_in import make_run
 
 RECORD = {
     "step": 20,
@@ -20,21 +21,52 @@ RECORD = {
 }
 
 
-def test_a_meter_gives_means_since_the_last_reading() -> None:
-    meter = Meter(seconds=10.0)
-    meter.add({"loss": torch.tensor(1.0)})
-    meter.add({"loss": torch.tensor(4.0)})
+def test_a_meter_gives_means_since_the_last_reading(tmp_path: Path) -> None:
+    meter = Meter(make_run(tmp_path), seconds=10.0)
+    meter.add(0, {"loss": torch.tensor(1.0)})
+    meter.add(1, {"loss": torch.tensor(4.0)})
     assert meter.read(13.0) == ({"loss": 2.5}, 1.5)
-    meter.add({"loss": torch.tensor(7.0)})
+    meter.add(2, {"loss": torch.tensor(7.0)})
     assert meter.read(14.0) == ({"loss": 7.0}, 1.0)
     assert meter.read(15.0) == ({}, 0.0)
 
 
-def test_a_meter_keeps_no_graph() -> None:
-    meter = Meter()
+def test_a_meter_keeps_no_graph(tmp_path: Path) -> None:
+    meter = Meter(make_run(tmp_path))
     leaf = torch.ones((), requires_grad=True)
-    meter.add({"loss": leaf * 2})
+    meter.add(0, {"loss": leaf * 2})
+    meter.check()
     assert not meter._sums["loss"].requires_grad
+
+
+def test_a_meter_takes_the_mean_of_a_steps_micro_batches(tmp_path: Path) -> None:
+    meter = Meter(make_run(tmp_path))
+    for step, losses in enumerate(((1.0, 2.0), (3.0, 6.0))):
+        for loss in losses:
+            meter.add(step, {"loss": torch.tensor(loss)}, parts=2)
+        meter.add(step, {NORM: torch.tensor(4.0)})
+    assert meter.read(5.0) == ({"loss": 3.0, NORM: 4.0}, 2.5)
+
+
+def test_a_meter_names_the_first_step_that_is_not_finite_and_its_images(tmp_path: Path) -> None:
+    meter = Meter(make_run(tmp_path))
+    for step, loss in enumerate((1.0, float("inf"), float("nan"))):
+        for image_id, value in ((2 * step + 1, loss), (2 * step, 1.0)):
+            meter.add(step, {"loss": torch.tensor(value)}, torch.tensor([image_id]), parts=2)
+    with pytest.raises(TrainingError, match=r"step 2 \(loss inf\), images 2, 3; .*not_finite\.json lists"):
+        meter.check()
+
+
+def test_a_gradient_may_overflow_with_fp16_and_only_then(tmp_path: Path) -> None:
+    for precision in ("fp16", "fp32"):
+        meter = Meter(make_run(tmp_path, precision=precision))
+        meter.add(0, {"loss": torch.tensor(1.0)}, torch.tensor([5]))
+        meter.add(0, {NORM: torch.tensor(float("inf"))})
+        if precision == "fp16":
+            meter.check()
+        else:
+            with pytest.raises(TrainingError, match=r"\(loss 1.0, gradient_norm inf\), images 5;"):
+                meter.check()
 
 
 def test_one_line_an_interval_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,15 +99,6 @@ def test_proposals_are_judged_by_their_recall(capsys: pytest.CaptureFixture[str]
     figures = {"AR": 0.5, "AR50": 0.75, "AR75": 0.25, "objects": 8}
     Console(40)("evaluation", {"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
     assert capsys.readouterr().out == "step 20: proposals AR 0.500 AR50 0.750, 3 s\n"
-
-
-def test_a_clock_leaves_out_what_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 2.0, 7.0, 8.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = Clock(100.0)
-    assert clock.read() == 102.0
-    assert clock.skip() == 5.0
-    assert clock.read() == 103.0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01")])

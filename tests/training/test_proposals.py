@@ -11,9 +11,13 @@ from maskrcnn.config import AugmentConfig
 from maskrcnn.data.formats.coco import read_coco
 from maskrcnn.data.loader import EvalLoader, TrainLoader
 from maskrcnn.data.records import Dataset
+from maskrcnn.engine import Engine
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.model.build import build
-from maskrcnn.training.proposals import (
+from maskrcnn.training.task import rpn_tensors
+from maskrcnn.training.two_stage import (
+    FORMAT,
+    KEY,
     KeptProposals,
     check_covers,
     compute_proposals,
@@ -21,11 +25,9 @@ from maskrcnn.training.proposals import (
     propose,
     read_proposals,
     recall_of,
-    rpn_of,
-    rpn_tensors,
     write_proposals,
 )
-from maskrcnn.weights.checkpoint import load_checkpoint
+from maskrcnn.weights.checkpoint import load_checkpoint, read_tensors
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE, write_coco
 from tests.tiny import tiny_config, write_tiny_checkpoint
 
@@ -81,13 +83,14 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
     dataset = read_coco(write_coco(tmp_path, {"ä b.png": SMALL, "b.png": NONE, "c.png": WIDE})).subset([2, 0, 1])
     write_proposals(tmp_path / "p.safetensors", found, dataset, model, OWN, "abc")
     kept = read_proposals(tmp_path / "p.safetensors")
-    assert {image_id: boxes.tolist() for image_id, boxes in kept.by_image().items()} == {
+    assert {image_id: boxes.tolist() for image_id, boxes in kept.boxes.items()} == {
         image_id: boxes.tolist() for image_id, (boxes, _) in found.items()
     }
-    assert kept.scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
-    assert kept.images() == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
+    scores = read_tensors(tmp_path / "p.safetensors", KEY, FORMAT)[0]["scores"]
+    assert scores.tolist() == [*found[1][1].tolist(), *found[3][1].tolist()]
+    assert kept.images == {1: ("ä b.png", 32, 32), 2: ("b.png", 48, 64), 3: ("c.png", 40, 120)}
     assert (kept.weights, kept.config) == ("abc", OWN)
-    torch.testing.assert_close(kept.network, dict(rpn_of(model).state_dict()))
+    torch.testing.assert_close(kept.network, {f"rpn.{name}": t for name, t in model.rpn.state_dict().items()})
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -128,15 +131,14 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
     weights = write_tiny_checkpoint(tmp_path / "model.safetensors")
     figures = propose(weights, tmp_path / "train.json", tmp_path / "p.safetensors", workers=0, precision="fp32")
     kept = read_proposals(tmp_path / "p.safetensors")
-    boxes, dataset = kept.by_image(), read_coco(tmp_path / "train.json")
+    boxes, dataset = kept.boxes, read_coco(tmp_path / "train.json")
     checkpoint = load_checkpoint(weights)
     model = build(checkpoint.config)
     model.load_state_dict(checkpoint.state)
     model = prepare(model)
     for images, _, image_ids in EvalLoader(dataset, checkpoint.config.input):
         with torch.inference_mode():
-            rpn = model.rpn(model.pyramid(images), images.pixels.shape[-2:])
-            wanted = model.steps.propose_train(rpn, images.sizes)
+            wanted = model.propose(images, training=True)
         got = boxes[int(image_ids)]
         assert len(got) == int(wanted.valid.sum()) > 10
         torch.testing.assert_close(got[:5], wanted.boxes[0, :5], rtol=0, atol=1e-2)  # these images keep their size
@@ -153,7 +155,7 @@ def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     (tmp_path / "images" / "c.png").write_text("no image")
     dataset = read_coco(tmp_path / "train.json")
     loader = EvalLoader(dataset, OWN.input, warn=lambda text: None)
-    found = compute_proposals(build(OWN), loader, precision="fp32", step="test")
+    found = compute_proposals(Engine.of(build(OWN), [], "fp32"), loader, training=False)
     assert sorted(found) == [1, 2, 3, 4]
     assert len(found[3][0]) == 0
     assert len(found[1][0]) > 0
@@ -161,5 +163,6 @@ def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
 
 def test_the_rpns_tensors_are_the_same_from_shared_features() -> None:
     shared, own = build(tiny_config()), build(OWN)
-    assert rpn_tensors(shared.state_dict()).keys() == rpn_of(own).state_dict().keys()
-    assert rpn_tensors(own.state_dict()).keys() == rpn_of(own).state_dict().keys()
+    names = {f"rpn.{name}" for name in own.rpn.state_dict()}
+    assert rpn_tensors(shared.state_dict()).keys() == names
+    assert rpn_tensors(own.state_dict()).keys() == names

@@ -14,17 +14,15 @@ from maskrcnn.categories import Category
 from maskrcnn.config import ModelConfig
 from maskrcnn.errors import CheckpointError, ConfigError
 from maskrcnn.model.build import build
-from maskrcnn.training.distributed import alone
-from maskrcnn.training.folder import claim_folder
-from maskrcnn.training.loop import train
-from maskrcnn.training.setup import build_model
-from maskrcnn.training.start import start_from
+from maskrcnn.training.run import claim_folder
+from maskrcnn.training.task import build_model, start_from
+from maskrcnn.training.train import train
 from maskrcnn.weights.checkpoint import Checkpoint, load_checkpoint
 from maskrcnn.weights.interop.profiles import with_profile
 from maskrcnn.weights.interop.write import to_foreign, write_foreign
 from tests.scenes import TWO_APART, write_coco
 from tests.tiny import tiny_config, write_tiny_checkpoint
-from tests.training.test_setup import make_plan
+from tests.training.small import make_run
 
 SMALL_INPUT = "model.input.min_size=64"
 SIZES = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
@@ -65,14 +63,15 @@ def make_foreign(path: Path, origin: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("origin", "file"), [("torchvision", "a.pth"), ("detectron2", "a.pkl")])
-def test_rows_are_kept_by_name_and_the_rest_is_new(origin: str, file: str, data: Path, tmp_path: Path) -> None:
+def test_rows_are_kept_by_name_and_the_rest_is_new(
+    origin: str, file: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     theirs = make_foreign(tmp_path / file, origin)
-    plan, _ = make_plan(data, SMALL_INPUT, model=None, weights=tmp_path / file)
-    assert (plan.config.model.profile, plan.config.model.classes) == (origin, 3)
-    assert [category.name for category in plan.train.categories] == ["dog", "leaf", "person"]
-    said: list[str] = []
-    state = build_model(plan, alone(), said.append).state_dict()
-    (sentence,) = said
+    run, _ = make_run(data, SMALL_INPUT, model=None, weights=tmp_path / file)
+    assert (run.config.model.profile, run.config.model.classes) == (origin, 3)
+    assert [category.name for category in run.train_data.categories] == ["dog", "leaf", "person"]
+    state = build_model(run).state_dict()
+    (sentence,) = capsys.readouterr().out.splitlines()
     assert sentence.startswith(f"start: {tmp_path / file}, {len(state)} of {len(state)} tensors")
     assert "2 of 3 classes keep their rows (dog, person), those of leaf are new" in sentence
     logits = theirs["roi_heads.box_predictor.cls_score.weight"]
@@ -97,7 +96,10 @@ _RPN_BIAS = {
     ("known", "words"),
     [
         (("leaf", "dog", "person", "cat"), "all 3 classes keep their rows"),
-        (("cat",), "no class has a name that is known there, so all rows of classes are new (dog, leaf, person)"),
+        (
+            ("cat",),
+            "no class has a name that the checkpoint knows, so the rows of all classes are new (dog, leaf, person)",
+        ),
         (("cat", "leaf"), "1 of 3 classes keep their rows (leaf), those of dog, person are new"),
     ],
 )
@@ -115,14 +117,14 @@ def test_one_sentence_says_what_is_kept(known: tuple[str, ...], words: str) -> N
     assert start_from(build(config), start, categories, "x.pth") == f"start: x.pth, {total} of {total} tensors; {words}"
 
 
-def test_new_heads_are_named(data: Path, tmp_path: Path) -> None:
+def test_new_heads_are_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_foreign(tmp_path / "a.pth", "torchvision")
-    plan, _ = make_plan(
+    run, _ = make_run(
         data, SMALL_INPUT, "model.fpn.norm=gn", "model.mask_head.convs=2", model=None, weights=tmp_path / "a.pth"
     )
-    said: list[str] = []
-    build_model(plan, alone(), said.append)
-    assert "; new: mask_head.convs.1.conv.bias, mask_head.convs.1.conv.weight, neck.laterals.0.norm.bias" in said[0]
+    build_model(run)
+    said = capsys.readouterr().out
+    assert "; new: mask_head.convs.1.conv.bias, mask_head.convs.1.conv.weight, neck.laterals.0.norm.bias" in said
 
 
 # --- backbones alone -------------------------------------------------------------------------------------------------
@@ -165,30 +167,30 @@ def caffe2_names(ours: dict[str, Tensor]) -> dict[str, np.ndarray]:
     [("torchvision", "rgb", 1e-5), ("detectron2", "rgb", 1e-5), ("detectron", "bgr", 1e-5)],
 )
 def test_backbones_alone_start_the_model_that_is_asked_for(
-    origin: str, pixels: str, eps: float, data: Path, tmp_path: Path
+    origin: str, pixels: str, eps: float, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = build(replace(tiny_config(), classes=7))
     path = backbone_file(tmp_path / "R-18.bin", origin, source)
-    plan, _ = make_plan(data, *OF_TINY, weights=path)
-    model = plan.config.model
+    run, _ = make_run(data, *OF_TINY, weights=path)
+    model = run.config.model
     assert (model.name, model.profile, model.anchors.sizes[0]) == ("R-18-FPN-tiny", "ours", (12.0,))
     assert (model.backbone.norm, model.backbone.norm_eps, model.backbone.freeze_at) == ("frozen_bn", eps, 2)
     assert (model.backbone.stride_in, model.input.channel_order) == ("3x3", pixels) or origin == "detectron"
-    said: list[str] = []
-    state = build_model(plan, alone(), said.append).state_dict()
+    state = build_model(run).state_dict()
+    said = capsys.readouterr().out
     truth = source.state_dict()
     body = [name for name in state if name.startswith("backbone.")]
     assert all(torch.equal(state[name], truth[name]) for name in body)
-    assert f", {len(body)} of {len(state)} tensors; new: box_head.box_deltas.bias" in said[0]
-    assert "rows" not in said[0]
+    assert f", {len(body)} of {len(state)} tensors; new: box_head.box_deltas.bias" in said
+    assert "rows" not in said
 
 
 def test_a_backbone_of_another_network_is_refused(data: Path, tmp_path: Path) -> None:
     path = backbone_file(tmp_path / "R-18.pth", "torchvision", build(tiny_config()))
     with pytest.raises(ConfigError, match=r"R-18\.pth is a backbone of \(2, 2, 2, 2\) basic blocks, width 8.*R-50-FPN"):
-        make_plan(data, model="R-50-FPN", weights=path)
+        make_run(data, model="R-50-FPN", weights=path)
     with pytest.raises(ConfigError, match="which no preset has"):
-        make_plan(data, model=None, weights=path)
+        make_run(data, model=None, weights=path)
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
@@ -197,21 +199,21 @@ def test_a_backbone_of_another_network_is_refused(data: Path, tmp_path: Path) ->
 def test_a_whole_model_is_not_another(data: Path, tmp_path: Path) -> None:
     make_foreign(tmp_path / "a.pth", "torchvision")
     with pytest.raises(ConfigError, match=r"a\.pth is a R-18-FPN, not a R-50-FPN"):
-        make_plan(data, model="R-50-FPN", weights=tmp_path / "a.pth")
-    plan, _ = make_plan(data, "model.backbone.blocks=[1,1,1,1]", model=None, weights=tmp_path / "a.pth")
+        make_run(data, model="R-50-FPN", weights=tmp_path / "a.pth")
+    run, _ = make_run(data, "model.backbone.blocks=[1,1,1,1]", model=None, weights=tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth does not fit this model:\n +backbone\.res2\.1\.conv1"):
-        build_model(plan, alone(), print)
+        build_model(run)
 
 
-def test_live_norms_need_an_epsilon(data: Path, tmp_path: Path) -> None:
+def test_live_norms_need_an_epsilon(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_foreign(tmp_path / "a.pth", "torchvision")
     words = {"model": None, "weights": tmp_path / "a.pth"}
     with pytest.raises(ConfigError, match=r"model\.backbone\.norm_eps"):
-        make_plan(data, "model.backbone.norm=bn", "model.backbone.norm_eps=0", **words)
-    plan, _ = make_plan(data, "model.backbone.norm=bn", "model.backbone.norm_eps=1e-5", **words)
-    said: list[str] = []
-    build_model(plan, alone(), said.append)
-    assert "new:" not in said[0]  # counts of batches start anew, which is no news
+        make_run(data, "model.backbone.norm=bn", "model.backbone.norm_eps=0", **words)
+    run, _ = make_run(data, "model.backbone.norm=bn", "model.backbone.norm_eps=1e-5", **words)
+    build_model(run)
+    said = capsys.readouterr().out
+    assert "new:" not in said  # counts of batches start anew, which is no news
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
@@ -236,20 +238,20 @@ def test_a_run_from_a_file_of_detectron2(data: Path, tmp_path: Path, capsys: pyt
 
 
 def test_the_folder_of_a_run_and_a_name_are_known_again(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run's identity is what the file holds, whichever way it is named."""
     write_tiny_checkpoint(tmp_path / "earlier" / "model.safetensors")
-    plan, _ = make_plan(data, model=None, weights=tmp_path / "earlier", out=tmp_path / "one")
-    assert not claim_folder(plan, alone(), tmp_path / "earlier")
-    assert claim_folder(plan, alone(), tmp_path / "earlier" / "model.safetensors")
+    run, _ = make_run(data, model=None, weights=tmp_path / "earlier", out=tmp_path / "one")
+    assert not claim_folder(run)
+    assert claim_folder(run)
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MASKRCNN_OFFLINE", "1")
     (tmp_path / "cache" / "torchvision").mkdir(parents=True)
     make_foreign(tmp_path / "cache" / "torchvision" / "maskrcnn_resnet50_fpn.pth", "torchvision")
     name = "torchvision:maskrcnn_resnet50_fpn"
-    plan, _ = make_plan(data, model=None, weights=name, out=tmp_path / "two")
-    assert not claim_folder(plan, alone(), name)
-    said: list[str] = []
-    build_model(plan, alone(), said.append)
-    assert said[0].startswith(f"start: {name}, ")
+    run, _ = make_run(data, model=None, weights=name, out=tmp_path / "two")
+    assert not claim_folder(run)
+    build_model(run)
+    said = capsys.readouterr().out
+    assert said.startswith(f"start: {name}, ")

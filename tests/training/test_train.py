@@ -1,58 +1,38 @@
 """The public function on a real, very small model: a folder of files, a second start, two processes as one."""
 
+import inspect
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import maskrcnn
+from maskrcnn.cli.options import argument_help
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, KEYPOINTS
 from maskrcnn.errors import ConfigError
-from maskrcnn.training.distributed import alone
-from maskrcnn.training.loop import begin, divide, train
-from maskrcnn.training.setup import build_model, make_job, plan
-from maskrcnn.training.validate import score_of
+from maskrcnn.training.distributed import Ranks
+from maskrcnn.training.loop import divide
+from maskrcnn.training.task import Task, build_model
 from maskrcnn.weights.checkpoint import load_checkpoint
-from tests.scenes import NONE, SMALL, TWO_APART, write_coco
-from tests.training.test_distributed import two_ranks
-
-SMALLEST = (
-    "model.backbone.width=8",
-    "model.backbone.blocks=[1,1,1,1]",
-    "model.backbone.norm=gn",
-    "model.fpn.channels=16",
-    "model.box_head.channels=32",
-    "model.box_head.samples=16",
-    "model.mask_head.channels=16",
-    "model.mask_head.convs=1",
-    "model.rpn.pre_nms_train=100",
-    "train.workers=0",
-    "train.batch=2",
-    "train.log_every=1",
-    "train.precision=fp32",
-    "train.augment.crop=64",
-)
+from tests.training.processes import two_ranks
+from tests.training.small import SMALLEST, make_run, train_small
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    scenes = {"a.png": TWO_APART, "b.png": NONE, "c.png": SMALL, "d.png": TWO_APART}
-    write_coco(tmp_path, scenes)
-    write_coco(tmp_path, {"v.png": TWO_APART}, "val.json")
-    return tmp_path
+def test_every_argument_is_explained_in_one_line() -> None:
+    parameters = inspect.signature(maskrcnn.train).parameters
+    assert list(argument_help(maskrcnn.train)) == list(parameters)
+    assert len(parameters) == 21
 
 
-def run(data: Path, *overrides: str, **named: Any) -> Path:
-    return train(data, model="R-18-FPN-tiny", out=data / "run", epochs=2, overrides=(*SMALLEST, *overrides), **named)
-
-
-def test_a_run_leaves_what_is_needed_to_repeat_it(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    final = run(data)
-    out = data / "run"
+def test_a_run_leaves_what_is_needed_to_repeat_it(
+    small_run: Callable[..., Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final = small_run()
+    out = tmp_path / "run"
     assert final == out / "model.safetensors"
     names = {path.name for path in out.iterdir()}
     assert names >= {"config.toml", "run.json", "log.jsonl", "metrics.json"}
@@ -67,19 +47,19 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(data: Path, capsys: pytest.Cap
     assert 0 <= metrics["box"]["AP"] <= 1
     assert 0 <= metrics["mask"]["AP"] <= 1
     capsys.readouterr()
-    assert run(data) == final
+    assert small_run() == final
     assert "finished run of 4 steps: nothing to do" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"train\.momentum"):
-        run(data, "train.momentum=0.5")
-    again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=data / "again.json")
+        small_run("train.momentum=0.5")
+    again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=tmp_path / "again.json")
     assert again["box"] == pytest.approx(metrics["box"])
-    assert json.loads((data / "again.json").read_text())["objects"] == 2
+    assert json.loads((tmp_path / "again.json").read_text())["objects"] == 2
 
 
 def test_keypoints_are_trained_and_measured(tmp_path: Path) -> None:
     draw_dataset(tmp_path, train=4, val=2, seed=0, keypoints=True)
     head = ("model.keypoint_head.convs=1", "model.keypoint_head.channels=16")
-    final = run(tmp_path, *head, keypoints=True, masks=False)
+    final = train_small(tmp_path, tmp_path / "run", *head, keypoints=True, masks=False)
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [record["losses"] for record in records if record["kind"] == "step"]
     assert not any("mask" in loss for loss in losses)
@@ -98,19 +78,9 @@ def test_keypoints_are_trained_and_measured(tmp_path: Path) -> None:
     assert (result.keypoints[~figures] == 0).all()
 
 
-def test_the_best_weights_are_those_of_the_finest_branch() -> None:
-    every = {"box": {"AP": 0.5}, "mask": {"AP": 0.4}, "keypoint": {"AP": 0.3}, "notes": []}
-    assert score_of(every) == 0.3
-    assert score_of({"box": {"AP": 0.5}, "mask": {"AP": 0.4}}) == 0.4
-    assert score_of({"box": {"AP": 0.5}}) == 0.5
-    assert score_of({"keypoint": {"AP": None}}) == -1
-    assert score_of({}) == -1
-    assert score_of({"proposals": {"AR": 0.5}}) == 0.5
-
-
-def test_without_masks_it_is_faster_rcnn_and_has_box_ap_alone(data: Path) -> None:
+def test_without_masks_it_is_faster_rcnn_and_has_box_ap_alone(small_run: Callable[..., Path], data: Path) -> None:
     """Table 3: Faster R-CNN with RoIAlign; its other row is the box AP of the model with masks, above."""
-    final = run(data, masks=False)
+    final = small_run(masks=False, epochs=1)
     checkpoint = load_checkpoint(final)
     assert not any(name.startswith("mask_head") for name in checkpoint.state)
     assert checkpoint.config.pool.operator == "roi_align"
@@ -118,36 +88,26 @@ def test_without_masks_it_is_faster_rcnn_and_has_box_ap_alone(data: Path) -> Non
     assert {"box", "mask", "keypoint"} & metrics.keys() == {"box"}
 
 
-def _first_losses(among: Any, data: Path, batch: int, norm: str) -> dict[str, float]:
-    made = plan(
-        data,
-        model="R-18-FPN-tiny",
-        weights=None,
-        out=data / "never",
-        named={"train.batch": batch},
-        overrides=[*(text for text in SMALLEST if not text.startswith("train.batch")), f"model.backbone.norm={norm}"],
-        config=None,
-        reading={"val": None, "images": None, "strict": False, "keypoints": False},
-        among=among,
-        say=lambda text: None,
-    )
-    model, job = build_model(made, among, lambda text: None), make_job(made, among)
-    begin(model, job, among)
-    images, gt, _ = next(iter(job.epoch(0, 0)))
-    return {name: value.item() for name, value in divide(model.loss(images, gt), among).items()}  # type: ignore[operator]
+def first_losses(ranks: Ranks, data: Path, batch: int, norm: str) -> dict[str, float]:
+    settings = (*SMALLEST, f"train.batch={batch}", f"model.backbone.norm={norm}")
+    run, _ = make_run(data, *settings, ranks=ranks, out=data / "never")
+    task = Task(run, build_model(run))
+    inputs, _ = next(task.batches(0))
+    return {name: value.item() for name, value in divide(task(*inputs), run).items()}
 
 
-def work_losses(among: Any, data: Path, norm: str) -> None:
-    (data / f"{among.rank}.json").write_text(json.dumps(_first_losses(among, data, 2, norm)))
+def work_losses(ranks: Ranks, out: Path, data: Path) -> None:
+    losses = {norm: first_losses(ranks, data, 2, norm) for norm in ("gn", "frozen_bn")}
+    (out / f"{ranks.rank}.json").write_text(json.dumps(losses))
 
 
-@pytest.mark.parametrize("norm", ["gn", "frozen_bn"])
-def test_two_processes_give_the_losses_of_one_with_the_same_images(data: Path, norm: str) -> None:
-    assert two_ranks(partial(work_losses, norm=norm), data) == [0, 0]
-    ranks = [json.loads((data / f"{rank}.json").read_text()) for rank in range(2)]
-    whole = _first_losses(alone(), data, 4, norm)
-    assert whole.keys() == ranks[0].keys()
-    for name, value in whole.items():
-        mean = (ranks[0][name] + ranks[1][name]) / 2
-        assert mean == pytest.approx(value, abs=1e-5), name
-    assert torch.tensor(list(whole.values())).isfinite().all()
+def test_two_processes_give_the_losses_of_one_with_the_same_images(data: Path, tmp_path: Path) -> None:
+    assert two_ranks(partial(work_losses, data=data), tmp_path) == [0, 0]
+    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for norm in ("gn", "frozen_bn"):
+        whole = first_losses(Ranks(), data, 4, norm)
+        assert whole.keys() == both[0][norm].keys()
+        for name, value in whole.items():
+            mean = (both[0][norm][name] + both[1][norm][name]) / 2
+            assert mean == pytest.approx(value, abs=1e-5), name
+        assert torch.tensor(list(whole.values())).isfinite().all()

@@ -9,29 +9,19 @@ import torch
 
 import maskrcnn
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
-from maskrcnn.training import stages as module
-from maskrcnn.training.loop import train
-from maskrcnn.training.proposals import propose, read_proposals
-from maskrcnn.training.stages import check_stages
+from maskrcnn.training import two_stage as module
+from maskrcnn.training.distributed import Ranks
+from maskrcnn.training.two_stage import check_stages, propose, read_proposals
 from maskrcnn.weights.checkpoint import load_checkpoint
 from tests.scenes import NONE, SMALL, TWO_APART, write_coco
-from tests.training.test_distributed import two_ranks
-from tests.training.test_train import SMALLEST
+from tests.training.processes import two_ranks
+from tests.training.small import train_small
 
 BOTH = ("rpn", "heads")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_coco(folder, {"a.png": TWO_APART, "b.png": NONE, "c.png": SMALL, "d.png": TWO_APART})
-    write_coco(folder, {"v.png": TWO_APART}, "val.json")
-    return folder
-
-
-def run(data: Path, out: Path, *overrides: str, **named: Any) -> Path:
-    arguments = {"model": "R-18-FPN-tiny", "epochs": 2, "stages": BOTH, **named}
-    return train(data, out=out, overrides=(*SMALLEST, "train.checkpoint_every=1", *overrides), **arguments)
+def run(data: Path, out: Path, *settings: str, **arguments: Any) -> Path:
+    return train_small(data, out, "train.checkpoint_every=1", *settings, **{"stages": BOTH, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +54,15 @@ def test_two_stages_leave_two_runs_and_one_model(whole: Path, data: Path) -> Non
 def test_the_rpn_is_that_of_the_first_stage_and_shares_no_features(whole: Path) -> None:
     first = load_checkpoint(whole / "rpn" / "model.safetensors")
     last = load_checkpoint(whole / "model.safetensors")
-    assert {name.partition(".")[0] for name in first.state} == {"rpn", "rpn_features"}
+    assert {name.partition(".")[0] for name in first.state} == {"rpn"}
     assert first.provenance["stage"] == "rpn"
-    torch.testing.assert_close(part_of(last.state, "rpn", "rpn_features"), first.state, rtol=0, atol=0)
+    torch.testing.assert_close(part_of(last.state, "rpn"), first.state, rtol=0, atol=0)
     torch.testing.assert_close(
         read_proposals(whole / "rpn" / "proposals.safetensors").network, first.state, rtol=0, atol=0
     )
     assert last.config.rpn.features == "own"
     backbone = part_of(last.state, "backbone")
-    assert any(not torch.equal(t, last.state[f"rpn_features.{name}"]) for name, t in backbone.items())
+    assert any(not torch.equal(t, last.state[f"rpn.features.{name}"]) for name, t in backbone.items())
 
 
 def test_a_checkpoint_of_the_first_stage_alone_predicts_nothing(whole: Path) -> None:
@@ -95,7 +85,7 @@ def die(*_arguments: Any) -> Any:
     raise Killed
 
 
-@pytest.mark.parametrize(("name", "calls"), [("rpn_of", 4), ("compute_proposals", 3), ("place_proposals", 3)])
+@pytest.mark.parametrize(("name", "calls"), [("rpn_tensors", 2), ("compute_proposals", 3), ("place_proposals", 3)])
 def test_wherever_it_dies_the_same_command_goes_on(
     whole: Path, data: Path, tmp_path: Path, name: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +132,7 @@ def test_more_epochs_are_the_heads_alone_once_they_have_begun(
     for epochs, steps in ((3, 6), (4, 8), (3, 8)):
         capsys.readouterr()
         final = run(data, tmp_path, epochs=epochs)
-        assert capsys.readouterr().out.count("left as it is, with its proposals, as stage heads has begun") == 1
+        assert capsys.readouterr().out.count("unchanged, because stage heads has begun on its proposals") == 1
         assert steps_in(tmp_path / "heads") == steps
         assert final.read_bytes() == (tmp_path / "heads" / "model.safetensors").read_bytes()
     assert run(data, tmp_path, stages=("rpn",), epochs=4) == tmp_path / "rpn" / "model.safetensors"
@@ -160,14 +150,14 @@ def test_heads_learn_on_the_proposals_of_another_model(whole: Path, data: Path, 
     assert final == tmp_path / "run" / "model.safetensors"
     assert not (tmp_path / "run" / "rpn").exists()
     got, wanted = (load_checkpoint(path).state for path in (final, whole / "model.safetensors"))
-    torch.testing.assert_close(part_of(got, "rpn", "rpn_features"), part_of(wanted, "rpn", "rpn_features"))
+    torch.testing.assert_close(part_of(got, "rpn"), part_of(wanted, "rpn"))
 
 
 def test_proposals_that_do_not_fit_are_refused(whole: Path, data: Path, tmp_path: Path) -> None:
     file = whole / "rpn" / "proposals.safetensors"
     with pytest.raises(ConfigError, match=r"model\.anchors\.ratios: \[0\.5, 1\.0, 2\.0\] there, \[0\.5, 1\.0, 2\.5\]"):
         run(data, tmp_path / "a", "model.anchors.ratios=[0.5,1,2.5]", stages=("heads",), proposals=file)
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="does not exist: train the stage rpn first"):
         run(data, tmp_path / "b", stages=("heads",))
     more = tmp_path / "more"
     write_coco(more, {f"{i}.png": TWO_APART for i in range(6)})
@@ -190,49 +180,48 @@ def test_other_proposals_or_another_kind_of_training_is_another_run(whole: Path,
         run(data, whole, stages=("heads",), proposals=file)
 
 
-def work_stages(among: Any, folder: Path) -> None:
-    run(folder / "data", folder / "two", epochs=1, device="cpu")
-
-
-def work_one_epoch_more(among: Any, folder: Path) -> None:
-    run(folder / "data", folder / "two", epochs=2, device="cpu")
+def work_stages(ranks: Ranks, folder: Path) -> None:
+    for epochs in (1, 2):
+        run(folder / "data", folder / "two", epochs=epochs, device="cpu")
 
 
 def test_two_processes_share_the_work_of_both_stages(data: Path, tmp_path: Path) -> None:
-    """The RPN learns as in one process with the images of both; the proposals of all images come together."""
+    """The RPN learns as in one process with the images of both; the proposals of all images come together.
+
+    The second epoch is the heads' alone, as they have begun.
+    """
     (tmp_path / "data").symlink_to(data, target_is_directory=True)
     assert two_ranks(work_stages, tmp_path) == [0, 0]
+    assert [steps_in(tmp_path / "two" / stage) for stage in BOTH] == [1, 2]
     run(data, tmp_path / "one", "train.batch=4", epochs=1, stages=("rpn",))
     one, two = (load_checkpoint(tmp_path / name / "rpn" / "model.safetensors").state for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
-    assert sorted(read_proposals(tmp_path / "two" / "rpn" / "proposals.safetensors").by_image()) == [1, 2, 3, 4]
-    assert all(
-        tensor.isfinite().all() for tensor in load_checkpoint(tmp_path / "two" / "model.safetensors").state.values()
-    )
-    assert two_ranks(work_one_epoch_more, tmp_path) == [0, 0]
-    assert [steps_in(tmp_path / "two" / stage) for stage in BOTH] == [1, 2]
+    assert sorted(read_proposals(tmp_path / "two" / "rpn" / "proposals.safetensors").boxes) == [1, 2, 3, 4]
+    whole = load_checkpoint(tmp_path / "two" / "model.safetensors").state
+    assert all(tensor.isfinite().all() for tensor in whole.values())
 
 
 def test_stages_have_names_and_an_order() -> None:
-    assert check_stages((), None) == ()
+    assert check_stages(None, None) == check_stages((), None) == ()
     assert check_stages((), "p") == ("heads",)
+    assert check_stages("rpn,heads", None) == BOTH
     assert check_stages(["rpn", "heads"], None) == BOTH
     for wrong in (["heads", "rpn"], ["rnp"], ["rpn", "rpn"]):
         with pytest.raises(ConfigError, match="the stages are"):
             check_stages(wrong, None)
-    with pytest.raises(ConfigError, match="no stage rpn"):
+    with pytest.raises(ConfigError, match="leave out the stage rpn"):
         check_stages(["rpn", "heads"], "p")
 
 
 def test_both_networks_start_from_the_weights_given(whole: Path, data: Path, tmp_path: Path) -> None:
     """A checkpoint of shared features gives its backbone to both."""
-    start = train(data, model="R-18-FPN-tiny", out=tmp_path / "keypoint", epochs=0.5, overrides=SMALLEST)
+    start = train_small(data, tmp_path / "shared", epochs=0.5)
     shared = load_checkpoint(start).state
     run(data, tmp_path / "run", "train.lr=0", model=None, weights=start, epochs=1)
     state = load_checkpoint(tmp_path / "run" / "model.safetensors").state
     for name, tensor in part_of(shared, "backbone", "neck").items():
         assert torch.equal(state[name], tensor), name
-        assert torch.equal(state[f"rpn_features.{name}"], tensor), name
+        assert torch.equal(state[f"rpn.features.{name}"], tensor), name
     for name, tensor in part_of(shared, "rpn", "box_head", "mask_head").items():
         assert torch.equal(state[name], tensor), name

@@ -1,0 +1,334 @@
+"""What a run is, decided before its first step and said in full: data, every setting, start weights, and its folder."""
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..config import Config, ModelConfig, TrainConfig, override, preset, read_toml, to_dict, write_toml
+from ..data.formats.coco import find_splits, read_coco
+from ..data.records import Dataset, hold_out, match_categories
+from ..device import Precision, choose_precision
+from ..errors import ConfigError, DataError
+from ..files import fingerprint, replacing
+from ..weights.checkpoint import Checkpoint
+from ..weights.read import locate, read_start
+from .distributed import Ranks
+from .optim import scaled_rate, schedule_settings
+
+# What a run's folder holds, beside config.toml and log.jsonl.
+IDENTITY, HELD_OUT, METRICS = "run.json", "held_out.json", "metrics.json"
+STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
+
+MAY_CHANGE = ("train.epochs", "train.patience")  # settings, between two starts of one run
+SMALL_BATCH = 4  # images per rank below which batch statistics are too noisy, so that group norm is the default
+LISTED = 3  # problems of a data set that are printed for each reason; `maskrcnn check` prints more
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. Everything that the loop does follows from it."""
+
+    config: Config
+    train_data: Dataset
+    val_data: Dataset | None
+    out: Path
+    ranks: Ranks
+    precision: Precision
+    strict: bool = False  # an image that cannot be read ends the run
+    weights: str | Path | None = None  # where `start` was read
+    start: Checkpoint | None = None  # weights to start from
+    stage: str | None = None  # the part of a training in two stages that this run is
+    proposals: str | None = None  # SHA-256 of the file of proposals that the stage learns from
+    tensorboard: bool = False
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one optimiser step, over all ranks."""
+        return self.config.train.batch * self.config.train.accumulate * self.ranks.world
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return max(1, math.ceil(self.config.train.epochs * len(self.train_data) / self.images_per_step))
+
+    def epochs_after(self, steps: int) -> float:
+        """Passes over the training images that so many optimiser steps make."""
+        return steps * self.images_per_step / len(self.train_data)
+
+
+def prepare_run(
+    data: str | Path,
+    settings: Sequence[str],
+    *,
+    model: str | None,
+    weights: str | Path | None,
+    config: str | Path | None,
+    schedule: str | None,
+    val: str | Path | None,
+    images: str | Path | None,
+    out: str | Path | None,
+    strict: bool,
+    tensorboard: bool,
+    ranks: Ranks,
+) -> Run:
+    """Reads the data and decides every setting. Arguments are those of `train`.
+
+    `settings` such as "train.lr=0.01" win over what `schedule` sets, and that over the defaults, which follow from
+    the data and the weights. Raises `DataError`, `ConfigError` and `CheckpointError`.
+    """
+    base, start = _base(model, config, weights, settings)
+    asked = override(base, list(settings))
+    if schedule is not None:
+        settings = [*schedule_settings(schedule, asked.model), *settings]
+    keypoints = asked.model.keypoint_head.enabled
+    train_data, val_data = _read(data, val, images, strict=strict, keypoints=keypoints, seed=asked.train.seed)
+    most = int(train_data.annotation_counts.max())
+    if config is None:
+        base = replace(base, model=_with_slots(_with_norms(base.model, asked.train.batch, start), most))
+    settled = override(base, list(settings))
+    settled = replace(settled, model=_with_classes(settled.model, train_data))
+    if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
+        raise ConfigError("live norms need an epsilon, which is 0 in these weights: --set model.backbone.norm_eps=1e-5")
+    folder = Path(out) if out is not None else Path("runs") / _name(Path(data))
+    precision = resolve_precision(settled.train.precision, ranks.device)
+    return Run(settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard)
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """`auto` as bf16 if the processor is fast at it, else fp32. Raises `ConfigError` for fp16 without a GPU."""
+    if wanted == "fp16" and device.type != "cuda":
+        raise ConfigError("precision fp16 needs a GPU; take bf16, fp32 or auto")
+    return choose_precision(wanted, device)
+
+
+# --- data and defaults -----------------------------------------------------------------------------------------------
+
+
+def _base(
+    model: str | None, config: str | Path | None, weights: str | Path | None, settings: Sequence[str]
+) -> tuple[Config, Checkpoint | None]:
+    """The settings to begin with, and the checkpoint to start from.
+
+    They are those of the file `config`, else those that `weights` were trained with, else the preset's.
+    """
+    given = read_toml(config) if config is not None else None
+    if weights is None:
+        return given or Config(model=preset(model or "R-50-FPN")), None
+    wanted = given or (Config(model=preset(model)) if model is not None else None)
+    start = read_start(weights, model=None if wanted is None else override(wanted, list(settings)).model)
+    if given is None and model is not None and model != start.config.name:
+        raise ConfigError(f"{weights} is a {start.config.name}, not a {model}")
+    return given or Config(model=start.config), start
+
+
+def _read(
+    data: str | Path, val: str | Path | None, images: str | Path | None, *, strict: bool, keypoints: bool, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """The images to train on and those to evaluate on, with the same labels."""
+    train_json, val_json = find_splits(data, val, keypoints=keypoints)
+    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
+    if not len(train):
+        raise DataError(f"{train.json_path}: there is no image to train on")
+    if val_json is not None:
+        return train, match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
+    if len(train) < 2:
+        return train, None
+    kept, held = hold_out(train, 0.1, seed)
+    return train.subset(kept), train.subset(held)
+
+
+def _with_norms(model: ModelConfig, batch: int, start: Checkpoint | None) -> ModelConfig:
+    """From scratch the norms are live and nothing is frozen; with weights the norms, the stem and res2 are frozen."""
+    if start is None:
+        norm, freeze_at = "bn" if batch >= SMALL_BATCH else "gn", 0
+    else:
+        norm, freeze_at = "frozen_bn" if model.backbone.norm == "bn" else model.backbone.norm, 2
+    return replace(model, backbone=replace(model.backbone, norm=norm, freeze_at=freeze_at))
+
+
+def _with_slots(model: ModelConfig, most: int) -> ModelConfig:
+    """Room for 1.5 times the most objects of a training image, rounded up to hundreds, and three proposals for each."""
+    detections = max(100, math.ceil(1.5 * most / 100) * 100)
+    rpn = model.rpn
+    train, test = max(rpn.post_nms_train, 3 * detections), max(rpn.post_nms_test, 3 * detections)
+    before_nms = {"pre_nms_train": max(rpn.pre_nms_train, train), "pre_nms_test": max(rpn.pre_nms_test, test)}
+    rpn = replace(rpn, post_nms_train=train, post_nms_test=test, **before_nms)
+    return replace(model, rpn=rpn, box_head=replace(model.box_head, max_detections=detections))
+
+
+def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
+    """As many classes as the data has, and keypoints if the model has that branch."""
+    keypoint = model.keypoint_head
+    if keypoint.enabled:
+        keypoint = replace(keypoint, num_keypoints=train.num_keypoints)
+    return replace(model, classes=len(train.categories), keypoint_head=keypoint)
+
+
+def _name(data: Path) -> str:
+    return data.stem if data.is_file() else data.resolve().name
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def describe(run: Run) -> list[str]:
+    """What was decided, as the lines to print before the first step."""
+    model, train = run.config.model, run.config.train
+    lines = [f"train: {_contents(run.train_data)}", *_problems(run.train_data)]
+    if run.val_data is None:
+        lines.append("val: none; nothing is evaluated")
+    elif _is_held_out(run):
+        lines.append(f"val: {_contents(run.val_data)}, held out of the training images, see {run.out / HELD_OUT}")
+    else:
+        lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data)]
+    lines += [
+        f"keypoints of {c.name}: {len(c.keypoints)}, a mirror swaps {len(c.flip_pairs)} pairs, "
+        f"sigma {min(c.sigmas):g} to {max(c.sigmas):g}"
+        for c in run.train_data.categories
+        if c.keypoints
+    ]
+    lines += [
+        f"slots: at most {int(run.train_data.annotation_counts.max())} objects in a training image, so "
+        f"{model.box_head.max_detections} detections, {model.rpn.post_nms_train} proposals in training and "
+        f"{model.rpn.post_nms_test} in prediction",
+        f"model: {model.name}, norm {model.backbone.norm}, {run.precision} on {run.ranks.device}, "
+        f"{run.images_per_step} images a step ({train.batch} x {train.accumulate} x {run.ranks.world}), "
+        f"lr {train.lr:g} per 16 images: {scaled_rate(train, run.images_per_step):.4g}",
+        _length(train, run.steps),
+    ]
+    if run.start is None:
+        lines.append("from scratch; --weights with a trained checkpoint needs fewer images and less time")
+    if model.backbone.norm == "bn" and run.ranks.world > 1 and run.ranks.device.type == "cpu":
+        lines.append("batch norms use the images of one rank each: torch cannot synchronise them on CPUs")
+    return lines
+
+
+def _length(train: TrainConfig, steps: int) -> str:
+    drops = " and ".join(str(math.ceil(fraction * steps)) for fraction in train.milestones if fraction < 1)
+    drop = f"; the rate drops after {drops}" if train.schedule == "step" and drops else ""
+    return f"schedule: {train.schedule}, {train.epochs:g} epochs, {steps} steps{drop}"
+
+
+def _contents(data: Dataset) -> str:
+    names = ", ".join(category.name for category in data.categories[:8])
+    more = ", ..." if len(data.categories) > 8 else ""
+    counts = data.annotation_counts
+    empty = int((counts == 0).sum())
+    return f"{len(data)} images ({empty} without objects), {int(counts.sum())} objects, {names}{more}"
+
+
+def _problems(data: Dataset) -> list[str]:
+    return [f"  {line}" for line in data.report.lines(LISTED)]
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def holds_run(out: Path) -> bool:
+    """Whether the folder belongs to a run already."""
+    return (out / IDENTITY).exists()
+
+
+def claim_folder(run: Run) -> bool:
+    """Writes config.toml and run.json into the run's folder; returns whether the folder held this run before.
+
+    Raises `ConfigError` with the differences if it holds another run.
+    """
+    return run.ranks.from_first(_claim(run) if run.ranks.first else None)
+
+
+def _claim(run: Run) -> bool:
+    path, identity = run.out / IDENTITY, _identity(run)
+    known = holds_run(run.out)
+    if known:
+        differences = _differences(_read_json(path).get("identity", {}), identity)
+        if differences:
+            raise ConfigError(
+                f"{run.out} holds a run with other settings; only epochs and patience may change. "
+                "Take another --out, or the same settings:\n" + "\n".join(differences)
+            )
+    run.out.mkdir(parents=True, exist_ok=True)
+    write_toml(run.config, run.out / "config.toml")
+    if known:
+        return True
+    if run.val_data is not None and _is_held_out(run):
+        rows = [{"id": int(id), "file": run.val_data.path(i).name} for i, id in enumerate(run.val_data.image_ids)]
+        write_json(run.out / HELD_OUT, {"json": str(run.val_data.json_path), "images": rows})
+    versions = {
+        "maskrcnn": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+    write_json(path, {"identity": identity, "versions": versions, "seed": run.config.train.seed})
+    return False
+
+
+def _is_held_out(run: Run) -> bool:
+    return run.val_data is not None and run.val_data.json_path == run.train_data.json_path
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What two starts of the same run have in common."""
+    val = run.val_data
+    return {
+        "settings": to_dict(run.config),
+        "data": {
+            "train": run.train_data.fingerprint,
+            "val": None if val is None else val.fingerprint,
+            "images": [len(run.train_data), 0 if val is None else len(val)],
+        },
+        "weights": None if run.weights is None else fingerprint(locate(run.weights)),
+        "processes": run.ranks.world,
+        "precision": run.precision,
+        "device": run.ranks.device.type,
+        "stage": run.stage,
+        "proposals": run.proposals,
+    }
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each entry that differs. A setting that the old release did not have counts as its default."""
+    defaults = {f"settings.{name}": value for name, value in _flat(to_dict(Config())).items()}
+    was, now = defaults | _flat(old), _flat(new)
+    allowed = {f"settings.{name}" for name in MAY_CHANGE}
+    return [
+        f"  {name.removeprefix('settings.')}: {was.get(name)!r} there, {now.get(name)!r} here"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name) and name not in allowed
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, value in tree.items():
+        rows |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return rows
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} should describe the run in {path.parent}, but cannot be read: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file atomically."""
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())

@@ -1,0 +1,163 @@
+"""What a run trains and how it is judged: the model with its first weights, batches, the loss, metrics, checkpoints."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..categories import Category
+from ..data.loader import EvalLoader, TrainLoader
+from ..data.records import Dataset
+from ..engine import Engine
+from ..evaluation.run import detect_rows, measure
+from ..model.build import build
+from ..model.mask_rcnn import MaskRCNN
+from ..structures import GroundTruth, Images, Losses
+from ..weights.checkpoint import Checkpoint, adopt, save_checkpoint
+from ..weights.interop.rows import carry_rows
+from .run import Run
+
+Inputs: TypeAlias = tuple[Any, ...]  # what a task's `forward` takes: bundles of tensors
+
+
+class Task(nn.Module):
+    """All branches of a model, trained together (approximate joint training). `forward` is the loss.
+
+    The stages of `two_stage.py` train parts of a model: they replace the loss, the batches or the judge.
+    """
+
+    def __init__(self, run: Run, model: MaskRCNN) -> None:
+        super().__init__()
+        self.run, self.model = run, model
+        config = run.config
+        self.loader = TrainLoader(
+            run.train_data,
+            config.model.input,
+            config.train.augment,
+            seed=config.train.seed,
+            inclusive=config.model.box_arithmetic.inclusive,
+            **_reading(run),
+        )
+        gt = config.train.validation_loss
+        self.val_loader = None if run.val_data is None else eval_loader(run, run.val_data, gt=gt)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
+        """This rank's micro-batches of an epoch from number `start` on: what `forward` takes, and the image ids."""
+        for batch in self.loader.batches(epoch, start):
+            yield (batch.images, batch.gt), batch.image_ids
+
+    def forward(self, images: Images, gt: GroundTruth) -> Losses:
+        """The terms of the loss."""
+        return self.model.loss(images, gt)
+
+    def val_batches(self) -> Iterator[Inputs]:
+        """This rank's batches of validation images, as `forward` takes them."""
+        assert self.val_loader is not None
+        for batch in self.val_loader:
+            yield batch.images, batch.gt
+
+    def evaluate(self) -> Mapping[str, Any]:
+        """The metrics of the model as it is now on all validation images, the same on every rank."""
+        assert self.val_loader is not None
+        run = self.run
+        engine = Engine.of(self.model, run.train_data.categories, run.precision)
+        shares = run.ranks.gather(detect_rows(engine, self.val_loader))
+        found = None if shares is None else [row for share in shares for row in share]
+        metrics = None if found is None else measure(engine, self.val_loader, found)
+        return run.ranks.from_first(metrics)
+
+    def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        """Writes the model as it is now as a checkpoint."""
+        run = self.run
+        origin = {"data": run.train_data.fingerprint, "seed": run.config.train.seed, "release": __version__}
+        if run.start is not None:  # its licence may bind the new weights
+            origin["start"] = {"weights": Path(str(run.weights)).name, **run.start.provenance}
+        save_checkpoint(path, self.tensors(), run.config.model, run.train_data.categories, {**origin, **provenance})
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint holds of the model."""
+        return self.model.state_dict()
+
+    def unread(self) -> int:
+        """How many of the images used so far could not be read."""
+        loaders = [loader for loader in (self.loader, self.val_loader) if loader is not None]
+        return len({reason for loader in loaders for reason in loader.problems.values()})
+
+
+def eval_loader(run: Run, data: Dataset, *, gt: bool = False) -> EvalLoader:
+    """This rank's share of a data set's images, as the model sees them in prediction."""
+    return EvalLoader(data, run.config.model.input, gt=gt, **_reading(run))
+
+
+def _reading(run: Run) -> dict[str, Any]:
+    """What both loaders need to know."""
+    model, ranks = run.config.model, run.ranks
+    return {
+        "batch": run.config.train.batch,
+        "rank": ranks.rank,
+        "world": ranks.world,
+        "workers": run.config.train.workers,
+        "masks": model.mask_head.enabled,
+        "mask_rule": model.mask_head.target,
+        "keypoint_shift": model.keypoint_head.shift,
+        "strict": run.strict,
+        "pin_memory": ranks.device.type == "cuda",
+    }
+
+
+# --- the first weights -----------------------------------------------------------------------------------------------
+
+
+def build_model(run: Run) -> MaskRCNN:
+    """The model on its device, with weights drawn from the run's seed and those of the start checkpoint that fit.
+
+    Raises `CheckpointError` with a table if the checkpoint has another backbone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.train.seed)
+        model = build(run.config.model)
+    if run.start is not None:
+        own = rpn_tensors(run.start.state) if run.config.model.rpn.features == "own" else {}
+        start = run.start._replace(state={**run.start.state, **own})
+        run.ranks.say(start_from(model, start, run.train_data.categories, str(run.weights)))
+    return model.to(run.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def start_from(model: nn.Module, start: Checkpoint, categories: Sequence[Category], source: str) -> str:
+    """Copies from a checkpoint the rows of classes with the same name, and every other tensor that fits.
+
+    `categories` are the model's. Returns one sentence that says what was kept and what is new.
+    """
+    state, kept = carry_rows(start.state, model.state_dict(), start.categories, categories)
+    fresh = adopt(model, state, source)
+    total = len(model.state_dict())
+    sentence = f"start: {source}, {total - len(fresh)} of {total} tensors"
+    if start.categories:
+        sentence += f"; {_classes(kept, [category.name for category in categories])}"
+    return sentence + (f"; new: {_listed(fresh)}" if fresh else "")
+
+
+def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an RPN with features of its own, out of any model's: shared features are taken as its own."""
+    own = {name: tensor for name, tensor in state.items() if name.startswith("rpn.")}
+    if any(name.startswith("rpn.features.") for name in own):
+        return own
+    shared = ((name, tensor) for name, tensor in state.items() if name.startswith(("backbone.", "neck.")))
+    return own | {f"rpn.features.{name}": tensor for name, tensor in shared}
+
+
+def _classes(kept: Sequence[str], names: Sequence[str]) -> str:
+    if len(kept) == len(names):
+        return f"all {len(names)} classes keep their rows"
+    new = _listed([name for name in names if name not in set(kept)])
+    if not kept:
+        return f"no class has a name that the checkpoint knows, so the rows of all classes are new ({new})"
+    return f"{len(kept)} of {len(names)} classes keep their rows ({_listed(kept)}), those of {new} are new"
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,89 @@
+"""`maskrcnn.train`. The command line reads its options here, so heavy imports wait until training starts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    val: str | Path | None = None,
+    images: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    config: str | Path | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    patience: int | None = None,
+    schedule: str | None = None,
+    stages: str | Sequence[str] | None = None,
+    proposals: str | Path | None = None,
+    masks: bool = True,
+    keypoints: bool = False,
+    strict: bool = False,
+    tensorboard: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Trains a Mask R-CNN on a COCO data set and returns the path of `model.safetensors` in the run's folder.
+
+    The same call again resumes a run that was interrupted, and does nothing if the run is finished.
+
+    Args:
+        data: COCO json, or a folder with train.json and val.json.
+        model: R-50-FPN (default), R-18-FPN, R-101-FPN, ...
+        weights: Checkpoint or name to start from; default: from scratch.
+        out: Folder of the run; default: runs/NAME.
+        epochs: Passes over the training images.
+        batch: Images at once, per process.
+        val: COCO json to evaluate on; default: found, or a tenth.
+        images: Folder of the images, if they are not beside the json.
+        overrides: Settings such as "train.lr=0.01".
+        config: Settings as a TOML file.
+        precision: fp32, bf16, fp16 or auto.
+        seed: Of weights, order, augmentation and sampling.
+        patience: Stop after so many evaluations without improvement.
+        schedule: 1x, s1x, 2x, 3x, paper, step or cosine.
+        stages: rpn,heads: the RPN first, then the rest on its boxes.
+        proposals: Train the heads on the boxes in this file.
+        masks: Learn masks; without them it is Faster R-CNN with RoIAlign.
+        keypoints: Learn keypoints, too, as the json names them.
+        strict: A bad record is an error; default: it is left out.
+        tensorboard: Write a TensorBoard log, too.
+        device: cpu, cuda or cuda:1; default: a GPU if there is one.
+
+    Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not
+    finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
+    """
+    from .distributed import join_ranks
+    from .loop import fit
+    from .run import claim_folder, describe, prepare_run
+    from .task import Task, build_model
+    from .two_stage import check_stages, train_in_stages
+
+    wanted = check_stages(stages, proposals)
+    named = {
+        "train.epochs": epochs,
+        "train.batch": batch,
+        "train.precision": precision,
+        "train.seed": seed,
+        "train.patience": patience,
+        "model.mask_head.enabled": None if masks else False,
+        "model.keypoint_head.enabled": keypoints or None,
+        "model.rpn.features": "own" if wanted else None,
+    }
+    settings = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
+    with join_ranks(device) as ranks:
+        run = prepare_run(
+            data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
+            images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks,
+        )  # fmt: skip
+        ranks.say("\n".join(describe(run)))
+        if wanted:
+            return train_in_stages(run, wanted, proposals)
+        claim_folder(run)
+        return fit(Task(run, build_model(run)))
