@@ -144,7 +144,7 @@ def _ellipse(box: list[float]) -> np.ndarray:
 
 def to_device(bundle: Any, device: str) -> Any:
     """A bundle of tensors, some of them perhaps None, on `device`."""
-    return type(bundle)(*(None if field is None else field.to(device) for field in bundle))
+    return type(bundle)(*(field.to(device) if isinstance(field, torch.Tensor) else field for field in bundle))
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:

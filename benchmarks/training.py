@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from maskrcnn.config import ModelConfig, TrainConfig, preset
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader
 from maskrcnn.model.build import build
 from maskrcnn.training.distributed import alone
@@ -64,7 +64,7 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
     labels = [rng.integers(0, case.classes, len(bitmaps)) for _, bitmaps in scenes]
     with tempfile.TemporaryDirectory() as folder:
         loader = EvalLoader(
-            read_coco(write_coco(Path(folder), scenes, labels, case.classes)),
+            read_dataset(write_coco(Path(folder), scenes, labels, case.classes)),
             case.config.input,
             batch=case.images,
             gt=True,

@@ -258,8 +258,9 @@ _resize = resize  # in `prepare_image` the name is the configuration's
 
 
 def join(batches: Sequence[Images]) -> Images:
-    """Several batches of one canvas as one."""
-    return Images(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
+    """Several batches of one canvas as one, their views too."""
+    *fields, views = zip(*batches, strict=True)
+    return Images(*map(torch.cat, fields), views=tuple(join(view) for view in zip(*views, strict=True)))
 
 
 def boxes_to_image(boxes: Float[Tensor, "B N 4"], images: Images) -> Float[Tensor, "B N 4"]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .config import read_toml, to_dict
+from .data.dataset import Dataset
 from .data.drawn import draw_dataset
-from .data.formats.coco import read_coco
-from .data.records import Dataset
+from .data.formats import read_dataset
 from .evaluation.coco import measure_rows
 from .evaluation.report import read_history, write_report
 from .files import replacing
@@ -67,7 +67,7 @@ def demo(
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     else:
         say(f"measuring and drawing what it finds on the {val_images} images that it has not seen")
-        metrics = _measure(checkpoint, read_coco(out / "data" / "val.json"), out)
+        metrics = _measure(checkpoint, read_dataset(out / "data" / "val.json"), out)
         _write_json(mark, {"weights": digest})
     for line in _summary(metrics, out, time.perf_counter() - began):
         say(line)

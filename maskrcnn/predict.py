@@ -211,7 +211,7 @@ class _Network(NamedTuple):
         """Fills in the results of slots whose images share a canvas."""
         images = [slot.image() for slot in slots]
         views = [join(view) for view in zip(*(image.views for image in images), strict=True)]
-        there = [Images(*(field.to(self.device) for field in view)) for view in views]
+        there = [Images(*(field.to(self.device) for field in view[:-1])) for view in views]  # type: ignore[arg-type]
         with torch.inference_mode(), arithmetic(self.precision, self.device):
             if self.tta is None:
                 detections = self.model.detect(there[0])

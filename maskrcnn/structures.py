@@ -23,6 +23,7 @@ class Images(NamedTuple):
     original_sizes: Int[Tensor, "B 2"]  # before resizing
     scales: Float[Tensor, "B 2"]  # canvas pixels per original pixel, (y, x)
     seeds: Int[Tensor, " B"]  # source of every random choice made for this image
+    views: tuple["Images", ...] = ()  # the same images at other sizes or mirrored, for test-time augmentation
 
 
 class Outlines(NamedTuple):

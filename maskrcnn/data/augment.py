@@ -19,7 +19,7 @@ from ..canvas import fit, resize
 from ..config import AugmentConfig, InputConfig
 from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
 from .bitmaps import draw_bitmap, nearest_pixels, windows
-from .records import Record
+from .dataset import Record
 
 MASK_SIDE = 112  # S, of a stored mask
 NO_AUGMENTATION = AugmentConfig(horizontal_flip=0.0)

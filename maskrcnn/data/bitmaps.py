@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..ops.coco_raster import coco_raster
-from .records import Segmentation
+from .dataset import Segmentation
 
 
 def draw_bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:

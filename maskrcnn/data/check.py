@@ -9,8 +9,8 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
+from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 from .problems import Problem, problem_lines
-from .records import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 
 LISTED = 10  # problems of one reason that are written out
 _CATEGORIES_LISTED = 100
@@ -24,7 +24,7 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     With `verify` every image is opened, which takes as long as an epoch's reading; those that cannot be read are
     listed.
     """
-    lines = [f"{dataset.json_path}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
+    lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
     lines += dataset.report.lines(LISTED)
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
@@ -41,7 +41,7 @@ def renumbered(train: Dataset, val: Dataset) -> list[str]:
     names = {category.id: category.name for category in val.categories}
     matched = {category.name: category.id for category in match_categories(train, val).categories}
     moved = [f"{name} {id} as {matched[name]}" for id, name in names.items() if matched[name] != id]
-    return [f"categories of {val.json_path} are matched by name: {', '.join(moved)}"] if moved else []
+    return [f"categories of {val.source} are matched by name: {', '.join(moved)}"] if moved else []
 
 
 def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
@@ -56,7 +56,7 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
             read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
         except DataError as error:
             if dataset.report.strict:
-                raise DataError(f"{dataset.json_path}, image {image_id}: {error}") from error
+                raise DataError(f"{dataset.source}, image {image_id}: {error}") from error
             problems.append(Problem("image", dataset.report.file, image_id, None, "unreadable", str(error)))
     return problems
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..categories import Category, keypoint_slices
-from ..data.records import NO_MASK, Dataset, keypoint_order
+from ..data.dataset import NO_MASK, Dataset, keypoint_order
 from ..errors import DataError
 
 TASKS = ("box", "mask", "keypoint")
@@ -200,9 +200,7 @@ def _match_rows(
     kept: list[Row] = []
     for row in rows:
         if row["image_id"] not in image_ids:
-            raise DataError(
-                f"{dataset.json_path}: a prediction is of image {row['image_id']!r}, which is not in the file"
-            )
+            raise DataError(f"{dataset.source}: a prediction is of image {row['image_id']!r}, which is not in the file")
         if row["category_id"] not in translated:
             known = ", ".join(map(str, sorted(translated)))
             raise DataError(f"a prediction has category {row['category_id']!r}; the model's categories are {known}")

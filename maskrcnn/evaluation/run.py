@@ -11,9 +11,9 @@ import torch
 from ..accelerate.prepare import limit, prepare
 from ..categories import Category, flip_pairs
 from ..config import ModelConfig
-from ..data.formats.coco import find_splits, read_coco
+from ..data.dataset import keypoint_order
+from ..data.formats import find_splits, read_dataset
 from ..data.loader import EvalLoader
-from ..data.records import keypoint_order
 from ..device import arithmetic, choose_device, choose_precision
 from ..errors import ConfigError
 from ..files import replacing
@@ -57,7 +57,7 @@ def evaluate(
     config, categories = checkpoint.config, checkpoint.categories
     target, views = choose_device(device), choose_views(tta)
     train_json, val_json = find_splits(data, keypoints=config.keypoint_head.enabled)
-    dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
+    dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=config.keypoint_head.enabled)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
     model = build(config, skip_empty=target.type == "cpu").to(target)
     restore(model, checkpoint.state, weights)
@@ -68,7 +68,7 @@ def evaluate(
     rows = detect_rows(model, loader, config, categories, **limits)
     loader.close()
     metrics = measure(rows, loader, config, categories, max_detections)
-    metrics |= {"weights": str(weights), "data": str(dataset.json_path), "precision": chosen}
+    metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": chosen}
     if told := dataset.report.summary():
         metrics["notes"].append(told)
     if loader.problems:
@@ -122,8 +122,9 @@ def detect_rows(
     limit(network, max_detections=max_detections)
     rows: Rows = []
     done = 0
-    for views, image_ids in loader.views():
-        here = [Images(*(field.to(device, non_blocking=True) for field in view)) for view in views]
+    for images, _, image_ids in loader:
+        views = [images._replace(views=()), *images.views]
+        here = [Images(*(field.to(device, non_blocking=True) for field in view[:-1])) for view in views]  # type: ignore[arg-type]
         with arithmetic(precision, device):
             if tta is None:
                 detections = network.detect(here[0])

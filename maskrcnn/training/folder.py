@@ -44,9 +44,9 @@ def claim_folder(plan: Plan, among: Ranks, weights: str | Path | None) -> bool:
     write_toml(plan.config, plan.out / "config.toml")
     if known:
         return True
-    if plan.val is not None and plan.val.json_path == plan.train.json_path:
+    if plan.val is not None and plan.val.source == plan.train.source:
         rows = [{"id": int(plan.val.image_ids[i]), "file": plan.val.path(i).name} for i in range(len(plan.val))]
-        _write_json(plan.out / "held_out.json", {"json": str(plan.val.json_path), "images": rows})
+        _write_json(plan.out / "held_out.json", {"json": str(plan.val.source), "images": rows})
     _write_json(path, {"identity": identity, "versions": _versions(), "seed": plan.config.train.seed})
     return False
 

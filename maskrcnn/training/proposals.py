@@ -18,10 +18,10 @@ from ..accelerate.prepare import prepare
 from ..canvas import boxes_to_image
 from ..config import AugmentConfig, InputConfig, ModelConfig, from_dict, to_dict
 from ..data.augment import draw_geometry, move_boxes
-from ..data.formats.coco import find_splits, read_coco
+from ..data.batch import slots
+from ..data.dataset import Dataset
+from ..data.formats import find_splits, read_dataset
 from ..data.loader import EvalLoader
-from ..data.parcel import slots
-from ..data.records import Dataset
 from ..device import Precision, arithmetic, choose_device, choose_precision
 from ..errors import CheckpointError, ConfigError, DataError
 from ..evaluation.recall import Figures, average_recall, covered
@@ -93,7 +93,7 @@ def propose(
     network = build(config, skip_empty=target.type == "cpu")
     restore(rpn_of(network), rpn_tensors(checkpoint.state), weights)
     keypoints = config.keypoint_head.enabled
-    dataset = read_coco(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
+    dataset = read_dataset(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
     network = network.to(target)
     found = compute_proposals(network, loader, precision=choose_precision(precision, target, config.profile))
@@ -208,14 +208,14 @@ def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> Non
     missing = [image_id for image_id in here if image_id not in there]
     if missing:
         raise DataError(
-            f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.json_path}, such as "
+            f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.source}, such as "
             f"image {missing[0]}: they must have been made for the images to train on"
         )
     for image_id, image in here.items():  # most data sets count their images from 1
         if there[image_id] != image:
             was, now = ("{} ({} x {})".format(*each) for each in (there[image_id], image))
             raise DataError(
-                f"{path} was made for other images than those of {dataset.json_path}: "
+                f"{path} was made for other images than those of {dataset.source}: "
                 f"image {image_id} is {was} there, {now} here"
             )
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from .. import __version__
 from ..config import Config, ModelConfig, TrainConfig, override, preset, read_toml
-from ..data.formats.coco import find_splits, read_coco
+from ..data.dataset import Dataset, hold_out, match_categories
+from ..data.formats import find_splits, read_dataset
 from ..data.loader import EvalLoader, TrainLoader
-from ..data.records import Dataset, hold_out, match_categories
 from ..device import choose_precision
 from ..errors import ConfigError, DataError
 from ..evaluation.run import detect_rows, measure
@@ -78,7 +78,7 @@ def plan(
     keypoints = reading["keypoints"] or first_look.model.keypoint_head.enabled
     train, held = _read(data, seed=first_look.train.seed, **{**reading, "keypoints": keypoints})
     if not len(train):
-        raise DataError(f"{train.json_path}: there is no image to train on")
+        raise DataError(f"{train.source}: there is no image to train on")
     if config is None:
         base = replace(base, model=_slots(_norms(base.model, first_look, start), int(train.annotation_counts.max())))
     settled = override(base, assignments)
@@ -218,9 +218,9 @@ def _read(
 ) -> tuple[Dataset, Dataset | None]:
     """The images to train on and those to evaluate on, with one set of labels."""
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
-    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
+    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
     if val_json is not None:
-        return train, match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
+        return train, match_categories(train, read_dataset(val_json, images, strict=strict, keypoints=keypoints))
     if len(train) < 2:
         return train, None
     kept, held = hold_out(train, 0.1, seed)
@@ -236,7 +236,7 @@ def _introduction(plan: Plan, among: Ranks) -> list[str]:
     lines = [f"train: {_contents(plan.train)}", *_problems(plan.train)]
     if plan.val is None:
         lines.append("val: none; nothing is evaluated")
-    elif plan.val.json_path == plan.train.json_path:
+    elif plan.val.source == plan.train.source:
         lines.append(f"val: {_contents(plan.val)}, held out of it, listed in {plan.out / 'held_out.json'}")
     else:
         lines += [f"val: {_contents(plan.val)}", *_problems(plan.val)]

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # What may be imported while a module is being imported; everything else waits until a function needs it.
-EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping"}
+EAGER = {"torch", "numpy", "PIL", "safetensors", "jaxtyping", "msgspec"}
 # Rooms that must not know others of their own floor or below.
 STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ops", ("config", "structures", "errors")),
@@ -33,7 +33,6 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 EXPLAINED = {
     ("results", "visualize"),
-    ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
 }  # imports that close a circle; why stands beside each
 READERS_OF_MODEL_CONFIG = {"model.build"}  # within `model`
 

@@ -17,7 +17,7 @@ from maskrcnn.data.check import (
     resized_sizes,
     unreadable_images,
 )
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
 
 MODEL = preset("R-18-FPN")
@@ -36,7 +36,7 @@ def make(tmp_path):
         path.write_text(
             json.dumps({"images": entries, "annotations": objects + list(annotations), "categories": list(categories)})
         )
-        return read_coco(path)
+        return read_dataset(path)
 
     return build
 
@@ -68,9 +68,9 @@ def test_it_lists_the_first_ten_of_a_reason_and_counts_the_rest(make) -> None:
     assert "annotation 110:" not in text
     assert "... and 3 more" in text
     assert "data.json, image 1, annotation 200: polygon with an odd number of values (7)" in text
-    assert "data.json, image 9: image file that is missing (nowhere.png)" in text
+    assert "data.json, image 9: missing image file (nowhere.png)" in text
     assert "repaired     1" in text
-    assert "annotation 300: box that does not fit its mask, recomputed" in text
+    assert "annotation 300: box that does not fit its mask, recomputed from the mask" in text
 
 
 def test_what_is_lost_with_an_image_is_told(make) -> None:

@@ -13,8 +13,9 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from maskrcnn.data.formats.coco import find_splits, read_coco, wrong_name
-from maskrcnn.data.formats.coco_masks import counts_of_strings, polygon_measures, rle_measures
+from maskrcnn.data.formats import find_splits
+from maskrcnn.data.formats.coco import read as read_coco
+from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
 from maskrcnn.errors import DataError
 
 SQUARE = [2, 3, 8, 3, 8, 7, 2, 7]  # x 2..8, y 3..7 of an image 12 wide, 10 high
@@ -120,9 +121,9 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "no points": ({"segmentation": [[]]}, "fewer than 3"),
     "words": ({"segmentation": [["a"] * 6]}, "not a list of numbers"),
     "nested too deeply": ({"segmentation": [[[1, 1], [5, 1], [5, 5]] * 2]}, "not a list of numbers"),
-    "NaN": ({"segmentation": [[1, 1, float("nan"), 1, 5, 5]]}, "no positions"),
-    "infinite": ({"segmentation": [[1, 1, float("inf"), 1, 5, 5]]}, "no positions"),
-    "huge": ({"segmentation": [[1, 1, 1e300, 1, 5, 5]]}, "no positions"),
+    "NaN": ({"segmentation": [[1, 1, float("nan"), 1, 5, 5]]}, "invalid coordinates"),
+    "infinite": ({"segmentation": [[1, 1, float("inf"), 1, 5, 5]]}, "invalid coordinates"),
+    "huge": ({"segmentation": [[1, 1, 1e300, 1, 5, 5]]}, "invalid coordinates"),
     "huge integer": ({"segmentation": [[1, 1, 10**400, 1, 5, 5]]}, "not a list of numbers"),
     "a line": ({"segmentation": [[1, 1, 3, 3, 5, 5]]}, "without an area"),
     "a point": ({"segmentation": [[4, 4, 4, 4, 4, 4]]}, "without an area"),
@@ -145,14 +146,14 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "string of other letters": ({"segmentation": {"size": [10, 12], "counts": "7%!"}}, "cannot be decoded"),
     "string is not ASCII": ({"segmentation": {"size": [10, 12], "counts": "é"}}, "cannot be decoded"),
     "count without end": ({"segmentation": {"size": [10, 12], "counts": "o" * 99 + "0"}}, "cannot be decoded"),
-    "bomb": ({"segmentation": {"size": [100000, 100000], "counts": [0, 10**10]}}, "size is not that of its image"),
-    "size transposed": ({"segmentation": {"size": [12, 10], "counts": COUNTS}}, "size is not that of its image"),
-    "no size": ({"segmentation": {"counts": COUNTS}}, "size is not that of its image"),
+    "bomb": ({"segmentation": {"size": [100000, 100000], "counts": [0, 10**10]}}, "another size than its image"),
+    "size transposed": ({"segmentation": {"size": [12, 10], "counts": COUNTS}}, "another size than its image"),
+    "no size": ({"segmentation": {"counts": COUNTS}}, "another size than its image"),
     "neither box nor mask": ({"segmentation": [], "bbox": None}, "neither"),
     "box of three": ({"segmentation": None, "bbox": [1, 2, 3]}, "neither"),
-    "box with negative size": ({"segmentation": None, "bbox": [8, 7, -6, -4]}, "negative size"),
-    "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "no box"),
-    "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "no box"),
+    "box with negative size": ({"segmentation": None, "bbox": [8, 7, -6, -4]}, "negative width"),
+    "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "invalid box"),
+    "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "invalid box"),
     "box outside": ({"segmentation": None, "bbox": [20, 3, 5, 4]}, "box outside"),
 }  # fmt: skip
 
@@ -234,15 +235,15 @@ IMAGES = {
     "folder": ({"file_name": ".."}, "leaves"),
     "here": ({"file_name": "."}, "names no file"),
     "NUL": ({"file_name": "a\0.png"}, "names no file"),
-    "half a surrogate": ({"file_name": "\ud800.png"}, "not text"),
+    "half a surrogate": ({"file_name": "\ud800.png"}, "not valid text"),
     "empty": ({"file_name": ""}, "without a file name"),
     "number": ({"file_name": 5}, "without a file name"),
     "missing": ({"file_name": "nowhere.png"}, "missing"),
     "no id": ({"id": None}, "without an id"),
-    "id twice": ({"id": 3}, "twice"),
-    "no height": ({"height": None}, "no sizes"),
-    "negative": ({"width": -5}, "no sizes"),
-    "text": ({"width": "12"}, "no sizes"),
+    "id twice": ({"id": 3}, "repeated image id"),
+    "no height": ({"height": None}, "invalid height or width"),
+    "negative": ({"width": -5}, "invalid height or width"),
+    "text": ({"width": "12"}, "invalid height or width"),
     "enormous": ({"width": 100000, "height": 100000}, "too many pixels"),
 }
 
@@ -415,7 +416,7 @@ def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
     assert not data.record(1).keypoints[2].any()
     (told,) = data.report.problems
     assert (told.kind, told.annotation_id) == ("repair", 11)
-    assert told.reason == "keypoints of a category that names none, ignored"
+    assert told.reason == "keypoints of a category without keypoint names, ignored"
 
 
 def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
@@ -493,7 +494,7 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
     encoded = [mask_api.encode(np.asfortranarray(bitmap.astype(np.uint8))) for bitmap in bitmaps]
     strings: Any = [code["counts"] for code in encoded]
     offsets = np.cumsum([0, *map(len, strings)])
-    counts, bounds, readable = counts_of_strings(np.frombuffer(b"".join(strings), np.uint8), offsets)
+    counts, bounds, readable = decode_counts(np.frombuffer(b"".join(strings), np.uint8), offsets)
     assert readable.all()
     spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     sizes = np.array([bitmap.shape for bitmap in bitmaps])
@@ -510,9 +511,9 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
 
 
 def test_many_strings_are_decoded_in_pieces(monkeypatch) -> None:
-    monkeypatch.setattr("maskrcnn.data.formats.coco_masks._CHUNK", 10)
+    monkeypatch.setattr("maskrcnn.data.validate._CHUNK", 10)
     strings = [COMPRESSED.encode()] * 7
-    counts, bounds, readable = counts_of_strings(
+    counts, bounds, readable = decode_counts(
         np.frombuffer(b"".join(strings), np.uint8), np.cumsum([0, *map(len, strings)])
     )
     assert readable.all()

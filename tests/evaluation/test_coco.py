@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn.categories import Category
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.coco import evaluate_rows, measure_rows
 
@@ -29,7 +29,7 @@ def write_dataset(folder, annotations, *, images=2, categories=CATEGORIES, keypo
         entries.append({"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]})
     path = folder / "val.json"
     path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
-    dataset = read_coco(path, keypoints=keypoints)
+    dataset = read_dataset(path, keypoints=keypoints)
     assert not dataset.report.problems
     return dataset
 
@@ -277,7 +277,7 @@ def test_it_is_equal_to_pycocotools(tmp_path, seed, limit) -> None:
     limits = sorted({min(limit, n) for n in (1, 10, 100, limit)})
     for task, kind, field in (("box", "bbox", "bbox"), ("mask", "segm", "segmentation")):
         theirs = [{key: one[key] for key in ("image_id", "category_id", "score", field)} for one in rows]
-        precision, recall = pycocotools_arrays(dataset.json_path, theirs, kind, limits)
+        precision, recall = pycocotools_arrays(dataset.source, theirs, kind, limits)
         expected = {"AP": mean(precision[..., 0, -1]), "AP50": mean(precision[0, ..., 0, -1])}
         expected |= {"AP75": mean(precision[5, ..., 0, -1])}
         expected |= {f"AP{area}": mean(precision[..., a, -1]) for a, area in enumerate("sml", start=1)}
@@ -328,7 +328,7 @@ def test_keypoints_are_equal_to_pycocotools_with_their_own_sigmas(tmp_path) -> N
     arrays = []
     for k, category in ((1, figure), (2, wings)):  # pycocotools knows one list of sigmas at a time
         annotations, rows = cases[category["id"]]
-        content = json.loads(dataset.json_path.read_text())
+        content = json.loads(dataset.source.read_text())
         theirs = tmp_path / f"{category['name']}.json"
         theirs.write_text(json.dumps(content | {"annotations": annotations, "categories": [category], "info": {}}))
         arrays.append(pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=category["sigmas"]))

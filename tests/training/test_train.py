@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import maskrcnn
-from maskrcnn.data.drawn import draw_dataset
-from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, KEYPOINTS
+from maskrcnn.data.drawn import FIGURE, FLIP_PAIRS, KEYPOINTS, draw_dataset
 from maskrcnn.errors import ConfigError
 from maskrcnn.training.distributed import alone
 from maskrcnn.training.loop import begin, divide, train

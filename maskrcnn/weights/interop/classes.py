@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ...categories import Category
+from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category
 from ...config import ModelConfig
-from ...data.formats.coco_categories import COCO_SIGMAS, OTHER_SIGMA
 from ...errors import ConfigError
 
 # Ids 1 to 90; those of an empty name were never annotated.
