@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..images import MAX_PIXELS, image_size
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset, ImageTable
 from .problems import Kind, Report
-from .validate import FAR, Columns, check_objects, integer, numbers, show, wrong_name
+from .validate import FAR, Stated, check_objects, integer, numbers, show, wrong_name
 
 _NO_BOX = array("d", [float("nan")] * 4)
 _Ids = tuple[int | None, int | None]  # of the image and of the object
@@ -57,26 +57,16 @@ class DatasetBuilder:
         self._names, self._name_stops = bytearray(), array("q", [0])
         self._listings: dict[Path, frozenset[str]] = {}
         self._missing = 0
-        # Objects: eight integers (row, id, has id, label, crowd, kind, span), six reals (box, area, score), and masks.
+        # Objects, as `Stated` describes them.
         self._integers, self._reals, self._keypoints = array("q"), array("d"), array("f")
         self._values, self._part_stops = array("d"), array("q", [0])
         self._counts, self._characters, self._string_stops = array("q"), bytearray(), array("q", [0])
 
-    def refuse(
-        self,
-        kind: Literal["image", "annotation"],
-        reason: str,
-        *,
-        image_id: int | None = None,
-        id: int | None = None,
-        detail: str = "",
-    ) -> None:
-        """Counts and reports an image or an annotation that cannot be added at all."""
-        if kind == "image":
-            self.report.images_in_file += 1
-        else:
-            self.report.annotations_in_file += 1
-        self.report.add(kind, reason, image_id=image_id, annotation_id=id, detail=detail)
+    def refuse(self, kind: Literal["image", "annotation"], reason: str, detail: str = "", **ids: int | None) -> None:
+        """Counts and reports an image or an annotation that cannot be added at all; `ids` as in `Report.add`."""
+        total = f"{kind}s_in_file"
+        setattr(self.report, total, getattr(self.report, total) + 1)
+        self.report.add(kind, reason, detail=detail, **ids)
 
     def add_image(self, image_id: Any, name: Any, height: Any = None, width: Any = None) -> None:
         """Adds an image, or reports why not.
@@ -191,23 +181,11 @@ class DatasetBuilder:
             roots=self.roots,
             root_of=_column(self._root_of, np.uint8),
         )
-        objects = check_objects(self._columns(), images.ids, images.sizes, self.report)
-        return Dataset(self.source, self.categories, images, objects, fingerprint, self.report)
-
-    def _columns(self) -> Columns:
-        whole, reals = _column(self._integers, np.int64).reshape(-1, 8), _column(self._reals, np.float64).reshape(-1, 6)
-        keypoints = _column(self._keypoints, np.float32).reshape(len(whole), self._num_keypoints, 3)
-        return Columns(
-            rows=whole[:, 0],
-            ids=whole[:, 1],
-            has_id=whole[:, 2] != 0,
-            labels=whole[:, 3],
-            ignore=whole[:, 4] != 0,
-            kinds=whole[:, 5].astype(np.uint8),
-            spans=whole[:, 6:],
-            boxes=reals[:, :4],
-            areas=reals[:, 4],
-            scores=reals[:, 5],
+        integers = _column(self._integers, np.int64).reshape(-1, 8)
+        keypoints = _column(self._keypoints, np.float32).reshape(len(integers), self._num_keypoints, 3)
+        stated = Stated(
+            integers=integers,
+            reals=_column(self._reals, np.float64).reshape(-1, 6),
             keypoints=keypoints if self._num_keypoints else None,
             points=_column(self._values, np.float64).reshape(-1, 2),
             part_offsets=_column(self._part_stops, np.int64),
@@ -215,6 +193,8 @@ class DatasetBuilder:
             characters=_column(self._characters, np.uint8),
             string_offsets=_column(self._string_stops, np.int64),
         )
+        objects = check_objects(stated, images.ids, images.sizes, self.report)
+        return Dataset(self.source, self.categories, images, objects, fingerprint, self.report)
 
     # --- images ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ to the count two places earlier.
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -73,19 +73,13 @@ def wrong_name(name: Any) -> str | None:
 # --- objects -------------------------------------------------------------------------------------------------------
 
 
-class Columns(NamedTuple):
+class Stated(NamedTuple):
     """Objects as a file states them, one row each: their structure is right, their numbers are unchecked."""
 
-    rows: np.ndarray  # int64 [n], of the image
-    ids: np.ndarray  # int64 [n]
-    has_id: np.ndarray  # bool [n]
-    labels: np.ndarray  # int64 [n]
-    ignore: np.ndarray  # bool [n]
-    kinds: np.ndarray  # uint8 [n]: NO_MASK, POLYGONS, RLE
-    spans: np.ndarray  # int64 [n 2]: the range of polygons or of counts; -1 and the index of a compressed string
-    boxes: np.ndarray  # float64 [n 4], x, y, width, height; NaN if not stated
-    areas: np.ndarray  # float64 [n], NaN if not stated
-    scores: np.ndarray  # float64 [n], NaN if not stated
+    # int64 [n 8]: image row, id, whether there is an id, label, whether a crowd, kind of mask (NO_MASK, POLYGONS, RLE),
+    # and the range of its polygons or counts; -1 and the index of a compressed string
+    integers: np.ndarray
+    reals: np.ndarray  # float64 [n 6]: x, y, width, height, area, score; NaN if not stated
     keypoints: np.ndarray | None  # float32 [n J 3]
     points: np.ndarray  # float64 [points 2], polygons end to end, in the order of their objects
     part_offsets: np.ndarray  # int64 [parts + 1]
@@ -94,48 +88,48 @@ class Columns(NamedTuple):
     string_offsets: np.ndarray  # int64 [strings + 1]
 
 
-def check_objects(columns: Columns, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> ObjectTable:
+def check_objects(stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> ObjectTable:
     """The valid objects, sorted by image; every other one, and every repair, goes to the report.
 
     `image_ids` (int64 [N]) and `sizes` (int64 [N 2], height and width) are those of the images.
     """
-    return _Check(columns, image_ids, sizes, report).table()
+    return _Check(stated, image_ids, sizes, report).table()
 
 
 class _Check:
-    def __init__(self, columns: Columns, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> None:
-        self.columns, self.report = columns, report
-        self.image_ids, self.sizes = image_ids, sizes[columns.rows]
-        self.spans = columns.spans.copy()
-        self.alive = np.ones(len(columns.rows), bool)
+    def __init__(self, stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> None:
+        self.stated, self.report, self.images = stated, report, len(image_ids)
+        self.rows, self.ids, has_id, self.labels, crowd, self.kinds, *_ = stated.integers.T
+        self.has_id, self.crowd, self.spans = has_id != 0, crowd != 0, stated.integers[:, 6:].copy()
+        self.image_ids, self.sizes = image_ids[self.rows], sizes[self.rows]
+        self.alive = np.ones(len(self.rows), bool)
 
     def table(self) -> ObjectTable:
-        columns, n = self.columns, len(self.alive)
+        n, (stated_areas, scores) = len(self.rows), self.stated.reals[:, 4:].T
         mask_boxes, areas = np.full((n, 4), np.nan), np.full(n, np.nan)
         counts = self._measure_rle(mask_boxes, areas)
         points, part_offsets = self._measure_polygons(mask_boxes, areas)
         boxes = self._settle_boxes(mask_boxes)
-        areas = np.where(np.isfinite(columns.areas) & (columns.areas > 0), columns.areas, areas)
+        areas = np.where(np.isfinite(stated_areas) & (stated_areas > 0), stated_areas, areas)
         areas = np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
         ids = self._settle_ids()
-        order = np.argsort(columns.rows, kind="stable")
+        order = np.argsort(self.rows, kind="stable")
         order = order[self.alive[order]]
-        per_image = np.bincount(columns.rows[order], minlength=len(self.image_ids))
-        scores = columns.scores[order]
+        per_image = np.bincount(self.rows[order], minlength=self.images)
         return ObjectTable(
             offsets=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
             ids=ids[order],
-            labels=columns.labels[order].astype(np.int32),
+            labels=self.labels[order].astype(np.int32),
             boxes=boxes[order],
-            ignore=columns.ignore[order],
+            ignore=self.crowd[order],
             areas=areas[order],
-            keypoints=None if columns.keypoints is None else columns.keypoints[order],
-            kinds=columns.kinds[order],
+            keypoints=None if self.stated.keypoints is None else self.stated.keypoints[order],
+            kinds=self.kinds[order].astype(np.uint8),
             spans=self.spans[order],
             part_offsets=part_offsets,
             points=points,
             counts=counts,
-            scores=None if np.isnan(scores).all() else scores,
+            scores=None if np.isnan(scores[order]).all() else scores[order],
         )
 
     def _drop(self, bad: np.ndarray, reason: str) -> None:
@@ -145,23 +139,30 @@ class _Check:
         self.alive &= ~bad
 
     def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
-        image_id = int(self.image_ids[self.columns.rows[i]])
-        own_id = int(self.columns.ids[i]) if self.columns.has_id[i] else None
-        self.report.add(kind, reason, image_id=image_id, annotation_id=own_id, detail=detail)
+        own_id = int(self.ids[i]) if self.has_id[i] else None
+        self.report.add(kind, reason, image_id=int(self.image_ids[i]), annotation_id=own_id, detail=detail)
 
     def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
-        listed, spans, is_rle = self.columns.counts, self.spans, self.columns.kinds == RLE
-        decoded, offsets, readable = decode_counts(self.columns.characters, self.columns.string_offsets)
-        counts = np.concatenate([listed, decoded])
+        stated, spans, is_rle = self.stated, self.spans, self.kinds == RLE
+        first = stated.string_offsets
+        decoded, lengths, readable = _in_chunks(
+            first, lambda a, b: decode_counts(stated.characters[first[a] : first[b]], first[a : b + 1] - first[a])
+        )
+        counts = np.concatenate([stated.counts, decoded])
+        offsets = len(stated.counts) + np.concatenate([[0], np.cumsum(lengths)])
         compressed = is_rle & (spans[:, 0] < 0)
         which = spans[compressed, 1]
         unreadable = np.zeros(len(spans), bool)
         unreadable[compressed] = ~readable[which]
-        spans[compressed] = len(listed) + np.stack([offsets[which], offsets[which + 1]], axis=1)
+        spans[compressed] = np.stack([offsets[which], offsets[which + 1]], axis=1)
         self._drop(unreadable, "RLE counts that cannot be decoded")
         rle = np.flatnonzero(is_rle & self.alive)
-        fits, boxes[rle], areas[rle] = rle_measures(counts, spans[rle], self.sizes[rle])
+        own, sizes = spans[rle], self.sizes[rle]
+        fits, boxes[rle], areas[rle] = _in_chunks(
+            np.concatenate([[0], np.cumsum(np.diff(own).ravel())]),
+            lambda a, b: rle_measures(counts, own[a:b], sizes[a:b]),
+        )
         wrong = np.zeros(len(spans), bool)
         wrong[rle] = ~fits
         self._drop(wrong, "RLE whose counts do not add up to its size")
@@ -173,9 +174,12 @@ class _Check:
         """Checks every polygon, fills in boxes and areas; returns points and offsets without the bad ones, to which
         the spans are adapted.
         """
-        points, offsets = self.columns.points, self.columns.part_offsets
-        finite, part_boxes, part_areas = polygon_measures(points, offsets, FAR)
-        owner = np.flatnonzero(self.columns.kinds == POLYGONS)
+        points, offsets = self.stated.points, self.stated.part_offsets
+        finite, part_boxes, part_areas = _in_chunks(
+            offsets,
+            lambda a, b: polygon_measures(points[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a], FAR),
+        )
+        owner = np.flatnonzero(self.kinds == POLYGONS)
         owner_of = np.repeat(owner, np.diff(self.spans[owner]).ravel())  # no polygon is without an object
         sizes = self.sizes[owner_of]
         inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
@@ -208,7 +212,7 @@ class _Check:
         """The stated box if it agrees with the mask, else the mask's; clipped if it reaches more than a pixel beyond
         the image.
         """
-        given = self.columns.boxes
+        given = self.stated.reals[:, :4]
         masked = np.all(np.isfinite(mask_boxes), axis=1)
         sides = np.where(masked[:, None], mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
         allowed = np.tile(np.maximum(BOX_TOLERANCE[0], BOX_TOLERANCE[1] * sides), 2)
@@ -237,11 +241,11 @@ class _Check:
 
     def _settle_ids(self) -> np.ndarray:
         """Annotation ids, unique among the valid objects: a missing or repeated id is replaced by a new one."""
-        ids, living = self.columns.ids.copy(), np.flatnonzero(self.alive)
+        ids, living = self.ids.copy(), np.flatnonzero(self.alive)
         repeated = self.alive.copy()
         repeated[living[np.unique(ids[living], return_index=True)[1]]] = False
         taken = ids[(ids > 0) & (ids < 2**62)]  # larger ids leave no room for a successor, and need none
-        replaced = np.flatnonzero((repeated | ~self.columns.has_id) & self.alive).tolist()
+        replaced = np.flatnonzero((repeated | ~self.has_id) & self.alive).tolist()
         for new, i in enumerate(replaced, start=int(taken.max(initial=0)) + 1):
             self._report(i, "repair", "missing or repeated annotation id, replaced by a new one", str(new))
             ids[i] = new
@@ -251,8 +255,8 @@ class _Check:
 # --- masks, measured without drawing them --------------------------------------------------------------------------
 
 
-def _in_chunks(measure: Callable[[int, int], tuple[np.ndarray, ...]], offsets: np.ndarray) -> list[np.ndarray]:
-    """What `measure` gives for ranges of neighbours, joined; a range is about `_CHUNK` long in terms of `offsets`."""
+def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """What `measure` gives for ranges of neighbours, each about `_CHUNK` long in terms of `offsets`, joined."""
     pieces, first = [measure(0, 0)], 0
     while first < len(offsets) - 1:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK, side="right")) - 1)
@@ -262,75 +266,44 @@ def _in_chunks(measure: Callable[[int, int], tuple[np.ndarray, ...]], offsets: n
 
 
 def decode_counts(
-    characters: np.ndarray,  # uint8 [characters], all strings end to end
+    characters: np.ndarray,  # uint8 [characters], all strings end to end; none is empty
     offsets: np.ndarray,  # int64 [strings + 1]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int64 counts of all strings end to end, int64 [strings + 1] offsets into them, and bool [strings], whether a
-    string could be read; one that could not has no counts.
+    """int64 counts of all strings end to end; int64 [strings], how many each has; bool [strings], whether it could be
+    read. The counts of a string that could not are meaningless.
     """
-
-    def decode(first: int, last: int) -> tuple[np.ndarray, ...]:
-        return _decode(characters[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first])
-
-    counts, lengths, readable = _in_chunks(decode, offsets)
-    return counts, np.concatenate([[0], np.cumsum(lengths)]), readable
-
-
-def _decode(characters: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    string_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    if not len(characters):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
     bits = characters.astype(np.int64) - 48
-    ends = (bits & 32) == 0  # the last character of a count
+    last = (bits & 32) == 0  # of a count
     wrong = (bits < 0) | (bits > 63)
-    wrong[offsets[1:] - 1] |= ~ends[offsets[1:] - 1]
-    starts = np.concatenate([[True], ends])[: len(bits)]
-    starts[offsets[:-1]] = True  # a string that ends within a count must not run into the next
-    count_of = np.cumsum(starts) - 1
-    place = np.arange(len(bits)) - np.flatnonzero(starts)[count_of]
+    wrong[offsets[1:] - 1] |= ~last[offsets[1:] - 1]
+    last[offsets[1:] - 1] = True  # a string that ends within a count must not run into the next
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(bits)) - np.repeat(starts, ends + 1 - starts)
     wrong |= place >= _LONGEST
-    readable = np.bincount(string_of[wrong], minlength=len(offsets) - 1) == 0
-    keep = readable[string_of]
-    bits, place, ends, starts, string_of = bits[keep], place[keep], ends[keep], starts[keep], string_of[keep]
-    if not len(bits):
-        return np.zeros(0, np.int64), np.zeros(len(readable), np.int64), readable
-    values = np.add.reduceat((bits & 31) << (5 * place), np.flatnonzero(starts))
-    negative = (bits[ends] & 16) != 0
-    values -= negative * (np.int64(1) << (5 * (place[ends] + 1)))
-    owner = string_of[ends]
-    lengths = np.bincount(owner, minlength=len(readable))
-    return _undo_differences(values, owner, lengths), lengths, readable
-
-
-def _undo_differences(values: np.ndarray, owner: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Adds to each count from the fourth on the one two places before it: running sums over the odd and over the even
-    places.
-    """
-    begins = (np.cumsum(lengths) - lengths)[owner]
+    place = np.minimum(place, _LONGEST)
+    values = np.add.reduceat((bits & 31) << (5 * place), starts)
+    values -= ((bits[ends] & 16) != 0) * (np.int64(1) << (5 * (place[ends] + 1)))
+    lengths = np.add.reduceat(last.astype(np.int64), offsets[:-1])
+    # Each count from the fourth on adds the one two places before it: running sums over odd and over even places.
+    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
     place = np.arange(len(values)) - begins
     chained = np.where(place == 0, 0, values)  # the first count is stored as it is and starts no chain
     odd, even = np.cumsum(np.where(place % 2, chained, 0)), np.cumsum(np.where(place % 2, 0, chained))
     totals = np.where(place % 2, odd - odd[begins], even - even[begins])
-    return np.where(place == 0, values, totals)
+    return np.where(place == 0, values, totals), lengths, ~np.logical_or.reduceat(wrong, offsets[:-1])
 
 
 def rle_measures(
     counts: np.ndarray,  # int64, of all objects
     spans: np.ndarray,  # int64 [n 2], the range of each
     sizes: np.ndarray,  # int64 [n 2], (height, width)
-) -> list[np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """bool [n], whether no count is negative and they add up to height * width; float64 [n 4], tight xyxy boxes;
     float64 [n], areas.
     """
-    lengths = np.diff(spans).ravel()
-
-    def measure(first: int, last: int) -> tuple[np.ndarray, ...]:
-        return _rle_measures(counts, spans[first:last], sizes[first:last])
-
-    return _in_chunks(measure, np.concatenate([[0], np.cumsum(lengths)]))
-
-
-def _rle_measures(
-    counts: np.ndarray, spans: np.ndarray, sizes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(spans)
     lengths = spans[:, 1] - spans[:, 0]
     owner = np.repeat(np.arange(n), lengths)
@@ -365,22 +338,13 @@ def polygon_measures(
     points: np.ndarray,  # float64 [points 2]
     offsets: np.ndarray,  # int64 [parts + 1]
     far: float,
-) -> list[np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """bool [parts], whether all values are finite and within +-far; float64 [parts 4], xyxy boxes; float64 [parts],
     areas.
 
     The area is the shoelace formula's. It is 0 only if all points lie on one line: the halves of a bow tie do not
     cancel.
     """
-
-    def measure(first: int, last: int) -> tuple[np.ndarray, ...]:
-        begin, end = offsets[first], offsets[last]
-        return _polygon_measures(points[begin:end], offsets[first : last + 1] - begin, far)
-
-    return _in_chunks(measure, offsets)
-
-
-def _polygon_measures(points: np.ndarray, offsets: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first, lengths = offsets[:-1], np.diff(offsets)
     if not len(first):
         return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)

@@ -494,8 +494,9 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
     encoded = [mask_api.encode(np.asfortranarray(bitmap.astype(np.uint8))) for bitmap in bitmaps]
     strings: Any = [code["counts"] for code in encoded]
     offsets = np.cumsum([0, *map(len, strings)])
-    counts, bounds, readable = decode_counts(np.frombuffer(b"".join(strings), np.uint8), offsets)
+    counts, lengths, readable = decode_counts(np.frombuffer(b"".join(strings), np.uint8), offsets)
     assert readable.all()
+    bounds = np.cumsum([0, *lengths])
     spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     sizes = np.array([bitmap.shape for bitmap in bitmaps])
     fits, boxes, areas = rle_measures(counts, spans, sizes)
@@ -510,15 +511,28 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
         assert code["size"] == list(bitmap.shape)
 
 
-def test_many_strings_are_decoded_in_pieces(monkeypatch) -> None:
-    monkeypatch.setattr("maskrcnn.data.validate._CHUNK", 10)
-    strings = [COMPRESSED.encode()] * 7
-    counts, bounds, readable = decode_counts(
+def test_a_string_that_cannot_be_read_leaves_the_others_alone() -> None:
+    good = COMPRESSED.encode()
+    strings = [good, good + b"o", b"o" * 99 + b"0", good, b"7%!", good, good[:-1]]
+    counts, lengths, readable = decode_counts(
         np.frombuffer(b"".join(strings), np.uint8), np.cumsum([0, *map(len, strings)])
     )
-    assert readable.all()
-    assert counts.tolist() == COUNTS * 7
-    assert bounds.tolist() == [13 * i for i in range(8)]
+    assert readable.tolist() == [True, False, False, True, False, True, False]
+    parts = np.split(counts, np.cumsum(lengths)[:-1])
+    assert [parts[i].tolist() for i in (0, 3, 5)] == [COUNTS] * 3
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 40])
+def test_masks_are_measured_in_pieces(chunk, monkeypatch, tmp_path) -> None:
+    masks = [[SQUARE], {"size": [10, 12], "counts": COMPRESSED}, {"size": [10, 12], "counts": COUNTS}, [SQUARE, SQUARE]]
+    masks.insert(2, {"size": [10, 12], "counts": COMPRESSED + "o"})
+    annotations = [{"image_id": 3, "category_id": 0, "id": i, "segmentation": masks[i % 5]} for i in range(1, 31)]
+    monkeypatch.setattr("maskrcnn.data.validate._CHUNK", chunk)
+    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    assert len(data.objects.ids) == 24
+    np.testing.assert_array_equal(data.objects.boxes, [[2, 3, 8, 7]] * 24)
+    assert data.objects.areas.tolist() == [24, 24, 48, 24] * 6
+    assert [p.annotation_id for p in data.report.problems] == [2, 7, 12, 17, 22, 27]
 
 
 def test_polygon_measures_by_hand() -> None:

@@ -77,7 +77,7 @@ def read(
         if isinstance(image, dict):
             builder.add_image(image.get("id"), image.get("file_name"), image.get("height"), image.get("width"))
         else:
-            builder.refuse("image", "image that is not an object", detail=show(image))
+            builder.refuse("image", "image that is not an object", show(image))
     images.clear()
     for row in _annotations(annotations, path):
         if isinstance(row, _Annotation):
@@ -93,7 +93,7 @@ def read(
                 score=row.score,
             )
         else:
-            builder.refuse("annotation", "annotation that is not an object", detail=show(row))
+            builder.refuse("annotation", "annotation that is not an object", show(row))
     return builder.build(fingerprint)
 
 
