@@ -2,9 +2,9 @@
 
     python -m benchmarks.annotations [--quick]
 
-Every reading has a process of its own, in turns, with the file in the page cache and the scanner compiled: seconds,
-memory that it holds afterwards and at its peak, both above what the process held before. Then what a spawned worker
-holds for itself alone once it has looked at every object, above a worker without the data set.
+Every reading has its own process, in turns, with the file in the page cache: seconds, the memory that it holds
+afterwards and at its peak, both above what the process held before. Then the memory that a spawned worker holds alone
+after it has read every object, above that of a worker without the data set.
 """
 
 import json
@@ -27,7 +27,7 @@ ADDED_MB = 10.0  # "nothing": names, settings, what allocators round up
 def compare(options: Options) -> list[Row | Left]:
     images, rounds = (12_000, 1) if options.quick else (IMAGES, 3)
     path = drawn(images)
-    in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])
+    in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])  # brings the file into the page cache
     found = {who: [] for who in ("ours", "pycocotools")}
     for _ in range(rounds):
         for who, figures in found.items():
@@ -42,7 +42,7 @@ def compare(options: Options) -> list[Row | Left]:
         )
         for name, key, unit, bar in (
             ("time", "seconds", "s", 0.5),
-            ("memory after", "after", "MB", None if options.quick else 0.3),  # of few, the scanner's own is most
+            ("memory after", "after", "MB", 0.3),
             ("memory at the peak", "peak", "MB", 1.0),
         )
     ]  # fmt: skip
@@ -55,7 +55,7 @@ def column(figures: list[dict[str, float]], key: str) -> list[float]:
 
 
 def drawn(images: int) -> Path:
-    """The json, in a folder with as many empty files: its images are looked for, not opened."""
+    """The json, in a folder with one empty file per image: images are looked for, not opened."""
     folder = CACHE / f"annotations-2-{images}"  # counts up with what is drawn
     path = folder / "instances.json"
     if path.exists():
@@ -131,7 +131,7 @@ def read(who: str, path: Path) -> dict[str, float]:
 
 
 def workers(path: Path) -> dict[str, float]:
-    """What one with the data set holds for itself alone, above one without, in MB."""
+    """What a worker with the data set holds alone, above one without it, in MB."""
     from maskrcnn.data.formats import read_dataset
 
     context = multiprocessing.get_context("forkserver")
@@ -146,7 +146,7 @@ def workers(path: Path) -> dict[str, float]:
 
 
 def look(data: Any, connection: Any) -> None:
-    """In a worker: reads every buffer, then sends the MB that no other process shares."""
+    """In a worker: reads every buffer, then sends the MB that it shares with no other process."""
     if data is not None:
         for array in (*data.objects, *data.images):
             if isinstance(array, np.ndarray):

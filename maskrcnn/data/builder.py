@@ -18,7 +18,8 @@ from .dataset import NO_MASK, POLYGONS, RLE, Dataset, ImageTable
 from .problems import Kind, Report
 from .validate import FAR, Stated, check_objects, integer, numbers, show, wrong_name
 
-_NO_BOX = array("d", [float("nan")] * 4)
+_NAN = float("nan")
+_NO_BOX = array("d", [_NAN] * 4)
 _Ids = tuple[int | None, int | None]  # of the image and of the object
 
 
@@ -305,9 +306,9 @@ def _checked(categories: Iterable[Category], source: Path) -> tuple[Category, ..
 def _number(value: Any) -> float:
     """`value` as a float if it is a number, else NaN."""
     try:
-        return float(value) if isinstance(value, int | float) else float("nan")
+        return float(value) if isinstance(value, (int, float)) else _NAN
     except OverflowError:
-        return float("nan")
+        return _NAN
 
 
 def _list(folder: Path) -> frozenset[str]:

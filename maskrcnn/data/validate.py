@@ -23,6 +23,7 @@ FAR = 1e6  # pixels; a coordinate beyond this is a mistake, and float32 would lo
 BOX_TOLERANCE = (3.0, 0.1)  # pixels, fraction of the side: COCO's own boxes differ this much from their polygons
 _CHUNK = 1 << 16  # characters, counts or points processed together: the temporary arrays stay in the processor's cache
 _LONGEST = 8  # characters of a count: 40 bits, more than any image needs
+_LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
 
@@ -33,7 +34,7 @@ def integer(value: Any) -> int | None:
     """`value` as an int64 if it is a whole number (12 or 12.0, but not True), else None."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+    return value if type(value) is int and _LEAST <= value <= _MOST else None
 
 
 def numbers(value: Any, length: int) -> array | None:

@@ -134,12 +134,12 @@ def test_large_objects_are_told_with_a_remedy(make) -> None:
 
 def test_long_objects_are_told(make) -> None:
     (sentence,) = advice_of(make, [(0, 0, 180, 6)] * 5 + [(0, 0, 64, 64)] * 5)
-    assert "50% of the objects overlap no anchor by half" in sentence
+    assert "50% of the objects have an IoU below 0.5 with every anchor" in sentence
 
 
 def test_a_crowded_image_is_told(make) -> None:
     (sentence,) = advice_of(make, [(0, 0, 40, 40)] * 101)
-    assert "up to 101 objects, the model returns 100" in sentence
+    assert "up to 101 objects, but the model returns at most 100" in sentence
 
 
 def test_no_objects_at_all_is_told(make) -> None:

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from maskrcnn.data.formats import find_splits
 from maskrcnn.data.formats.coco import read as read_coco
+from maskrcnn.data.formats.coco import write as write_coco
 from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
 from maskrcnn.errors import DataError
 
@@ -429,6 +430,86 @@ def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
 def test_keypoints_are_asked_for_where_there_are_none(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
         read_coco(write(tmp_path, coco()), keypoints=True)
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def same_objects(one, two) -> None:
+    """Everything but the polygons' and counts' places in their buffers."""
+    assert one.categories == two.categories
+    assert one.image_ids.tolist() == two.image_ids.tolist()
+    assert one.sizes.tolist() == two.sizes.tolist()
+    for name in ("offsets", "ids", "labels", "ignore", "areas", "keypoints", "kinds", "scores"):
+        np.testing.assert_array_equal(getattr(one.objects, name), getattr(two.objects, name), err_msg=name)
+    np.testing.assert_allclose(one.objects.boxes, two.objects.boxes, rtol=1e-14)
+    for i in range(len(one)):
+        assert one.name(i) == two.name(i)
+        for a, b in zip(one.record(i).segmentations, two.record(i).segmentations, strict=True):
+            if isinstance(a, list):
+                assert [part.tolist() for part in a] == [part.tolist() for part in b]
+            else:
+                assert (a and (a[0].tolist(), a[1])) == (b and (b[0].tolist(), b[1]))
+
+
+def test_what_is_written_is_read_again(tmp_path) -> None:
+    path = write(tmp_path, coco())
+    data, copied = read_coco(path), tmp_path / "copy.json"
+    write_coco(data, copied)
+    again = read_coco(copied, strict=True)
+    assert again.report.problems == []
+    same_objects(data, again)
+    written = json.loads(copied.read_text())
+    assert [annotation["id"] for annotation in written["annotations"]] == [2, 1, 3, 4]
+    assert written["annotations"][1] == coco()["annotations"][0] | {"iscrowd": 0}
+    assert written["annotations"][2]["segmentation"] == {"size": [10, 12], "counts": COMPRESSED}
+    assert COCO(str(copied)).getAnnIds(imgIds=[3]) == [1, 3, 4]
+
+
+def test_keypoints_and_scores_are_written(tmp_path) -> None:
+    content = with_keypoints()
+    content["annotations"][1]["score"] = 0.1
+    data, copied = read_coco(write(tmp_path, content), keypoints=True), tmp_path / "copy.json"
+    assert data.objects.scores.tolist()[1] == 0.1
+    write_coco(data, copied)
+    same_objects(data, read_coco(copied, keypoints=True, strict=True))
+    fish = json.loads(copied.read_text())["categories"][1]
+    assert fish["skeleton"] == [[1, 2], [1, 3]]
+    assert fish["keypoints"] == ["nose", "Left_fin", "right_fin"]
+
+
+def test_a_part_or_nothing_is_written_too(tmp_path) -> None:
+    data, copied = read_coco(write(tmp_path, coco())), tmp_path / "copy.json"
+    write_coco(data.subset([1]), copied)
+    assert read_coco(copied).objects.ids.tolist() == [1, 3, 4]
+    write_coco(data.subset([]), copied)
+    assert json.loads(copied.read_text())["images"] == []
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@given(data=st.data())
+def test_writing_loses_nothing(data, fuzz_folder) -> None:
+    points = st.floats(0, 10) | st.integers(0, 10)
+    polygons = st.lists(
+        st.lists(points, min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0), min_size=1, max_size=3
+    )
+    runs = st.lists(st.integers(0, 20), max_size=6).map(lambda counts: [*counts, 120 - sum(counts)])
+    masks = polygons | runs.map(lambda counts: {"size": [10, 12], "counts": counts}) | st.none()
+    boxes = st.lists(st.floats(0.1, 12), min_size=4, max_size=4) | st.none()
+    content = with_keypoints()
+    for annotation in content["annotations"]:
+        annotation |= {"segmentation": data.draw(masks), "bbox": data.draw(boxes), "iscrowd": data.draw(st.booleans())}
+        annotation |= data.draw(
+            st.fixed_dictionaries({}, optional={"score": st.floats(0, 1), "area": st.floats(0, 99)})
+        )
+    path = fuzz_folder / "data.json"
+    path.write_text(json.dumps(content))
+    keypoints = data.draw(st.booleans())
+    first = read_coco(path, keypoints=keypoints)
+    write_coco(first, path)
+    again = read_coco(path, keypoints=keypoints)
+    assert again.report.problems == []
+    same_objects(first, again)
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
