@@ -1,10 +1,10 @@
-"""Reading annotations of COCO's size: 118,000 images, 860,000 objects, drawn once. Ours beside pycocotools.
+"""Reading annotations of COCO's size, 118,000 images with 860,000 objects, drawn once: ours beside pycocotools.
 
     python -m benchmarks.annotations [--quick]
 
-Every reading has its own process, in turns, with the file in the page cache: seconds, the memory that it holds
-afterwards and at its peak, both above what the process held before. Then the memory that a spawned worker holds alone
-after it has read every object, above that of a worker without the data set.
+Each reading is a new process; they take turns, with the file in the page cache. Measured are seconds, and memory
+afterwards and at the peak, both beyond what the process held before. Then the memory that a spawned worker shares with
+no other process after it has looked at every object, beyond that of a worker without the data set.
 """
 
 import json
@@ -21,13 +21,13 @@ from .processes import in_a_process, memory_mb
 
 CACHE = Path(__file__).parents[1] / ".bench" / "cache"
 IMAGES, PER_IMAGE, CLASSES = 118_000, 7.29, 80
-ADDED_MB = 10.0  # "nothing": names, settings, what allocators round up
+ADDED_MB = 10.0  # that count as nothing: names, settings, what allocators round up
 
 
 def compare(options: Options) -> list[Row | Left]:
     images, rounds = (12_000, 1) if options.quick else (IMAGES, 3)
     path = drawn(images)
-    in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])  # brings the file into the page cache
+    in_a_process(["-m", "benchmarks.annotations", "ours", str(path)])
     found = {who: [] for who in ("ours", "pycocotools")}
     for _ in range(rounds):
         for who, figures in found.items():
@@ -55,8 +55,8 @@ def column(figures: list[dict[str, float]], key: str) -> list[float]:
 
 
 def drawn(images: int) -> Path:
-    """The json, in a folder with one empty file per image: images are looked for, not opened."""
-    folder = CACHE / f"annotations-2-{images}"  # counts up with what is drawn
+    """The json, in a folder with an empty file for each image: readers look for them but do not open them."""
+    folder = CACHE / f"annotations-2-{images}"  # the first number counts the changes of what is drawn
     path = folder / "instances.json"
     if path.exists():
         return path
@@ -91,7 +91,7 @@ def drawn(images: int) -> Path:
 
 
 def annotation(rng: np.random.Generator, image: int, number: int) -> dict:
-    """One in a hundred is a crowd; the others have one polygon, sometimes two, of 25 points on average."""
+    """An object. One in a hundred is a crowd; others have one polygon, sometimes two, of 25 points on average."""
     radius = 10 * 15 ** rng.uniform(0, 1, 2)
     centre = radius + rng.uniform(0, 1, 2) * (np.array([640, 480]) - 2 * radius)
     parts = []
@@ -121,7 +121,7 @@ def read(who: str, path: Path) -> dict[str, float]:
     else:
         from pycocotools.coco import COCO as load
     before, _ = memory_mb()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
     start = time.perf_counter()
     held: Any = load(str(path))
     seconds = time.perf_counter() - start
@@ -131,7 +131,7 @@ def read(who: str, path: Path) -> dict[str, float]:
 
 
 def workers(path: Path) -> dict[str, float]:
-    """What a worker with the data set holds alone, above one without it, in MB."""
+    """What one with the data set holds for itself alone, above one without, in MB."""
     from maskrcnn.data.formats import read_dataset
 
     context = multiprocessing.get_context("forkserver")

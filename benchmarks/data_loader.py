@@ -1,10 +1,10 @@
-"""The data loader: an epoch of images and objects, resized to 800, ready for a training step; ours and torchvision's.
+"""An epoch of the data loader, resized to 800 and ready for training steps: ours beside torchvision's.
 
     python -m benchmarks.data_loader [--quick]
 
-Drawn PNGs of 640 x 480 with 7 objects each, mirrored by chance, two workers, batches of two. torchvision as its
-training reference does it: CocoDetection, a bitmap for each object by pycocotools, and the model's own transform, which
-resizes images and bitmaps in the main process.
+Drawn PNGs of 640 x 480 with 7 objects each, mirrored at random, two workers, batches of two. torchvision works as in
+its training reference: CocoDetection, a bitmap of each object by pycocotools, and the model's transform, which resizes
+images and bitmaps in the main process.
 """
 
 import tempfile
@@ -71,7 +71,7 @@ def torchvisions(path: Path) -> Callable[[], int]:
 
 
 class Coco(CocoDetection):
-    """As torchvision's `references/detection/coco_utils` reads it."""
+    """The data set as torchvision's `references/detection/coco_utils` reads it."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         image, rows = super().__getitem__(index)

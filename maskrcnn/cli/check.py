@@ -10,13 +10,17 @@ def check(
     data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json and val.json.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
     val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
-    model: Annotated[str, typer.Option(help="Model whose anchors are compared with the objects' sizes.")] = "R-50-FPN",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting.")] = None,
-    keypoints: Annotated[bool, typer.Option("--keypoints", help="Read keypoints, too.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Open every image and list those that fail.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first invalid record.")] = False,
+    model: Annotated[str, typer.Option(help="Model whose anchors are compared with the object sizes.")] = "R-50-FPN",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; repeatable.")
+    ] = None,
+    keypoints: Annotated[
+        bool, typer.Option("--keypoints", help="Also read keypoints, as train --keypoints does.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also open every image.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad record instead of skipping it.")] = False,
 ) -> None:
-    """Report what a data set holds and what is wrong with it."""
+    """Report what was read from a data set, what was dropped, and why."""
     from ..config import Config, override, preset
     from ..data.check import check as describe
     from ..data.check import renumbered

@@ -24,15 +24,12 @@ _LIMBS = (
     ("hip", "knee", 0.42, 0.18),
     ("knee", "foot", 0.42, 0.16),
 )
+_BONES = (("shoulder", "elbow"), ("elbow", "hand"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "foot"))
 _ENDS = ("shoulder", "elbow", "hand", "hip", "knee", "foot")
 KEYPOINTS = ("head", *(f"{side}_{end}" for end in _ENDS for side in ("left", "right")))
 SKELETON = (
     *(("head", f"{side}_shoulder") for side in ("left", "right")),
-    *(
-        (f"{side}_{start}", f"{side}_{end}")
-        for side in ("left", "right")
-        for start, end in (*(limb[:2] for limb in _LIMBS[:2]), ("shoulder", "hip"), *(limb[:2] for limb in _LIMBS[2:]))
-    ),
+    *((f"{side}_{start}", f"{side}_{end}") for side in ("left", "right") for start, end in _BONES),
 )
 FLIP_PAIRS = tuple((i, i + 1) for i in range(1, len(KEYPOINTS), 2))
 
@@ -120,7 +117,7 @@ def draw_dataset(out: Path, *, train: int, val: int, seed: int, keypoints: bool 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[_Object]]:
     """One image, uint8 [SIDE SIDE 3], and its objects from back to front."""
     objects = _arrange(rng)
-    palette = _palette(rng)
+    palette = rng.uniform(30, 225, (COLOURS, 3))  # the ground has two of these colours and so has each object
     pixels = _texture((SIDE, SIDE), palette, rng)
     for thing in objects:
         _paint(pixels, thing.shape, palette, rng)
@@ -135,7 +132,7 @@ def _already_there(path: Path, info: dict[str, Any]) -> bool:
         return False
 
 
-# --- where objects stand ---------------------------------------------------------------------------
+# --- where objects are -----------------------------------------------------------------------------
 
 
 def _arrange(rng: np.random.Generator) -> list[_Object]:
@@ -190,25 +187,24 @@ def _box(mask: np.ndarray) -> list[float]:
     return [x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y]
 
 
-# --- what they look like --------------------------------------------------------------------------
-
-
-def _palette(rng: np.random.Generator) -> np.ndarray:
-    """float64 [COLOURS 3], 0..255. The ground has two of these colours and so has each object."""
-    return rng.uniform(30, 225, (COLOURS, 3))
+# --- how they look --------------------------------------------------------------------------------
 
 
 def _texture(size: tuple[int, int], palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """float64 [*size 3]: two colours of the palette, mixed by stripes, checks, clouds or a gradient."""
+
+    def steep(wave: np.ndarray) -> np.ndarray:
+        return np.clip(wave * 0.75 + 0.5, 0, 1)  # -1..1 to 0..1, with narrow transitions
+
     y, x = np.arange(size[0])[:, None], np.arange(size[1])
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(5, 16), rng.uniform(0, 2 * np.pi)
     along = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi
     match ("stripes", "checks", "clouds", "gradient")[rng.integers(4)]:
         case "stripes":
-            mix = _steep(np.sin(along / period + phase))
+            mix = steep(np.sin(along / period + phase))
         case "checks":
             across = (y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi
-            mix = _steep(np.sin(along / period + phase) * np.sin(across / period))
+            mix = steep(np.sin(along / period + phase) * np.sin(across / period))
         case "clouds":
             grain = rng.uniform(5, 20)  # pixels
             coarse = rng.uniform(0, 255, (round(size[0] / grain) + 1, round(size[1] / grain) + 1)).astype(np.uint8)
@@ -218,11 +214,6 @@ def _texture(size: tuple[int, int], palette: np.ndarray, rng: np.random.Generato
     first, second = palette[rng.choice(len(palette), 2, replace=False)]
     second = first + rng.uniform(0.2, 0.6) * (second - first)
     return first + mix[..., None] * (second - first)
-
-
-def _steep(wave: np.ndarray) -> np.ndarray:
-    """-1..1 to 0..1, with narrow transitions."""
-    return np.clip(wave * 0.75 + 0.5, 0, 1)
 
 
 def _paint(pixels: np.ndarray, shape: Shape, palette: np.ndarray, rng: np.random.Generator) -> None:
@@ -356,7 +347,7 @@ def _inside_polygon(polygon: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[
     return rows, columns, mask
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- the annotations ------------------------------------------------------------------------------
 
 
 def _categories(keypoints: bool) -> list[dict[str, Any]]:

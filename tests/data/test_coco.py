@@ -14,7 +14,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from maskrcnn.data.formats import find_splits
-from maskrcnn.data.formats.coco import read as read_coco
+from maskrcnn.data.formats.coco import read as read_dataset
 from maskrcnn.data.formats.coco import write as write_coco
 from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
 from maskrcnn.errors import DataError
@@ -61,7 +61,7 @@ def write(folder: Path, content, name="data.json"):
 
 
 def test_a_good_file_is_read_as_it_stands(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco()))
+    data = read_dataset(write(tmp_path, coco()))
     assert [(c.id, c.name) for c in data.categories] == [(0, "apple"), (90, "pear")]
     assert data.image_ids.tolist() == [7, 3, 5]
     assert data.annotation_counts.tolist() == [1, 3, 0]
@@ -92,7 +92,7 @@ def test_boxes_keep_the_decimals_that_the_file_has(tmp_path) -> None:
     """0.1 in float32 is 0.10000000149: enough to put an IoU that is a threshold of AP on its other side."""
     content = coco()
     content["annotations"] = [{"id": 1, "image_id": 7, "category_id": 0, "bbox": [0.1, 0.2, 5.5, 4.25], "iscrowd": 0}]
-    data = read_coco(write(tmp_path, content))
+    data = read_dataset(write(tmp_path, content))
     assert data.objects.boxes.tolist() == [[0.1, 0.2, 0.1 + 5.5, 0.2 + 4.25]]
     assert data.record(0).boxes.dtype == np.float32
 
@@ -102,7 +102,7 @@ def test_boxes_come_from_masks_where_they_are_missing_or_wrong(tmp_path) -> None
     del content["annotations"][0]["bbox"]
     content["annotations"][1]["bbox"] = [1, 0, 8, 8]  # 3 pixels off at y: within the tolerance
     content["annotations"][2]["bbox"] = [9, 3, 2, 4]
-    data = read_coco(write(tmp_path, content))
+    data = read_dataset(write(tmp_path, content))
     np.testing.assert_array_equal(data.record(0).boxes, [[1, 0, 9, 8]])
     np.testing.assert_array_equal(data.record(1).boxes[:2], [[2, 3, 8, 7]] * 2)
     repairs = [(p.kind, p.annotation_id) for p in data.report.problems]
@@ -165,7 +165,7 @@ def test_a_broken_annotation_is_skipped_and_listed(name, tmp_path) -> None:
     content = coco()
     content["annotations"].insert(1, GOOD | change)
     path = write(tmp_path, content)
-    data = read_coco(path)
+    data = read_dataset(path)
     assert data.objects.ids.tolist() == [2, 1, 3, 4]  # nothing good is lost
     np.testing.assert_array_equal(data.record(1).boxes[:2], [[2, 3, 8, 7]] * 2)
     (problem,) = data.report.problems
@@ -174,18 +174,18 @@ def test_a_broken_annotation_is_skipped_and_listed(name, tmp_path) -> None:
     assert words in str(problem)
     assert "data.json" in str(problem)
     with pytest.raises(DataError, match=r"data\.json.*annotation 9"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 @pytest.mark.parametrize("entry", [None, 5, "x", []])
 def test_an_annotation_that_is_no_object_is_listed(entry, tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[entry, GOOD])))
+    data = read_dataset(write(tmp_path, coco(annotations=[entry, GOOD])))
     assert data.objects.ids.tolist() == [9]
     assert data.report.reasons() == {("annotation", "annotation that is not an object"): 1}
 
 
 def test_a_negative_box_is_recomputed_where_there_is_a_mask(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[GOOD | {"bbox": [8, 7, -6, -4]}])), strict=True)
+    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"bbox": [8, 7, -6, -4]}])), strict=True)
     np.testing.assert_array_equal(data.record(1).boxes, [[2, 3, 8, 7]])
     assert [p.kind for p in data.report.problems] == ["repair"]
 
@@ -195,7 +195,7 @@ def test_a_bad_part_does_not_take_the_good_ones_with_it(bad, tmp_path) -> None:
     parts = [[0, 0, 1, 0, 1, 1], bad, SQUARE]
     annotations = [GOOD | {"id": 1}, GOOD | {"segmentation": parts, "bbox": None}, GOOD | {"id": 10}]
     path = write(tmp_path, coco(annotations=annotations))
-    data = read_coco(path)
+    data = read_dataset(path)
     record = data.record(1)
     segmentations: list[Any] = list(record.segmentations)
     assert [len(polygons) for polygons in segmentations] == [1, 2, 1]
@@ -203,25 +203,25 @@ def test_a_bad_part_does_not_take_the_good_ones_with_it(bad, tmp_path) -> None:
     np.testing.assert_array_equal(record.boxes[1], [0, 0, 8, 7])
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("part", 9)]
     with pytest.raises(DataError, match="annotation 9"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 def test_a_flat_polygon_is_one_part(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[GOOD | {"segmentation": SQUARE}])), strict=True)
+    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"segmentation": SQUARE}])), strict=True)
     np.testing.assert_array_equal(data.record(1).segmentations[0], [np.reshape(SQUARE, (-1, 2))])
 
 
 def test_a_box_far_over_the_edge_is_clipped_and_told(tmp_path) -> None:
     annotations = [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [8, 4, 40, 4]},
                    {"id": 2, "image_id": 3, "category_id": 0, "bbox": [8, 4, 4.5, 4]}]  # fmt: skip
-    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
     np.testing.assert_array_equal(data.record(1).boxes, np.array([[8, 4, 12, 8], [8, 4, 12.5, 8]], np.float32))
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("repair", 1)]
 
 
 def test_ids_that_are_missing_or_repeated_are_replaced(tmp_path) -> None:
     annotations = [GOOD, GOOD, GOOD | {"id": "x"}, GOOD | {"id": None}]
-    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
     assert data.objects.ids.tolist() == [9, 10, 11, 12]
     assert data.report.count("repair") == 3
 
@@ -258,7 +258,7 @@ def test_a_broken_image_is_skipped_with_its_annotations(name, tmp_path) -> None:
     content["annotations"].append(GOOD | {"image_id": 77})
     path = write(tmp_path, content)
     (tmp_path / "nowhere.png").unlink(missing_ok=True)
-    data = read_coco(path)
+    data = read_dataset(path)
     assert data.image_ids.tolist() == [7, 3, 5]
     assert data.objects.ids.tolist() == [2, 1, 3, 4]
     first = data.report.problems[0]
@@ -266,14 +266,14 @@ def test_a_broken_image_is_skipped_with_its_annotations(name, tmp_path) -> None:
     assert words in str(first)
     assert data.report.lost_with_image + data.report.count("annotation") == 1
     with pytest.raises(DataError, match=r"data\.json"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 def test_a_size_that_is_not_stated_is_the_file_s(tmp_path) -> None:
     content = coco(images=[{"id": 3, "file_name": "real.png"}], annotations=[GOOD])
     path = write(tmp_path, content)
     Image.new("RGB", (12, 10)).save(tmp_path / "real.png")
-    assert read_coco(path).record(0).size == (10, 12)
+    assert read_dataset(path).record(0).size == (10, 12)
 
 
 def test_images_are_found_beside_in_images_and_in_coco_s_tree(tmp_path) -> None:
@@ -290,22 +290,22 @@ def test_images_are_found_beside_in_images_and_in_coco_s_tree(tmp_path) -> None:
         json_path.write_text(json.dumps(content))
         for image in content["images"]:
             (folder / image["file_name"]).touch()
-        data = read_coco(json_path)
+        data = read_dataset(json_path)
         assert data.path(1).resolve() == (folder / "b.png").resolve()
         assert len(data) == 3
     other = below / "moved.json"
     other.write_text(json.dumps(content))
-    assert read_coco(other, tmp_path / "one").path(0) == tmp_path / "one" / "a.png"
-    assert read_coco(beside).path(0) == tmp_path / "one" / "a.png"
+    assert read_dataset(other, tmp_path / "one").path(0) == tmp_path / "one" / "a.png"
+    assert read_dataset(beside).path(0) == tmp_path / "one" / "a.png"
     with pytest.raises(DataError, match="none of its 3 images"):
-        read_coco(beside, tmp_path / "nowhere")
+        read_dataset(beside, tmp_path / "nowhere")
 
 
 def test_images_in_folders_keep_their_names(tmp_path) -> None:
     content = coco(images=[{"id": 3, "file_name": "day/ä 1.png", "height": 10, "width": 12}])
     (tmp_path / "day").mkdir()
     (tmp_path / "day" / "ä 1.png").touch()
-    assert read_coco(write(tmp_path, content)).path(0) == tmp_path / "day" / "ä 1.png"
+    assert read_dataset(write(tmp_path, content)).path(0) == tmp_path / "day" / "ä 1.png"
 
 
 NOT_COCO = {
@@ -330,14 +330,14 @@ NOT_COCO = {
 def test_what_is_not_coco_is_one_error_with_the_file(name, tmp_path) -> None:
     content, words = NOT_COCO[name]
     with pytest.raises(DataError, match=rf"data\.json.*({words})"):
-        read_coco(write(tmp_path, content))
+        read_dataset(write(tmp_path, content))
 
 
 def test_other_bytes_and_no_file_are_errors(tmp_path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00\x80\x90")
     for path in (tmp_path / "x.json", tmp_path / "none.json", tmp_path):
         with pytest.raises(DataError, match=str(path)):
-            read_coco(path)
+            read_dataset(path)
 
 
 # --- keypoints --------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def with_keypoints(**changes):
 
 
 def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
-    data = read_coco(write(tmp_path, with_keypoints()), keypoints=True)
+    data = read_dataset(write(tmp_path, with_keypoints()), keypoints=True)
     stone, fish, snail = data.categories
     assert stone.keypoints == ()
     assert fish.skeleton == ((0, 1), (0, 2))
@@ -368,7 +368,7 @@ def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
     expected[0, :3] = [[1, 2, 2], [3, 4, 1], [0, 0, 0]]
     expected[1, 3] = [5, 6, 2]
     np.testing.assert_array_equal(data.record(1).keypoints, expected)
-    assert read_coco(write(tmp_path, with_keypoints())).record(1).keypoints is None
+    assert read_dataset(write(tmp_path, with_keypoints())).record(1).keypoints is None
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
 )  # fmt: skip
 def test_a_skeleton_that_makes_no_sense_is_an_error(change, tmp_path) -> None:
     with pytest.raises(DataError, match="fish"):
-        read_coco(write(tmp_path, with_keypoints(**change)), keypoints=True)
+        read_dataset(write(tmp_path, with_keypoints(**change)), keypoints=True)
 
 
 @pytest.mark.parametrize(
@@ -397,14 +397,14 @@ def test_left_and_right_are_found_by_name(names, pairs, tmp_path) -> None:
     category = {"id": 2, "name": "fish", "keypoints": names}
     annotations = [GOOD | {"category_id": 2, "keypoints": points}]
     content = coco(categories=[category], annotations=annotations)
-    assert read_coco(write(tmp_path, content), keypoints=True).categories[0].flip_pairs == pairs
+    assert read_dataset(write(tmp_path, content), keypoints=True).categories[0].flip_pairs == pairs
 
 
 @pytest.mark.parametrize("points", [[1, 2, 2], "abc", [1, 2, 3] * 3, [float("nan"), 0, 0] * 3, [None] * 9])
 def test_keypoints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> None:
     content = with_keypoints()
     content["annotations"][0]["keypoints"] = points
-    data = read_coco(write(tmp_path, content), keypoints=True)
+    data = read_dataset(write(tmp_path, content), keypoints=True)
     assert data.objects.ids.tolist() == [10, 11]
     assert data.report.problems[0].annotation_id == 9
 
@@ -412,7 +412,7 @@ def test_keypoints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> N
 def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
     content = with_keypoints()
     content["annotations"][2]["keypoints"] = [1, 2, 2]  # of the stone
-    data = read_coco(write(tmp_path, content), keypoints=True, strict=True)
+    data = read_dataset(write(tmp_path, content), keypoints=True, strict=True)
     assert data.objects.ids.tolist() == [9, 10, 11]
     assert not data.record(1).keypoints[2].any()
     (told,) = data.report.problems
@@ -424,12 +424,12 @@ def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
     content = with_keypoints()
     content["categories"][1]["skeleton"] = [[1, 2]]
     with pytest.raises(DataError, match="'stone': skeleton needs keypoints, and the category names none"):
-        read_coco(write(tmp_path, content), keypoints=True)
+        read_dataset(write(tmp_path, content), keypoints=True)
 
 
 def test_keypoints_are_asked_for_where_there_are_none(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
-        read_coco(write(tmp_path, coco()), keypoints=True)
+        read_dataset(write(tmp_path, coco()), keypoints=True)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -454,9 +454,9 @@ def same_objects(one, two) -> None:
 
 def test_what_is_written_is_read_again(tmp_path) -> None:
     path = write(tmp_path, coco())
-    data, copied = read_coco(path), tmp_path / "copy.json"
+    data, copied = read_dataset(path), tmp_path / "copy.json"
     write_coco(data, copied)
-    again = read_coco(copied, strict=True)
+    again = read_dataset(copied, strict=True)
     assert again.report.problems == []
     same_objects(data, again)
     written = json.loads(copied.read_text())
@@ -469,19 +469,19 @@ def test_what_is_written_is_read_again(tmp_path) -> None:
 def test_keypoints_and_scores_are_written(tmp_path) -> None:
     content = with_keypoints()
     content["annotations"][1]["score"] = 0.1
-    data, copied = read_coco(write(tmp_path, content), keypoints=True), tmp_path / "copy.json"
+    data, copied = read_dataset(write(tmp_path, content), keypoints=True), tmp_path / "copy.json"
     assert data.objects.scores.tolist()[1] == 0.1
     write_coco(data, copied)
-    same_objects(data, read_coco(copied, keypoints=True, strict=True))
+    same_objects(data, read_dataset(copied, keypoints=True, strict=True))
     fish = json.loads(copied.read_text())["categories"][1]
     assert fish["skeleton"] == [[1, 2], [1, 3]]
     assert fish["keypoints"] == ["nose", "Left_fin", "right_fin"]
 
 
 def test_a_part_or_nothing_is_written_too(tmp_path) -> None:
-    data, copied = read_coco(write(tmp_path, coco())), tmp_path / "copy.json"
+    data, copied = read_dataset(write(tmp_path, coco())), tmp_path / "copy.json"
     write_coco(data.subset([1]), copied)
-    assert read_coco(copied).objects.ids.tolist() == [1, 3, 4]
+    assert read_dataset(copied).objects.ids.tolist() == [1, 3, 4]
     write_coco(data.subset([]), copied)
     assert json.loads(copied.read_text())["images"] == []
 
@@ -505,9 +505,9 @@ def test_writing_loses_nothing(data, fuzz_folder) -> None:
     path = fuzz_folder / "data.json"
     path.write_text(json.dumps(content))
     keypoints = data.draw(st.booleans())
-    first = read_coco(path, keypoints=keypoints)
+    first = read_dataset(path, keypoints=keypoints)
     write_coco(first, path)
-    again = read_coco(path, keypoints=keypoints)
+    again = read_dataset(path, keypoints=keypoints)
     assert again.report.problems == []
     same_objects(first, again)
 
@@ -609,7 +609,7 @@ def test_masks_are_measured_in_pieces(chunk, monkeypatch, tmp_path) -> None:
     masks.insert(2, {"size": [10, 12], "counts": COMPRESSED + "o"})
     annotations = [{"image_id": 3, "category_id": 0, "id": i, "segmentation": masks[i % 5]} for i in range(1, 31)]
     monkeypatch.setattr("maskrcnn.data.validate._CHUNK", chunk)
-    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
     assert len(data.objects.ids) == 24
     np.testing.assert_array_equal(data.objects.boxes, [[2, 3, 8, 7]] * 24)
     assert data.objects.areas.tolist() == [24, 24, 48, 24] * 6
@@ -632,7 +632,7 @@ def test_polygon_measures_by_hand() -> None:
 def test_real_files_are_read_as_pycocotools_reads_them(name, test_data, capsys) -> None:
     for path in find_splits(test_data / name):
         assert path is not None
-        data, oracle = read_coco(path, strict=True), COCO(str(path))
+        data, oracle = read_dataset(path, strict=True), COCO(str(path))
         assert data.report.problems == []
         assert sorted(data.image_ids.tolist()) == sorted(oracle.getImgIds())
         assert len(data.objects.ids) == len(oracle.anns)
@@ -713,7 +713,7 @@ def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> 
     path = fuzz_folder / "data.json"
     path.write_text(json.dumps(content))
     keypoints = data.draw(st.booleans())
-    result = read_coco(path, keypoints=keypoints)  # bad annotations alone never make an error
+    result = read_dataset(path, keypoints=keypoints)  # bad annotations alone never make an error
     assert result.report.annotations_in_file == len(result.objects.ids) + result.report.count("annotation")
     check_sound(result)
 
@@ -737,7 +737,7 @@ def test_only_data_errors_come_out_of_strange_files(data, fuzz_folder) -> None:
     path.write_text(text)
     strict, keypoints = data.draw(st.booleans()), data.draw(st.booleans())
     try:
-        check_sound(read_coco(path, strict=strict, keypoints=keypoints))
+        check_sound(read_dataset(path, strict=strict, keypoints=keypoints))
     except DataError as error:
         message = str(error)
     else:
