@@ -178,6 +178,10 @@ class BatchMaker(data.Dataset):
             return torch.from_numpy(np.concatenate(arrays)) if arrays else torch.zeros(0, *shape)
 
         masks, frames, side = _pack_masks(samples) if self.masks else (None, None, MASK_SIDE)
+        outlines = None
+        if self.masks and self.mask_rule == "polygon":
+            packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
+            outlines = Outlines(*map(torch.from_numpy, packed))
         return PackedBatch(
             images=self._images(indices, samples, plan) if made else None,
             counts=torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64),
@@ -190,7 +194,7 @@ class BatchMaker(data.Dataset):
             image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
             problems=problems,
             mask_side=side,
-            outlines=_pack_outlines(samples) if self.masks and self.mask_rule == "polygon" else None,
+            outlines=outlines,
         )
 
 
@@ -205,11 +209,6 @@ def _pack_masks(samples: list[Sample]) -> tuple[Tensor, Tensor, int]:
         places.append(frames + np.array([0, 0, more, more], np.float32))
     packed = np.packbits(np.concatenate(bits), axis=1)
     return torch.from_numpy(packed), torch.from_numpy(np.concatenate(places)), side
-
-
-def _pack_outlines(samples: list[Sample]) -> Outlines:
-    packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
-    return Outlines(*(torch.from_numpy(array) for array in packed))
 
 
 def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:

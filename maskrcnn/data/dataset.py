@@ -171,14 +171,9 @@ class Dataset:
     def _segmentation(self, j: int, size: tuple[int, int]) -> Segmentation:
         objects = self.objects
         first, last = objects.spans[j].tolist()
-        match objects.kinds[j]:
-            case 1:
-                bounds = objects.part_offsets[first : last + 1].tolist()
-                return [objects.points[a:b] for a, b in pairwise(bounds)]
-            case 2:
-                return objects.counts[first:last], size
-            case _:
-                return None
+        if objects.kinds[j] == POLYGONS:
+            return [objects.points[a:b] for a, b in pairwise(objects.part_offsets[first : last + 1].tolist())]
+        return (objects.counts[first:last], size) if objects.kinds[j] == RLE else None
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """The images at `indices`, in that order, over the same buffers."""

@@ -41,7 +41,6 @@ class _Loader:
             raise DataError(f"{maker.dataset.source}: there is no image to load")
         self.dataset = maker.dataset
         self.problems: dict[int, str] = {}  # by image id: why it could not be read
-        self.unread = 0  # how often such an image was requested
         self._maker, self._workers, self._strict, self._pin_memory = maker, workers, strict, pin_memory
         self._warn = warn or logging.getLogger(__name__).warning
         self._plans: list[BatchPlan] = []
@@ -58,7 +57,6 @@ class _Loader:
             sentence = f"{self.dataset.source}, image {image_id}: {reason}"
             if self._strict:
                 raise DataError(sentence)
-            self.unread += 1
             if image_id not in self.problems:
                 self.problems[image_id] = reason
                 self._warn(f"{sentence}; {'another image takes its place' if self._maker.replace else 'left out'}")
@@ -116,8 +114,8 @@ class TrainLoader(_Loader):
         mask_rule: the form in which it learns them (`MaskHeadConfig.target`).
         keypoint_shift: added to annotated keypoints (`KeypointHeadConfig.shift`).
         inclusive: how a mirror counts unshifted keypoints (`BoxArithmetic.inclusive`), see `augment`.
-        strict: an image that cannot be read raises `DataError`. Otherwise `warn` is called once for it, `unread` counts
-            it, and the next image of the same canvas replaces it.
+        strict: an image that cannot be read raises `DataError`. Otherwise `warn` is called once for it, and
+            the next image of the same canvas replaces it.
         pin_memory: page-locked pixels, for copies to a GPU.
         warn: called with one line; default the logger of this module.
 
@@ -182,7 +180,7 @@ class EvalLoader(_Loader):
 
     They come in the data set's order, except that images of one canvas are gathered into batches (within 32 batches).
     Batches may hold fewer than `batch` images, and ranks may have different numbers of batches. An image that cannot be
-    read is reported with `warn`, counted and left out.
+    read is reported with `warn` and left out.
 
     Args:
         gt: add the objects, for a validation loss.

@@ -1,6 +1,5 @@
 """What readers find wrong with the user's data: every problem, dropped or repaired, and the report of them."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
@@ -68,10 +67,6 @@ class Report:
         """How many problems of a kind there are."""
         return sum(problem.kind == kind for problem in self.problems)
 
-    def reasons(self) -> Counter[tuple[str, str]]:
-        """How often each (kind, reason) occurred."""
-        return Counter((problem.kind, problem.reason) for problem in self.problems)
-
     def lines(self, listed: int) -> Iterator[str]:
         """What was dropped and what was repaired, by reason, with the first `listed` problems of each."""
         yield from problem_lines("dropped", [p for p in self.problems if p.kind != "repair"], listed)
@@ -100,8 +95,8 @@ def problem_lines(title: str, problems: Sequence[Problem], listed: int) -> Itera
     by_reason: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         by_reason.setdefault((problem.kind, problem.reason), []).append(problem)
-    for (_, reason), group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        yield f"  {len(group):>6}  {reason}"
+    for group in sorted(by_reason.values(), key=len, reverse=True):
+        yield f"  {len(group):>6}  {group[0].reason}"
         yield from (f"            {problem}" for problem in group[:listed])
         if len(group) > listed:
             yield f"            ... and {len(group) - listed} more"

@@ -181,7 +181,8 @@ def test_a_broken_annotation_is_skipped_and_listed(name, tmp_path) -> None:
 def test_an_annotation_that_is_no_object_is_listed(entry, tmp_path) -> None:
     data = read_dataset(write(tmp_path, coco(annotations=[entry, GOOD])))
     assert data.objects.ids.tolist() == [9]
-    assert data.report.reasons() == {("annotation", "annotation that is not an object"): 1}
+    assert [problem[:4] for problem in data.report.problems] == [("annotation", "data.json", None, None)]
+    assert data.report.problems[0].reason == "annotation that is not an object"
 
 
 def test_a_negative_box_is_recomputed_where_there_is_a_mask(tmp_path) -> None:

@@ -207,7 +207,18 @@ def test_a_report_counts_and_tells() -> None:
     report.lost_with_image = 2
     assert str(report.problems[0]) == "data.json, image 4: image file that is missing (x.png)"
     assert str(report.problems[1]) == "data.json, image 3, annotation 8: empty mask"
-    assert report.reasons()["annotation", "empty mask"] == 2
+    assert list(report.lines(1)) == [
+        "dropped      3",
+        "       2  empty mask",
+        "            data.json, image 3, annotation 8: empty mask",
+        "            ... and 1 more",
+        "       1  image file that is missing",
+        "            data.json, image 4: image file that is missing (x.png)",
+        "       2  annotations lost with their image",
+        "repaired     1",
+        "       1  box recomputed",
+        "            data.json: box recomputed",
+    ]
     assert (
         report.summary()
         == "data.json: 1 image and 2 annotations dropped, 2 annotations lost with their image; 1 repaired"

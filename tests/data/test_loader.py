@@ -230,7 +230,7 @@ def break_images(dataset, *indices):
         dataset.path(i).write_bytes(b"not an image")
 
 
-def test_a_broken_image_is_told_once_counted_and_replaced_by_the_next(dataset):
+def test_a_broken_image_is_reported_once_and_replaced_by_the_next(dataset):
     break_images(dataset, 3, 4)
     told = []
     loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=told.append)
@@ -240,11 +240,8 @@ def test_a_broken_image_is_told_once_counted_and_replaced_by_the_next(dataset):
     assert len(told) == 2
     assert sum("3.png" in line for line in told) == 1
     assert any(line.startswith(f"{dataset.source}, image 103: ") for line in told)
-    unread = loader.unread
-    assert unread == 3  # 3, then 4 in its place; and 4
     assert samples(loader.batches(0)) == samples(TrainLoader(dataset, KEEP, CROP, batch=3).batches(0))
     assert len(told) == 2
-    assert loader.unread == 2 * unread
 
 
 def test_a_broken_image_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
