@@ -60,7 +60,7 @@ def write(folder: Path, content, name="data.json"):
     return path
 
 
-def test_a_good_file_is_read_as_it_stands(tmp_path) -> None:
+def test_a_good_file_is_read_unchanged(tmp_path) -> None:
     data = read_dataset(write(tmp_path, coco()))
     assert [(c.id, c.name) for c in data.categories] == [(0, "apple"), (90, "pear")]
     assert data.image_ids.tolist() == [7, 3, 5]
@@ -97,7 +97,7 @@ def test_boxes_keep_the_decimals_that_the_file_has(tmp_path) -> None:
     assert data.record(0).boxes.dtype == np.float32
 
 
-def test_boxes_come_from_masks_where_they_are_missing_or_wrong(tmp_path) -> None:
+def test_boxes_come_from_masks_if_they_are_missing_or_wrong(tmp_path) -> None:
     content = coco()
     del content["annotations"][0]["bbox"]
     content["annotations"][1]["bbox"] = [1, 0, 8, 8]  # 3 pixels off at y: within the tolerance
@@ -106,7 +106,7 @@ def test_boxes_come_from_masks_where_they_are_missing_or_wrong(tmp_path) -> None
     np.testing.assert_array_equal(data.record(0).boxes, [[1, 0, 9, 8]])
     np.testing.assert_array_equal(data.record(1).boxes[:2], [[2, 3, 8, 7]] * 2)
     repairs = [(p.kind, p.annotation_id) for p in data.report.problems]
-    assert repairs == [("repair", 3)]  # a box that was never there is nothing to tell
+    assert repairs == [("repair", 3)]  # a box that was never there is not a problem
 
 
 GOOD = {"id": 9, "image_id": 3, "category_id": 90, "bbox": [2, 3, 6, 4], "segmentation": [SQUARE]}
@@ -185,7 +185,7 @@ def test_an_annotation_that_is_no_object_is_listed(entry, tmp_path) -> None:
     assert data.report.problems[0].reason == "annotation that is not an object"
 
 
-def test_a_negative_box_is_recomputed_where_there_is_a_mask(tmp_path) -> None:
+def test_a_negative_box_is_recomputed_if_there_is_a_mask(tmp_path) -> None:
     data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"bbox": [8, 7, -6, -4]}])), strict=True)
     np.testing.assert_array_equal(data.record(1).boxes, [[2, 3, 8, 7]])
     assert [p.kind for p in data.report.problems] == ["repair"]
@@ -212,7 +212,7 @@ def test_a_flat_polygon_is_one_part(tmp_path) -> None:
     np.testing.assert_array_equal(data.record(1).segmentations[0], [np.reshape(SQUARE, (-1, 2))])
 
 
-def test_a_box_far_over_the_edge_is_clipped_and_told(tmp_path) -> None:
+def test_a_box_far_beyond_the_image_is_clipped_and_reported(tmp_path) -> None:
     annotations = [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [8, 4, 40, 4]},
                    {"id": 2, "image_id": 3, "category_id": 0, "bbox": [8, 4, 4.5, 4]}]  # fmt: skip
     data = read_dataset(write(tmp_path, coco(annotations=annotations)))
@@ -416,19 +416,19 @@ def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
     data = read_dataset(write(tmp_path, content), keypoints=True, strict=True)
     assert data.objects.ids.tolist() == [9, 10, 11]
     assert not data.record(1).keypoints[2].any()
-    (told,) = data.report.problems
-    assert (told.kind, told.annotation_id) == ("repair", 11)
-    assert told.reason == "keypoints of a category without keypoint names, ignored"
+    (reported,) = data.report.problems
+    assert (reported.kind, reported.annotation_id) == ("repair", 11)
+    assert reported.reason == "keypoints of a category without keypoint names, ignored"
 
 
-def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
+def test_a_skeleton_without_keypoints_is_reported(tmp_path) -> None:
     content = with_keypoints()
     content["categories"][1]["skeleton"] = [[1, 2]]
     with pytest.raises(DataError, match="'stone': skeleton needs keypoints, and the category names none"):
         read_dataset(write(tmp_path, content), keypoints=True)
 
 
-def test_keypoints_are_asked_for_where_there_are_none(tmp_path) -> None:
+def test_keypoints_are_asked_for_but_missing(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
         read_dataset(write(tmp_path, coco()), keypoints=True)
 
@@ -683,7 +683,7 @@ def fuzz_folder(tmp_path_factory):
 
 
 def check_sound(data) -> None:
-    """What everybody downstream relies on."""
+    """What all readers of a data set rely on."""
     objects = data.objects
     assert len(np.unique(objects.ids)) == len(objects.ids)
     assert np.isfinite(objects.boxes).all()

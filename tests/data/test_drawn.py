@@ -135,7 +135,7 @@ def test_keypoints_say_whether_they_can_be_seen(folder) -> None:
 
 
 def test_a_keypoint_is_written_as_the_index_of_its_pixel() -> None:
-    """COCO's way: the middle of the first pixel is 0, and a keypoint in sight lies on a visible pixel of its figure."""
+    """COCO's way: the middle of the first pixel is 0, and a visible keypoint is on a visible pixel of its figure."""
     seen = 0
     for seed in range(8):
         for thing in draw_scene(np.random.default_rng(seed))[1]:

@@ -181,7 +181,7 @@ def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
     for rank in (0, 1):
         loader = TrainLoader(dataset, rule, augmentation, batch=2, rank=rank, world=2)
         for epoch in range(8):
-            batches = list(loader.batches(epoch))  # `to_images` raises where an image does not fit its canvas
+            batches = list(loader.batches(epoch))  # `to_images` raises if an image does not fit its canvas
             lengths.add(len(batches))
             assert all(batch.image_ids.shape == (2,) for batch in batches)
             if canvas != "exact":
@@ -214,7 +214,7 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
     assert boxes_only.gt.mask_boxes is None
 
 
-def test_keypoints_come_where_the_data_has_them(tmp_path):
+def test_keypoints_come_if_the_data_has_them(tmp_path):
     dataset = write(tmp_path, 4, objects=lambda i: 2, keypoints=True)
     config = AugmentConfig(crop=96, horizontal_flip=1.0)
     (batch,) = TrainLoader(dataset, KEEP, config, batch=4, keypoint_shift=0.5).batches(0)
@@ -232,16 +232,16 @@ def break_images(dataset, *indices):
 
 def test_a_broken_image_is_reported_once_and_replaced_by_the_next(dataset):
     break_images(dataset, 3, 4)
-    told = []
-    loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=told.append)
+    reported = []
+    loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=reported.append)
     found = Counter(all_ids(loader.batches(0)))
     assert found == {100 + i: 1 for i in range(12) if i not in (3, 4)} | {105: 3}
     assert set(loader.problems) == {103, 104}
-    assert len(told) == 2
-    assert sum("3.png" in line for line in told) == 1
-    assert any(line.startswith(f"{dataset.source}, image 103: ") for line in told)
+    assert len(reported) == 2
+    assert sum("3.png" in line for line in reported) == 1
+    assert any(line.startswith(f"{dataset.source}, image 103: ") for line in reported)
     assert samples(loader.batches(0)) == samples(TrainLoader(dataset, KEEP, CROP, batch=3).batches(0))
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
 def test_a_broken_image_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
@@ -288,7 +288,7 @@ def test_evaluation_sees_every_image_once_whole_and_unchanged(dataset, world):
             assert (batch.gt.boxes[b][batch.gt.valid[b]].numpy() == record.boxes).all()
 
 
-def test_evaluation_keeps_the_order_where_canvases_are_equal(tmp_path):
+def test_evaluation_keeps_the_order_if_canvases_are_equal(tmp_path):
     dataset = write(tmp_path, 7, sizes=[(40, 60)])
     loader = EvalLoader(dataset, KEEP, batch=3)
     assert ids(loader) == [[100, 101, 102], [103, 104, 105], [106]]
@@ -320,10 +320,10 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
     everywhere = torch.ones(2, 200, dtype=torch.bool)
     nms(boxes, boxes[..., 0], torch.zeros(2, 200, dtype=torch.int64), everywhere, iou=0.5, top=10)  # starts threads
     break_images(dataset, 3)
-    told = []
+    reported = []
     rule = replace(KEEP, resize="float")
-    here = TrainLoader(dataset, rule, CROP, batch=2, warn=told.append)
-    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=told.append)
+    here = TrainLoader(dataset, rule, CROP, batch=2, warn=reported.append)
+    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=reported.append)
     before = torch.random.get_rng_state()
     try:
         for epoch in (0, 1):
@@ -336,7 +336,7 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
         assert ids(away.batches(2, start=1)) == ids(here.batches(2, start=1))
     finally:
         away.close()
-    assert len(told) == 2  # once by each loader
+    assert len(reported) == 2  # once by each loader
     assert away.problems == here.problems
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -372,7 +372,7 @@ print(sum(1 for _ in batches))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups on Windows")
-def test_workers_go_on_when_the_whole_group_is_told_to_end(dataset):
+def test_workers_go_on_when_the_whole_group_is_asked_to_end(dataset):
     command = [sys.executable, "-c", TERMINATED, str(dataset.source)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
     assert (run.returncode, run.stdout) == (0, "5\n"), run.stderr
