@@ -42,7 +42,7 @@ def compare(options: Options) -> list[Row | Left]:
         )
         for name, key, unit, bar in (
             ("time", "seconds", "s", 0.5),
-            ("memory after", "after", "MB", None if options.quick else 0.3),  # of few images the fixed part is most
+            ("memory after", "after", "MB", 0.3),
             ("memory at the peak", "peak", "MB", 1.0),
         )
     ]  # fmt: skip
@@ -117,7 +117,7 @@ def annotation(rng: np.random.Generator, image: int, number: int) -> dict:
 def read(who: str, path: Path) -> dict[str, float]:
     """One reading in this process."""
     if who == "ours":
-        from maskrcnn.data.formats.coco import read_coco as load
+        from maskrcnn.data.formats import read_dataset as load
     else:
         from pycocotools.coco import COCO as load
     before, _ = memory_mb()
@@ -132,11 +132,11 @@ def read(who: str, path: Path) -> dict[str, float]:
 
 def workers(path: Path) -> dict[str, float]:
     """What one with the data set holds for itself alone, above one without, in MB."""
-    from maskrcnn.data.formats.coco import read_coco
+    from maskrcnn.data.formats import read_dataset
 
     context = multiprocessing.get_context("forkserver")
     held = []
-    for data in (read_coco(path), None):
+    for data in (read_dataset(path), None):
         mine, theirs = context.Pipe()
         process = context.Process(target=look, args=(data, theirs))
         process.start()

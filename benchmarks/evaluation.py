@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskrcnn.data.formats.coco import read_coco
-from maskrcnn.data.records import Dataset
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.evaluation.coco import evaluate_rows
 from maskrcnn.ops.rle import encode
 
@@ -36,7 +36,7 @@ def compare(options: Options) -> list[Row | Left]:
     count, rounds = (300, 1) if options.quick else (5000, 3)
     with tempfile.TemporaryDirectory() as folder:
         path, rows = draw(Path(folder), count)
-        dataset = read_coco(path)
+        dataset = read_dataset(path)
         contestants = {
             "ours": lambda: ours(dataset, rows),
             "pycocotools": theirs(path, rows, "pycocotools", copies=rounds + 1),

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.drawn import draw_dataset
-from maskrcnn.data.formats.coco import read_coco
-from maskrcnn.data.records import Dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.demo import DATA_SEED, TRAIN_IMAGES, VAL_IMAGES
 from maskrcnn.evaluation.coco import evaluate_rows
 from maskrcnn.images import read_image
@@ -156,7 +156,7 @@ def vote(one: np.ndarray, known: tuple[np.ndarray, np.ndarray], classes: int) ->
 def measure(folder: Path) -> float:
     """Prints the baseline's figures and returns its mask AP on val."""
     draw_dataset(folder, train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=False)
-    train, val = read_coco(folder / "train.json"), read_coco(folder / "val.json")
+    train, val = read_dataset(folder / "train.json"), read_dataset(folder / "val.json")
     held = np.arange(0, len(train), 12)
     tuning, known = train.subset(held), training_histograms(train.subset(np.setdiff1d(np.arange(len(train)), held)))
     best = (-1.0, IMAGES[0], SMALLEST_PARTS[0])
@@ -184,9 +184,7 @@ def one_class(dataset: Dataset) -> Dataset:
     """The same objects, all of one class."""
     objects = dataset.objects._replace(labels=np.zeros_like(dataset.objects.labels))
     first = dataset.categories[0]._replace(id=1)
-    return Dataset(
-        dataset.json_path, (first,), dataset.images, objects, dataset.fingerprint, dataset.report, dataset.rows
-    )
+    return Dataset(dataset.source, (first,), dataset.images, objects, dataset.fingerprint, dataset.report, dataset.rows)
 
 
 def main() -> int:

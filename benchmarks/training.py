@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from maskrcnn.config import Config, ModelConfig, TrainConfig, preset
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader
-from maskrcnn.data.records import Dataset
 from maskrcnn.model.build import build
 from maskrcnn.training.distributed import Ranks
 from maskrcnn.training.log import Meter
@@ -65,7 +65,7 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
     labels = [rng.integers(0, case.classes, len(bitmaps)) for _, bitmaps in scenes]
     with tempfile.TemporaryDirectory() as folder:
         loader = EvalLoader(
-            read_coco(write_coco(Path(folder), scenes, labels, case.classes)),
+            read_dataset(write_coco(Path(folder), scenes, labels, case.classes)),
             case.config.input,
             batch=case.images,
             gt=True,

@@ -3,6 +3,14 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+# The evaluation constants of COCO's person keypoints (cocoeval.py); any other keypoint gets 0.05, about their middle.
+_SIGMAS = {
+    "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107, "knee": 0.087,
+    "ankle": 0.089,
+}  # fmt: skip
+COCO_SIGMAS = {"nose": 0.026} | {f"{side}_{part}": s for part, s in _SIGMAS.items() for side in ("left", "right")}
+OTHER_SIGMA = 0.05
+
 
 class Category(NamedTuple):
     """A class as its dataset defines it. Indices of keypoints count from 0."""

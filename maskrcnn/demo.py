@@ -10,7 +10,7 @@ from typing import Any
 
 from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
-from .data.formats.coco import read_coco
+from .data.formats import read_dataset
 from .evaluation.coco import measure_rows
 from .files import fingerprint, replacing
 from .predict import load
@@ -74,7 +74,7 @@ def demo(out: Path) -> dict[str, Any]:
 
 def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
     """Predicts the validation images once, for the metrics, the overlays and the report."""
-    dataset = read_coco(out / "data" / "val.json")
+    dataset = read_dataset(out / "data" / "val.json")
     predictor = load(checkpoint)
     results = predictor.predict([dataset.path(i) for i in range(len(dataset))], batch=4)
     rows: list[dict[str, Any]] = []

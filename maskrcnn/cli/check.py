@@ -24,16 +24,16 @@ def check(
     from ..config import Config, override, preset
     from ..data.check import check as describe
     from ..data.check import renumbered
-    from ..data.formats.coco import find_splits, read_coco
-    from ..data.records import match_categories
+    from ..data.dataset import match_categories
+    from ..data.formats import find_splits, read_dataset
 
     config = override(Config(model=preset(model)), settings or []).model
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
-    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
+    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
     print(describe(train, config, verify=verify))
     if val_json is not None:
         print()
-        held = read_coco(val_json, images, strict=strict, keypoints=keypoints)
+        held = read_dataset(val_json, images, strict=strict, keypoints=keypoints)
         for line in renumbered(train, held):
             print(line)
         print(describe(match_categories(train, held), config, verify=verify))

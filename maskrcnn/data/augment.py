@@ -1,12 +1,12 @@
-"""What a training image goes through, on image and record alike: jittered resize, square crop, flips, colour.
+"""Augmentation of an image and its objects: jittered resize, square crop, flips, quarter turns, colour.
 
-`draw_geometry` makes every geometric choice from the image's size alone, before a pixel is read: the loader knows a
-image's canvas from it, and `augment` resizes only the part of the image that the crop keeps. Section 3.1 of the
-paper has the resize and the horizontal flip; the rest is for training from scratch on little data.
+`draw_geometry` makes every geometric choice from the image's size alone, before a pixel is read: so the loader knows
+the image's canvas, and `augment` resizes only the part of the image that the crop keeps. Section 3.1 of the paper has
+the resize and the horizontal flip; the rest helps training from scratch on little data.
 
-A mask is made once, in the original image, as S x S bits over its object's tight box. What follows moves the frame of
-the bits and never the bits; a quarter turn also transposes them. A model that learns masks by another framework's rule
-gets what that one would see: bitmaps of canvas pixels, or the polygons.
+A mask is rasterised once, in the original image, as S x S bits over its object's tight box. Everything after that moves
+the frame of the bits, not the bits; only a quarter turn also transposes them. A model that learns masks by another
+framework's rule gets what that framework would use: bitmaps of canvas pixels, or the polygons.
 """
 
 import math
@@ -19,15 +19,15 @@ from ..canvas import fit, resize
 from ..config import AugmentConfig, InputConfig
 from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
 from .bitmaps import draw_bitmap, nearest_pixels, windows
-from .records import Record
+from .dataset import Record
 
 MASK_SIDE = 112  # S, of a stored mask
 NO_AUGMENTATION = AugmentConfig(horizontal_flip=0.0)
-_SMALLEST = 1.0  # canvas pixels; of what a crop leaves of an object, a side below that is nothing to learn from
+_SMALLEST = 1.0  # canvas pixels; if a crop leaves less of an object's side, nothing can be learned from it
 
 
 class Geometry(NamedTuple):
-    """Where an image goes: resized, cut, mirrored, then turned."""
+    """How an image is moved: resized, cropped, mirrored, then turned."""
 
     resized: tuple[int, int]
     scales: tuple[float, float]  # new pixels per original pixel, (y, x)
@@ -44,23 +44,25 @@ class Geometry(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An augmented image and its n objects, in its pixels. `frames` are the masks', mirrored where the mask is."""
+    """An augmented image and its n objects, in its pixels. The frame of a mirrored mask is mirrored."""
 
     image: np.ndarray  # [h w I], uint8 or float32 as the resize kernel gives it, 0..255
     scales: tuple[float, float]
     boxes: np.ndarray  # float32 [n 4], xyxy
     labels: np.ndarray  # int64 [n]
     ignore: np.ndarray  # bool [n]
-    masks: np.ndarray | None  # bool [n S S]; all False where the mask is not known (box only, crowd)
+    masks: np.ndarray | None  # bool [n S S]; all False if the mask is not known (box only, crowd)
     frames: np.ndarray | None  # float32 [n 4]
     keypoints: np.ndarray | None  # float32 [n J 3]
-    outlines: list[list[np.ndarray]] | None = None  # of each object, float64 [m 2]; then bits only where there are none
+    outlines: list[list[np.ndarray]] | None = None  # of each object, float64 [m 2]; one that has some has no bits
 
 
 def draw_geometry(
     rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig, rule: InputConfig
 ) -> Geometry:
-    """The geometric choices for an image of `size`. Always the same number of draws, so that settings don't mix."""
+    """The geometric choices for an image of `size`. They always take the same number of random draws, so that one
+    setting does not change the draws of another.
+    """
     choice, factor, top, left, across, down = rng.random(6)
     turns = int(rng.integers(4))
     min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
@@ -101,21 +103,22 @@ def augment(
     keypoint_shift: float = 0.0,
     inclusive: bool = False,
 ) -> Sample:
-    """The image, uint8 [H W I] of the record's size, and its objects as `rng` wills. Changes neither argument.
+    """The image, uint8 [H W I] of the record's size, and its objects, augmented by the choices of `rng`. Neither
+    argument is changed.
 
-    An object that the crop cuts gets the tight box of what is left of its mask. Where that is less than
-    `config.min_visible` of its area it becomes an ignore region: the network may find it and need not. Boxes that
-    nothing cuts stay exact.
+    An object that the crop cuts gets the tight box of what is left of its mask. If that is less than
+    `config.min_visible` of its area, it becomes an ignore region: the network may find it but need not. Boxes that are
+    not cut stay exact.
 
-    An object without a mask (box only) keeps its box and has an all-False mask, which says "not known" and must carry
-    no mask loss; so has a crowd, which carries none anyway, and an object so thin that it covers no cell's centre.
+    An object without a mask (box only) keeps its box and gets an all-False mask, which means "not known" and must have
+    no mask loss. So does a crowd, which has no mask loss anyway, and an object so thin that it covers no cell's centre.
 
     Args:
-        masks: whether to make masks; without, `masks` and `frames` are None.
-        mask_rule: what the masks are for (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
+        masks: whether to make masks; otherwise `masks` and `frames` are None.
+        mask_rule: form of the masks (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
         flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
-        keypoint_shift: added to the annotated keypoints, indices of pixels; 0.5 makes them positions.
-        inclusive: a mirror takes keypoints for indices even unshifted, x to W - x - 1 (Detectron; torchvision W - x).
+        keypoint_shift: added to the annotated keypoints, which are pixel indices; 0.5 makes them positions.
+        inclusive: a mirror treats even unshifted keypoints as indices, x to W - x - 1 (Detectron; torchvision W - x).
     """
     geometry = draw_geometry(rng, record.size, config, rule)
     pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
@@ -143,7 +146,7 @@ def augment(
 
 
 def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Boxes [n 4] of the original image, where `augment` takes them: what is in view, float32 [m 4], in order."""
+    """Boxes [n 4] of the original image as `augment` moves them: those in view, cut to it, float32 [m 4], in order."""
     y1, x1, y2, x2 = geometry.window
     moved = boxes * np.tile(geometry.scales[::-1], 2) - np.tile([x1, y1], 2)
     moved = moved.clip(0, np.tile([x2 - x1, y2 - y1], 2))
@@ -155,13 +158,13 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
-    """The crop alone is resized, from the part of the image that it shows."""
+    """Resizes only the part of the image that the crop shows, then mirrors and turns it."""
     y1, x1, y2, x2 = geometry.window
     step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
     if (y1, x1, y2, x2) == (0, 0, *geometry.resized):
         window = None
     else:
-        # never a hair beyond the image
+        # rounding must not reach beyond the image
         right, bottom = min(x2 * step_x, image.shape[1]), min(y2 * step_y, image.shape[0])
         window = (y1 * step_y, x1 * step_x, bottom, right)
     steps = (step_y, step_x) if rule.resize == "opencv" else None
@@ -194,7 +197,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 class _Seen(NamedTuple):
-    """The objects of which the window shows something, in its pixels, before mirrors and turns."""
+    """The objects that the crop shows at least in part, in its pixels, before mirrors and turns."""
 
     index: np.ndarray  # [n], into the record
     boxes: np.ndarray  # float32 [n 4]
@@ -204,7 +207,7 @@ class _Seen(NamedTuple):
 
 
 def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) -> _Seen:
-    """Masks are made only of objects in the window; those on its rim are cut to what their bits show inside."""
+    """Only the objects in the crop get masks; those on its border are cut to what their bits show inside."""
     scale, offset = np.tile(geometry.scales[::-1], 2), np.tile([geometry.window[1], geometry.window[0]], 2)
     whole = geometry.window == (0, 0, *geometry.resized)
     y1, x1, y2, x2 = geometry.window
@@ -230,8 +233,9 @@ def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) ->
 def _cut(
     boxes: np.ndarray, frames: np.ndarray, bits: np.ndarray | None, cut: np.ndarray, limits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For objects on the rim (`cut`), the box of what is inside 0..limits and its share of the whole; others as they
-    are, share 1. By the bits where there are any (to a cell, 1/S of the frame), else by the box.
+    """For objects on the border (`cut`), the box of what is inside 0..limits and its share of the whole; other objects
+    are unchanged, with share 1. It is measured on the bits (to a cell, 1/S of the frame), or on the box if there are
+    none.
     """
     inner = np.concatenate((boxes[:, :2].clip(0, limits), boxes[:, 2:].clip(0, limits)), axis=1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -255,8 +259,8 @@ def _cut(
 
 
 def _extent(used: np.ndarray, cells: slice, edges: np.ndarray, limit: float) -> tuple[float, float]:
-    """Where an axis's used ones of `cells` begin and end; what goes on beyond the rim ends on it, not on a cell's
-    edge.
+    """Where the used cells of an axis begin and end. An object that goes on beyond the border ends on the border, not
+    on the edge of a cell.
     """
     indices = np.flatnonzero(used)
     first, last = cells.start + int(indices[0]), cells.start + int(indices[-1]) + 1
@@ -266,14 +270,14 @@ def _extent(used: np.ndarray, cells: slice, edges: np.ndarray, limit: float) -> 
 
 
 def _centres_inside(edges: np.ndarray, limit: float) -> slice:
-    """The cells of an axis whose centres lie in 0..limit."""
+    """The cells of an axis whose centres are in 0..limit."""
     centres = (edges[:-1] + edges[1:]) / 2
     return slice(int(np.searchsorted(centres, 0, side="left")), int(np.searchsorted(centres, limit, side="left")))
 
 
 def _masks(record: Record, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the objects at `index`: tight boxes of the masks, float64 [n 4] in original pixels, and the bits in them, bool
-    [n S S]. An object without a mask has its own box, and no bits; a crowd too.
+    """For the objects at `index`, the tight boxes of the masks, float64 [n 4] in original pixels, and the bits in them,
+    bool [n S S]. An object without a mask, or a crowd, has its own box and no bits.
     """
     frames = record.boxes[index].astype(np.float64)
     bits = np.zeros((len(index), MASK_SIDE, MASK_SIDE), dtype=bool)
@@ -294,8 +298,8 @@ def _masks(record: Record, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _as_annotated(
     record: Record, index: np.ndarray, geometry: Geometry, rule: str
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]] | None]:
-    """Of the objects at `index`: bits and frames of `bitmaps.windows`, and with the rule "polygon" the outlines of
-    those that are annotated by outlines, which then have no bits.
+    """For the objects at `index`, the bits and frames of `bitmaps.windows`; with the rule "polygon" also the outlines,
+    and an object that has some has no bits.
     """
     found = [None if record.ignore[i] else record.segmentations[i] for i in index.tolist()]
     outlines = None
@@ -322,13 +326,12 @@ def _as_annotated(
 
 
 def _turn(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Mirrors and turns [n 4] corner by corner: what was the first corner stays the first, so frames come mirrored."""
-    corners = _turn_points(boxes.reshape(-1, 2, 2), geometry)
-    return corners.reshape(-1, 4)
+    """Mirrors and turns [n 4] corner by corner. The first corner stays the first, so frames come out mirrored."""
+    return _turn_points(boxes.reshape(-1, 2, 2), geometry).reshape(-1, 4)
 
 
 def _upright(boxes: np.ndarray) -> np.ndarray:
-    """Boxes [n 4] whose first corner is left and above."""
+    """Boxes [n 4] with the first corner at the upper left."""
     return np.concatenate((np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])), axis=1)
 
 
@@ -347,9 +350,9 @@ def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
 def _move_keypoints(
     keypoints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float, inclusive: bool
 ) -> np.ndarray:
-    """Keypoints outside the window become unlabelled (0, 0, 0). A mirror exchanges left and right, two do not.
+    """Keypoints outside the crop become unlabelled (0, 0, 0). One mirror exchanges left and right, two do not.
 
-    Of `inclusive` keypoints the pixels' middles are mirrored and turned.
+    Of `inclusive` keypoints the centres of their pixels are mirrored and turned.
     """
     y1, x1, y2, x2 = geometry.window
     points = (keypoints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]

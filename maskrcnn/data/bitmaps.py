@@ -1,7 +1,7 @@
-"""Masks as the other frameworks hold them: bitmaps of whole pixels, resized to the canvas by the nearest pixel.
+"""Masks in the form of other frameworks: bitmaps of whole pixels, resized to the canvas by the nearest pixel.
 
-Of a bitmap only the object's window is kept. Next to it lies a pixel that is not the object's, unless the image ends
-there: so RoIAlign of the window is RoIAlign of the whole.
+Only the window of a bitmap that holds the object is kept, with a border of one pixel unless the image ends there: so
+RoIAlign of the window equals RoIAlign of the whole.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from ..ops.coco_raster import coco_raster
-from .records import Segmentation
+from .dataset import Segmentation
 
 
 def draw_bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray:
-    """The object in its image, bool [H W], (H, W) = `size`; polygons by cocoapi's rule, none as nothing."""
+    """An object in its image, bool [H W], (H, W) = `size`. Polygons follow cocoapi's rule; None draws nothing."""
     if segmentation is None:
         return np.zeros(size, dtype=bool)
     if isinstance(segmentation, tuple):
@@ -28,7 +28,7 @@ def draw_bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray
 
 
 def pack_polygons(objects: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each object's polygons [m 2] end to end: float64 points [V 2], int64 offsets [P + 1] and spans [n 2]."""
+    """The polygons [m 2] of all objects end to end: float64 points [V 2], int64 offsets [P + 1] and spans [n 2]."""
     polygons = [polygon for polygons in objects for polygon in polygons]
     points = np.concatenate([np.zeros((0, 2)), *polygons])
     parts = np.cumsum([0, *(len(polygon) for polygon in polygons)], dtype=np.int64)
@@ -38,10 +38,10 @@ def pack_polygons(objects: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, 
 
 
 def nearest_pixels(before: int, after: int, *, centred: bool) -> np.ndarray:
-    """Which of `before` pixels each of `after` shows, int64 [after].
+    """Which of `before` pixels each of `after` pixels shows, int64 [after].
 
-    That under the pixel's centre (Pillow, which Detectron2 resizes masks with) or, where not `centred`, under its
-    beginning (torch's "nearest", which torchvision does). Each is asked itself, because they round in their own ways.
+    It is the one under the new pixel's centre if `centred` (Pillow, with which Detectron2 resizes masks), else the one
+    under its beginning (torch's "nearest", as torchvision). Both libraries are called, because each rounds differently.
     """
     if centred:
         row = Image.fromarray(np.arange(before, dtype=np.int32)[None])
@@ -51,10 +51,10 @@ def nearest_pixels(before: int, after: int, *, centred: bool) -> np.ndarray:
 
 
 def windows(bitmaps: Sequence[np.ndarray], rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What bitmaps [H W] show where canvas pixel (i, j) shows pixel (rows[i], columns[j]): their windows, all S x S.
+    """The windows of bitmaps [H W] on a canvas whose pixel (i, j) shows pixel (rows[i], columns[j]).
 
-    Gives bool [n S S] and the windows' places on the canvas, float32 [n 4], xyxy. An object that is not seen at all has
-    an empty window. S is the largest, and at least 1.
+    Returns bool [n S S] and the windows' places on the canvas, float32 [n 4], xyxy. An object that is not visible has
+    an empty window. S is the largest side, and at least 1.
     """
     spots = [_spot(np.asarray(bitmap.any(axis=1))[rows], np.asarray(bitmap.any(axis=0))[columns]) for bitmap in bitmaps]
     shown = [bitmap[np.ix_(rows[y], columns[x])] for bitmap, (y, x) in zip(bitmaps, spots, strict=True)]
@@ -64,8 +64,8 @@ def windows(bitmaps: Sequence[np.ndarray], rows: np.ndarray, columns: np.ndarray
 
 
 def grown(bits: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
-    """Masks [h w] as bool [n S S], S = `side` or 1, by repeating the last row and column: nothing, or what is beyond
-    the image.
+    """Masks [h w] as bool [n S S], S = max(`side`, 1). The last row and column are repeated: they are empty, unless the
+    image ends there.
     """
     side = max(side, 1)
     square = np.zeros((len(bits), side, side), dtype=bool)
@@ -76,11 +76,8 @@ def grown(bits: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
 
 
 def _spot(rows: np.ndarray, columns: np.ndarray) -> tuple[slice, slice]:
-    """Where there is something, and a pixel around it."""
+    """The used rows and columns, and one more on each side."""
     if not rows.any() or not columns.any():
         return slice(0, 0), slice(0, 0)
-    found = []
-    for used in (rows, columns):
-        at = np.flatnonzero(used)
-        found.append(slice(max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, len(used))))
-    return found[0], found[1]
+    y, x = np.flatnonzero(rows), np.flatnonzero(columns)
+    return slice(max(int(y[0]) - 1, 0), int(y[-1]) + 2), slice(max(int(x[0]) - 1, 0), int(x[-1]) + 2)

@@ -1,5 +1,5 @@
-"""What `maskrcnn check DATA` says: what was read, what was dropped and why, and how the objects' sizes fit the model's
-anchors.
+"""The text of `maskrcnn check DATA`: what was read, what was dropped and why, and whether the objects' sizes fit the
+model's anchors.
 """
 
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ import numpy as np
 from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
+from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 from .problems import Problem, problem_lines
-from .records import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 
-LISTED = 10  # problems of one reason that are written out
+LISTED = 10  # problems written out for each reason
 _CATEGORIES_LISTED = 100
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_LOW_IOU = 0.5  # an object whose best anchor, laid right on it, overlaps less is learned by the fallback rule alone
+_LOW_IOU = 0.5  # below it, even with the best anchor centred on it, an object is learned by the fallback rule alone
 
 
 def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
-    """Lines of plain text about a data set as `model` would see it.
+    """Plain text about a data set as `model` would see it.
 
-    With `verify` every image is opened, which takes as long as an epoch's reading; those that cannot be read are
+    With `verify` every image is opened, which takes as long as reading them for an epoch; those that cannot be read are
     listed.
     """
-    lines = [f"{dataset.json_path}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
+    lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
     lines += dataset.report.lines(LISTED)
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
@@ -34,35 +34,33 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
 
 
 def renumbered(train: Dataset, val: Dataset) -> list[str]:
-    """A line where categories of `val`, which are matched by name, have other ids than `train` gives them; else none.
-
-    Raises `DataError` where a name of `val` is unknown to `train`.
+    """A line that lists the categories of `val` whose ids differ from those in `train`, with which they are matched by
+    name; no line if there are none. Raises `DataError` if `train` does not have a category of `val`.
     """
     names = {category.id: category.name for category in val.categories}
     matched = {category.name: category.id for category in match_categories(train, val).categories}
     moved = [f"{name} {id} as {matched[name]}" for id, name in names.items() if matched[name] != id]
-    return [f"categories of {val.json_path} are matched by name: {', '.join(moved)}"] if moved else []
+    return [f"categories of {val.source} are matched by name: {', '.join(moved)}"] if moved else []
 
 
 def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
-    """Opens every image as training would; a problem for each that cannot be read or has not the size of its
-    annotations. Raises `DataError` at the first where the data set was read strictly.
+    """Opens every image as training would, and returns a problem for each that cannot be read or does not have its
+    annotated size. Raises `DataError` at the first one if the data set was read strictly.
     """
     problems = []
-    for i, (image_id, (height, width)) in enumerate(
-        zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
-    ):
+    for i in range(len(dataset)):
+        image_id, (height, width) = int(dataset.image_ids[i]), dataset.sizes[i].tolist()
         try:
             read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
         except DataError as error:
             if dataset.report.strict:
-                raise DataError(f"{dataset.json_path}, image {image_id}: {error}") from error
+                raise DataError(f"{dataset.source}, image {image_id}: {error}") from error
             problems.append(Problem("image", dataset.report.file, image_id, None, "unreadable", str(error)))
     return problems
 
 
 def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
-    """float64 [n 2], (height, width) of every object that is not a crowd, in pixels after the model's resize, without
+    """float64 [n 2], (height, width) of every object that is not a crowd, in pixels after the model's resize without
     jitter.
     """
     rows, scales = dataset.object_rows(), np.repeat(resize_scales(dataset, model), dataset.annotation_counts)
@@ -72,7 +70,7 @@ def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
 
 
 def resize_scales(dataset: Dataset, model: ModelConfig) -> np.ndarray:
-    """float64 [N]: the factor by which the model resizes each image."""
+    """float64 [N], the factor by which the model resizes each image."""
     if model.input.min_size == 0:
         return np.full(len(dataset), model.input.zoom)
     sizes = dataset.sizes.astype(np.float64)
@@ -80,9 +78,7 @@ def resize_scales(dataset: Dataset, model: ModelConfig) -> np.ndarray:
 
 
 def best_anchor_iou(sides: np.ndarray, model: ModelConfig) -> np.ndarray:
-    """[n]: IoU of each object (height, width) with the best of the model's anchors, laid on its centre: the most it
-    can get.
-    """
+    """[n], the highest IoU of each object (height, width) with any of the model's anchors, centred on it."""
     areas = np.array([size for level in model.anchors.sizes for size in level])[:, None] ** 2
     ratios = np.array(model.anchors.ratios)[None, :]
     heights, widths = np.sqrt(areas * ratios).ravel(), np.sqrt(areas / ratios).ravel()
@@ -102,10 +98,10 @@ def _images(dataset: Dataset) -> Iterator[str]:
         return
     sizes, often = np.unique(dataset.sizes, axis=0, return_counts=True)
     if len(sizes) <= 5:
-        several = (f"{h} x {w} ({n})" for (h, w), n in zip(sizes.tolist(), often.tolist(), strict=True))
-        yield f"  height x width  {', '.join(several)}"
+        listed = (f"{h} x {w} ({n})" for (h, w), n in zip(sizes.tolist(), often.tolist(), strict=True))
+        yield f"  height x width  {', '.join(listed)}"
     else:
-        (low_h, low_w), (high_h, high_w) = dataset.sizes.min(axis=0), dataset.sizes.max(axis=0)
+        (low_h, low_w), (high_h, high_w) = sizes.min(axis=0), sizes.max(axis=0)
         yield f"  height {low_h} to {high_h}, width {low_w} to {high_w}, {len(sizes)} different sizes"
 
 
@@ -119,10 +115,9 @@ def _objects(dataset: Dataset) -> Iterator[str]:
     yield f"  masks      {kinds[POLYGONS]} polygons, {kinds[RLE]} run lengths, {kinds[NO_MASK]} boxes without a mask"
     if len(dataset):
         yield f"  an image   {int(np.median(counts))} in the median, {int(counts.max())} at most"
-    if dataset.num_keypoints:
-        keypoints = dataset.objects.keypoints
-        labelled = 0 if keypoints is None else int((keypoints[rows, :, 2] > 0).any(axis=1).sum())
-        yield f"  keypoints     {dataset.num_keypoints}, labelled on {labelled} objects"
+    if dataset.objects.keypoints is not None:
+        labelled = int((dataset.objects.keypoints[rows, :, 2] > 0).any(axis=1).sum())
+        yield f"  keypoints  {dataset.num_keypoints}, labelled on {labelled} objects"
 
 
 def _categories(dataset: Dataset) -> Iterator[str]:
@@ -145,8 +140,8 @@ def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:
     if not len(sides):
         return
     sizes = np.sqrt(sides.prod(axis=1))
-    told = (f"{_name(q)} {x:.0f}" for q, x in zip(_QUANTILES, np.quantile(sizes, _QUANTILES), strict=True))
-    yield f"object sizes {', '.join(told)}   (root of the box's area in pixels, resized for {model.name})"
+    values = (f"{_name(q)} {x:.0f}" for q, x in zip(_QUANTILES, np.quantile(sizes, _QUANTILES), strict=True))
+    yield f"object sizes {', '.join(values)}   (square root of the box's area in pixels, resized for {model.name})"
     anchors = sorted({size for level in model.anchors.sizes for size in level})
     yield f"anchors      {', '.join(f'{size:g}' for size in anchors)}"
     yield from (f"  note: {sentence}" for sentence in advice(dataset, model))
@@ -157,7 +152,7 @@ def _name(quantile: float) -> str:
 
 
 def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
-    """Sentences on what of the model does not suit the data; none where all is well."""
+    """Sentences about what in the model does not suit the data; none if everything does."""
     sides = resized_sizes(dataset, model)
     if not len(sides):
         return ["there are no objects to learn from"]
@@ -178,20 +173,20 @@ def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
     thin = float((best_anchor_iou(sides, model) < _LOW_IOU).mean())
     if thin > 0.25 and not sentences:
         sentences.append(
-            f"{thin:.0%} of the objects overlap no anchor by half, though their size would fit: they are long and "
-            "thin; add ratios, such as --set model.anchors.ratios=[0.25,0.5,1.0,2.0,4.0]"
+            f"{thin:.0%} of the objects have an IoU below {_LOW_IOU} with every anchor, although their size fits: they "
+            "are long and thin; add ratios, such as --set model.anchors.ratios=[0.25,0.5,1.0,2.0,4.0]"
         )
     most = int(dataset.annotation_counts.max(initial=0))
     if most > model.box_head.max_detections:
         sentences.append(
-            f"an image holds up to {most} objects, the model returns {model.box_head.max_detections} at most; "
-            "train raises that limit by itself (model.box_head.max_detections)"
+            f"an image has up to {most} objects, but the model returns at most {model.box_head.max_detections}; "
+            "train raises this limit by itself (model.box_head.max_detections)"
         )
     return sentences
 
 
 def _suggestion(model: ModelConfig, sizes: np.ndarray, quantile: float) -> str:
-    """All anchors times a power of two, so that this quantile of the sizes meets the anchor at that end."""
+    """All anchors times a power of two, so that the anchor at that end meets this quantile of the sizes."""
     anchors = sorted(size for level in model.anchors.sizes for size in level)
     end = anchors[0] if quantile < 0.5 else anchors[-1]
     factor = 2.0 ** np.round(np.log2(np.quantile(sizes, quantile) / end))

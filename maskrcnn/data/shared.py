@@ -1,5 +1,5 @@
-"""Large arrays in memory that spawned processes map instead of receiving a copy: a data set costs the same with any
-number of workers.
+"""Large arrays in memory that spawned processes map instead of receiving a copy: a data set takes the same memory with
+any number of workers.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ Table = TypeVar("Table", bound=tuple)
 
 
 class _Anonymous(mmap.mmap):
-    """Memory without a file, by Linux's memfd: not bounded by /dev/shm, which is small in containers."""
+    """Memory without a file (Linux's memfd). It is not limited by /dev/shm, which is small in containers."""
 
     fd: int
 
@@ -49,12 +49,12 @@ class _Handle(NamedTuple):
 
 
 def share(table: Table) -> Table:
-    """A bundle (NamedTuple) with its large arrays moved to memory that `hand_over` need not copy."""
+    """A NamedTuple with its large arrays moved to memory that `hand_over` does not have to copy."""
     return type(table)(*(_moved(value) if isinstance(value, np.ndarray) else value for value in table))
 
 
 def hand_over(table: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What to pickle in place of the bundle: its handles where a process is being spawned, else the bundle itself."""
+    """What to pickle instead of `table`: handles if a process is being spawned, else the table itself."""
     if get_spawning_popen() is None:
         return table
     handles = ((_memory(value), value) for value in table)
@@ -82,7 +82,7 @@ def _array(handle: _Handle) -> np.ndarray:
 
 
 def _memory(value: Any) -> Any:
-    """The shared memory that an array fills; None for any other."""
+    """The shared memory that an array fills; None for any other value."""
     owner = value
     while isinstance(owner, np.ndarray):
         owner = owner.base

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..categories import Category, keypoint_slices
-from ..data.records import NO_MASK, Dataset, Segmentation, keypoint_order
+from ..data.dataset import NO_MASK, Dataset, Segmentation, keypoint_order
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _renumber(
     for row in rows:
         image_id, category_id = row["image_id"], row["category_id"]
         if image_id not in images:
-            raise DataError(f"{dataset.json_path}: a prediction is for image {image_id!r}, which is not in the file")
+            raise DataError(f"{dataset.source}: a prediction is for image {image_id!r}, which is not in the file")
         if category_id not in categories:
             known = ", ".join(map(str, sorted(categories)))
             raise DataError(f"a prediction has category {category_id!r}; the model's categories are {known}")
@@ -270,7 +270,7 @@ def _sigmas(dataset: Dataset, label: int) -> list[float]:
     category = dataset.categories[label]
     if len(category.sigmas) != len(category.keypoints):  # hotcoco would give 0, without a word
         counts = f"{len(category.sigmas)} sigmas for {len(category.keypoints)} keypoints"
-        raise DataError(f"{dataset.json_path}: category {category.name!r} has {counts}; it needs one for each")
+        raise DataError(f"{dataset.source}: category {category.name!r} has {counts}; it needs one for each")
     return list(category.sigmas)
 
 

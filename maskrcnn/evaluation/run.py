@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ..config import TTA
-from ..data.formats.coco import find_splits, read_coco
+from ..data.dataset import keypoint_order
+from ..data.formats import find_splits, read_dataset
 from ..data.loader import EvalLoader
-from ..data.records import keypoint_order
 from ..engine import Engine, open_model
 from ..errors import ConfigError
 from ..files import replacing
@@ -59,14 +59,14 @@ def evaluate(
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints = engine.config.keypoint_head.enabled
     train_json, val_json = find_splits(data, keypoints=keypoints)
-    dataset = read_coco(val_json or train_json, images, strict=strict, keypoints=keypoints)
+    dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
     loader = EvalLoader(
         dataset, engine.config.input, batch=batch, workers=workers, strict=strict, views=engine.backend.views
     )
     metrics = measure(engine, loader, detect_rows(engine, loader))
     loader.close()
-    metrics |= {"weights": str(weights), "data": str(dataset.json_path), "precision": engine.backend.precision}
+    metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
     if lost := dataset.report.summary():
         metrics["notes"].append(lost)
     if loader.problems:

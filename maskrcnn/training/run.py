@@ -13,8 +13,8 @@ import torch
 
 from .. import __version__
 from ..config import Config, ModelConfig, TrainConfig, override, preset, read_toml, to_dict, write_toml
-from ..data.formats.coco import find_splits, read_coco
-from ..data.records import Dataset, hold_out, match_categories
+from ..data.dataset import Dataset, hold_out, match_categories
+from ..data.formats import find_splits, read_dataset
 from ..device import Precision, choose_precision
 from ..errors import ConfigError, DataError
 from ..files import fingerprint, replacing
@@ -134,11 +134,11 @@ def _read(
 ) -> tuple[Dataset, Dataset | None]:
     """The images to train on and those to evaluate on, with the same labels."""
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
-    train = read_coco(train_json, images, strict=strict, keypoints=keypoints)
+    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
     if not len(train):
-        raise DataError(f"{train.json_path}: there is no image to train on")
+        raise DataError(f"{train.source}: there is no image to train on")
     if val_json is not None:
-        return train, match_categories(train, read_coco(val_json, images, strict=strict, keypoints=keypoints))
+        return train, match_categories(train, read_dataset(val_json, images, strict=strict, keypoints=keypoints))
     if len(train) < 2:
         return train, None
     kept, held = hold_out(train, 0.1, seed)
@@ -261,7 +261,7 @@ def _claim(run: Run) -> bool:
         return True
     if run.val_data is not None and _is_held_out(run):
         rows = [{"id": int(id), "file": run.val_data.path(i).name} for i, id in enumerate(run.val_data.image_ids)]
-        write_json(run.out / HELD_OUT, {"json": str(run.val_data.json_path), "images": rows})
+        write_json(run.out / HELD_OUT, {"json": str(run.val_data.source), "images": rows})
     versions = {
         "maskrcnn": __version__,
         "torch": torch.__version__,
@@ -274,7 +274,7 @@ def _claim(run: Run) -> bool:
 
 
 def _is_held_out(run: Run) -> bool:
-    return run.val_data is not None and run.val_data.json_path == run.train_data.json_path
+    return run.val_data is not None and run.val_data.source == run.train_data.source
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..categories import Category
+from ..data.dataset import Dataset
 from ..data.loader import EvalLoader, TrainLoader
-from ..data.records import Dataset
 from ..engine import Engine
 from ..evaluation.run import detect_rows, measure
 from ..model.build import build

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..config import AugmentConfig, InputConfig, ModelConfig, from_dict, to_dict
 from ..data.augment import draw_geometry, move_boxes
-from ..data.formats.coco import find_splits, read_coco
+from ..data.batch import slots
+from ..data.dataset import Dataset
+from ..data.formats import find_splits, read_dataset
 from ..data.loader import EvalLoader
-from ..data.parcel import slots
-from ..data.records import Dataset
 from ..device import choose_device
 from ..engine import Engine
 from ..errors import CheckpointError, ConfigError, DataError
@@ -207,7 +207,7 @@ def propose(
     network = build(config)
     restore_rpn(network, checkpoint.state, weights)
     keypoints = config.keypoint_head.enabled
-    dataset = read_coco(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
+    dataset = read_dataset(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
     loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
     engine = Engine.of(network.to(choose_device(device)), checkpoint.categories, precision)
     found = compute_proposals(engine, loader, training=True)
@@ -335,13 +335,13 @@ def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> Non
     missing = [image_id for image_id in here if image_id not in there]
     if missing:
         raise DataError(
-            f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.json_path}, such as "
+            f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.source}, such as "
             f"image {missing[0]}: make the file from the images to train on"
         )
     for image_id, image in here.items():  # ids alone prove little: most data sets count from 1
         if there[image_id] != image:
             was, now = ("{} ({} x {})".format(*each) for each in (there[image_id], image))
             raise DataError(
-                f"{path} was made for other images than those of {dataset.json_path}: "
+                f"{path} was made for other images than those of {dataset.source}: "
                 f"image {image_id} is {was} there, {now} here"
             )

@@ -34,9 +34,7 @@ STRANGERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("images", ("canvas", "model")),
     ("results", ("model", "data.loader")),
 )
-EXPLAINED = {
-    ("data.formats.coco_scan_numba", "data.formats.coco_scan"),
-}  # imports that close a circle; why stands beside each
+EXPLAINED: set[tuple[str, str]] = set()  # imports that close a circle; why stands beside each
 READERS_OF_MODEL_CONFIG = {"model.build", "model.mask_rcnn"}  # within `model`
 
 

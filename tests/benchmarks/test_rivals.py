@@ -11,7 +11,7 @@ from benchmarks.harness import Left, Middle, Row
 from benchmarks.machine import facts
 from benchmarks.rivals import Answer, golden_shapes, kept, pairs, probability_iou, rle_iou
 from benchmarks.scenes import box_of, ellipses, write_coco
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 30, 40], [50, 50, 60, 60]], dtype=np.float32)
 LABELS = np.array([1, 2, 3])
@@ -53,7 +53,7 @@ def test_masks_are_compared_pair_by_pair() -> None:
 def test_drawn_scenes_agree_with_their_json(tmp_path, rng) -> None:
     scenes = [ellipses(rng, (40, 60), count, (4.0, 9.0)) for count in (3, 5)]
     labels = [np.array([0, 1, 1]), np.array([1, 0, 0, 1, 0])]
-    dataset = read_coco(write_coco(tmp_path, scenes, labels, 2))
+    dataset = read_dataset(write_coco(tmp_path, scenes, labels, 2))
     assert dataset.annotation_counts.tolist() == [3, 5]
     record = dataset.record(1)
     assert record.labels.tolist() == labels[1].tolist()
@@ -63,7 +63,7 @@ def test_drawn_scenes_agree_with_their_json(tmp_path, rng) -> None:
 
 def test_drawn_detections_find_all_objects_and_more(tmp_path) -> None:
     path, rows = draw(tmp_path, 2)
-    dataset = read_coco(path)
+    dataset = read_dataset(path)
     assert dataset.annotation_counts.tolist() == [OBJECTS, OBJECTS]
     assert [sum(row["image_id"] == n for row in rows) for n in (1, 2)] == [DETECTIONS, DETECTIONS]
     first, found = dataset.record(0), [row for row in rows if row["image_id"] == 1]

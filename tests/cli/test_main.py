@@ -25,7 +25,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def describe(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr("maskrcnn.data.formats.coco.find_splits", describe)
+    monkeypatch.setattr("maskrcnn.data.formats.find_splits", describe)
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

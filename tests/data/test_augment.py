@@ -8,7 +8,7 @@ import pytest
 
 from maskrcnn.config import AugmentConfig, InputConfig
 from maskrcnn.data.augment import MASK_SIDE, NO_AUGMENTATION, augment, draw_geometry
-from maskrcnn.data.records import Record
+from maskrcnn.data.dataset import Record
 
 KEEP = InputConfig(min_size=0, max_size=2000)
 EVERYTHING = AugmentConfig(

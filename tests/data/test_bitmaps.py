@@ -39,7 +39,7 @@ def moved(bitmap, geometry, resample):
 
 
 def test_bitmaps_go_where_the_image_goes() -> None:
-    """An RLE under either rule: Pillow's nearest pixel where polygons are drawn anew, torch's where all is bitmaps."""
+    """An RLE under either rule: Pillow's nearest pixel if polygons are redrawn, torch's if all masks are bitmaps."""
     bitmap, _ = l_shape()
     record, seen = record_of([rle_of(bitmap)], bitmap.shape, boxes=[[30, 20, 80, 70]]), 0
     for seed in range(40):

@@ -17,7 +17,7 @@ from maskrcnn.data.check import (
     resized_sizes,
     unreadable_images,
 )
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
 
 MODEL = preset("R-18-FPN")
@@ -36,7 +36,7 @@ def make(tmp_path):
         path.write_text(
             json.dumps({"images": entries, "annotations": objects + list(annotations), "categories": list(categories)})
         )
-        return read_coco(path)
+        return read_dataset(path)
 
     return build
 
@@ -68,13 +68,13 @@ def test_it_lists_the_first_ten_of_a_reason_and_counts_the_rest(make) -> None:
     assert "annotation 110:" not in text
     assert "... and 3 more" in text
     assert "data.json, image 1, annotation 200: polygon with an odd number of values (7)" in text
-    assert "data.json, image 9: image file that is missing (nowhere.png)" in text
+    assert "data.json, image 9: missing image file (nowhere.png)" in text
     assert "repaired     1" in text
-    assert "annotation 300: box that does not fit its mask, recomputed" in text
+    assert "annotation 300: box that does not fit its mask, recomputed from the mask" in text
 
 
-def test_what_is_lost_with_an_image_is_told(make) -> None:
-    """Every annotation of the file is either an object or stands among what was dropped."""
+def test_what_is_lost_with_an_image_is_reported(make) -> None:
+    """Every annotation of the file is either an object or listed as dropped."""
     missing = {"id": 9, "file_name": "nowhere.png", "height": 5, "width": 5}
     lost = [{"id": 100 + i, "image_id": 9, "category_id": 1, "bbox": [1, 1, 2, 2]} for i in range(3)]
     text = check(make([(0, 0, 50, 50)], annotations=lost, images=[missing]), MODEL)
@@ -83,7 +83,7 @@ def test_what_is_lost_with_an_image_is_told(make) -> None:
     assert "       3  annotations lost with their image\n" in text
 
 
-def test_other_ids_of_validation_are_told(make) -> None:
+def test_other_ids_of_validation_are_reported(make) -> None:
     train = make([(0, 0, 50, 50)])
     same, other = make([]), make([], categories=({"id": 1, "name": "rod"}, {"id": 7, "name": "ring"}))
     assert renumbered(train, same) == []
@@ -119,30 +119,30 @@ def test_no_advice_where_all_is_well(make) -> None:
     assert advice_of(make, [(0, 0, 40, 30), (0, 0, 90, 80), (0, 0, 150, 99)]) == []
 
 
-def test_small_objects_are_told_with_a_remedy(make) -> None:
+def test_small_objects_are_reported_with_a_remedy(make) -> None:
     (sentence,) = advice_of(make, [(0, 0, 8, 8)] * 3 + [(0, 0, 64, 64)] * 7)
     assert "30% of the objects are smaller than half the smallest anchor (32)" in sentence
     assert "model.anchors.sizes=[[8],[16],[32],[64],[128]]" in sentence
 
 
-def test_large_objects_are_told_with_a_remedy(make) -> None:
+def test_large_objects_are_reported_with_a_remedy(make) -> None:
     anchors = AnchorConfig(sizes=((4.0,), (8.0,)))
     (sentence,) = advice_of(make, [(0, 0, 64, 64)] * 10, anchors=anchors)
     assert "100% of the objects are larger than twice the largest anchor (8)" in sentence
     assert "model.anchors.sizes=[[32],[64]]" in sentence
 
 
-def test_long_objects_are_told(make) -> None:
+def test_long_objects_are_reported(make) -> None:
     (sentence,) = advice_of(make, [(0, 0, 180, 6)] * 5 + [(0, 0, 64, 64)] * 5)
-    assert "50% of the objects overlap no anchor by half" in sentence
+    assert "50% of the objects have an IoU below 0.5 with every anchor" in sentence
 
 
-def test_a_crowded_image_is_told(make) -> None:
+def test_a_crowded_image_is_reported(make) -> None:
     (sentence,) = advice_of(make, [(0, 0, 40, 40)] * 101)
-    assert "up to 101 objects, the model returns 100" in sentence
+    assert "up to 101 objects, but the model returns at most 100" in sentence
 
 
-def test_no_objects_at_all_is_told(make) -> None:
+def test_no_objects_at_all_is_reported(make) -> None:
     data = make([])
     assert advice(data, MODEL) == ["there are no objects to learn from"]
     assert "objects      0 of 0" in check(data, MODEL)

@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from maskrcnn.data.formats.coco import find_splits, read_coco, wrong_name
-from maskrcnn.data.formats.coco_masks import counts_of_strings, polygon_measures, rle_measures
+from maskrcnn.data.formats import find_splits
+from maskrcnn.data.formats.coco import read as read_dataset
+from maskrcnn.data.formats.coco import write as write_coco
+from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
 from maskrcnn.errors import DataError
 
 SQUARE = [2, 3, 8, 3, 8, 7, 2, 7]  # x 2..8, y 3..7 of an image 12 wide, 10 high
@@ -58,8 +60,8 @@ def write(folder: Path, content, name="data.json"):
     return path
 
 
-def test_a_good_file_is_read_as_it_stands(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco()))
+def test_a_good_file_is_read_unchanged(tmp_path) -> None:
+    data = read_dataset(write(tmp_path, coco()))
     assert [(c.id, c.name) for c in data.categories] == [(0, "apple"), (90, "pear")]
     assert data.image_ids.tolist() == [7, 3, 5]
     assert data.annotation_counts.tolist() == [1, 3, 0]
@@ -90,21 +92,21 @@ def test_boxes_keep_the_decimals_that_the_file_has(tmp_path) -> None:
     """0.1 in float32 is 0.10000000149: enough to put an IoU that is a threshold of AP on its other side."""
     content = coco()
     content["annotations"] = [{"id": 1, "image_id": 7, "category_id": 0, "bbox": [0.1, 0.2, 5.5, 4.25], "iscrowd": 0}]
-    data = read_coco(write(tmp_path, content))
+    data = read_dataset(write(tmp_path, content))
     assert data.objects.boxes.tolist() == [[0.1, 0.2, 0.1 + 5.5, 0.2 + 4.25]]
     assert data.record(0).boxes.dtype == np.float32
 
 
-def test_boxes_come_from_masks_where_they_are_missing_or_wrong(tmp_path) -> None:
+def test_boxes_come_from_masks_if_they_are_missing_or_wrong(tmp_path) -> None:
     content = coco()
     del content["annotations"][0]["bbox"]
     content["annotations"][1]["bbox"] = [1, 0, 8, 8]  # 3 pixels off at y: within the tolerance
     content["annotations"][2]["bbox"] = [9, 3, 2, 4]
-    data = read_coco(write(tmp_path, content))
+    data = read_dataset(write(tmp_path, content))
     np.testing.assert_array_equal(data.record(0).boxes, [[1, 0, 9, 8]])
     np.testing.assert_array_equal(data.record(1).boxes[:2], [[2, 3, 8, 7]] * 2)
     repairs = [(p.kind, p.annotation_id) for p in data.report.problems]
-    assert repairs == [("repair", 3)]  # a box that was never there is nothing to tell
+    assert repairs == [("repair", 3)]  # a box that was never there is not a problem
 
 
 GOOD = {"id": 9, "image_id": 3, "category_id": 90, "bbox": [2, 3, 6, 4], "segmentation": [SQUARE]}
@@ -120,9 +122,9 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "no points": ({"segmentation": [[]]}, "fewer than 3"),
     "words": ({"segmentation": [["a"] * 6]}, "not a list of numbers"),
     "nested too deeply": ({"segmentation": [[[1, 1], [5, 1], [5, 5]] * 2]}, "not a list of numbers"),
-    "NaN": ({"segmentation": [[1, 1, float("nan"), 1, 5, 5]]}, "no positions"),
-    "infinite": ({"segmentation": [[1, 1, float("inf"), 1, 5, 5]]}, "no positions"),
-    "huge": ({"segmentation": [[1, 1, 1e300, 1, 5, 5]]}, "no positions"),
+    "NaN": ({"segmentation": [[1, 1, float("nan"), 1, 5, 5]]}, "invalid coordinates"),
+    "infinite": ({"segmentation": [[1, 1, float("inf"), 1, 5, 5]]}, "invalid coordinates"),
+    "huge": ({"segmentation": [[1, 1, 1e300, 1, 5, 5]]}, "invalid coordinates"),
     "huge integer": ({"segmentation": [[1, 1, 10**400, 1, 5, 5]]}, "not a list of numbers"),
     "a line": ({"segmentation": [[1, 1, 3, 3, 5, 5]]}, "without an area"),
     "a point": ({"segmentation": [[4, 4, 4, 4, 4, 4]]}, "without an area"),
@@ -145,14 +147,14 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "string of other letters": ({"segmentation": {"size": [10, 12], "counts": "7%!"}}, "cannot be decoded"),
     "string is not ASCII": ({"segmentation": {"size": [10, 12], "counts": "é"}}, "cannot be decoded"),
     "count without end": ({"segmentation": {"size": [10, 12], "counts": "o" * 99 + "0"}}, "cannot be decoded"),
-    "bomb": ({"segmentation": {"size": [100000, 100000], "counts": [0, 10**10]}}, "size is not that of its image"),
-    "size transposed": ({"segmentation": {"size": [12, 10], "counts": COUNTS}}, "size is not that of its image"),
-    "no size": ({"segmentation": {"counts": COUNTS}}, "size is not that of its image"),
+    "bomb": ({"segmentation": {"size": [100000, 100000], "counts": [0, 10**10]}}, "another size than its image"),
+    "size transposed": ({"segmentation": {"size": [12, 10], "counts": COUNTS}}, "another size than its image"),
+    "no size": ({"segmentation": {"counts": COUNTS}}, "another size than its image"),
     "neither box nor mask": ({"segmentation": [], "bbox": None}, "neither"),
     "box of three": ({"segmentation": None, "bbox": [1, 2, 3]}, "neither"),
-    "box with negative size": ({"segmentation": None, "bbox": [8, 7, -6, -4]}, "negative size"),
-    "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "no box"),
-    "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "no box"),
+    "box with negative size": ({"segmentation": None, "bbox": [8, 7, -6, -4]}, "negative width"),
+    "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "invalid box"),
+    "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "invalid box"),
     "box outside": ({"segmentation": None, "bbox": [20, 3, 5, 4]}, "box outside"),
 }  # fmt: skip
 
@@ -163,7 +165,7 @@ def test_a_broken_annotation_is_skipped_and_listed(name, tmp_path) -> None:
     content = coco()
     content["annotations"].insert(1, GOOD | change)
     path = write(tmp_path, content)
-    data = read_coco(path)
+    data = read_dataset(path)
     assert data.objects.ids.tolist() == [2, 1, 3, 4]  # nothing good is lost
     np.testing.assert_array_equal(data.record(1).boxes[:2], [[2, 3, 8, 7]] * 2)
     (problem,) = data.report.problems
@@ -172,18 +174,19 @@ def test_a_broken_annotation_is_skipped_and_listed(name, tmp_path) -> None:
     assert words in str(problem)
     assert "data.json" in str(problem)
     with pytest.raises(DataError, match=r"data\.json.*annotation 9"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 @pytest.mark.parametrize("entry", [None, 5, "x", []])
 def test_an_annotation_that_is_no_object_is_listed(entry, tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[entry, GOOD])))
+    data = read_dataset(write(tmp_path, coco(annotations=[entry, GOOD])))
     assert data.objects.ids.tolist() == [9]
-    assert data.report.reasons() == {("annotation", "annotation that is not an object"): 1}
+    assert [problem[:4] for problem in data.report.problems] == [("annotation", "data.json", None, None)]
+    assert data.report.problems[0].reason == "annotation that is not an object"
 
 
-def test_a_negative_box_is_recomputed_where_there_is_a_mask(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[GOOD | {"bbox": [8, 7, -6, -4]}])), strict=True)
+def test_a_negative_box_is_recomputed_if_there_is_a_mask(tmp_path) -> None:
+    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"bbox": [8, 7, -6, -4]}])), strict=True)
     np.testing.assert_array_equal(data.record(1).boxes, [[2, 3, 8, 7]])
     assert [p.kind for p in data.report.problems] == ["repair"]
 
@@ -193,7 +196,7 @@ def test_a_bad_part_does_not_take_the_good_ones_with_it(bad, tmp_path) -> None:
     parts = [[0, 0, 1, 0, 1, 1], bad, SQUARE]
     annotations = [GOOD | {"id": 1}, GOOD | {"segmentation": parts, "bbox": None}, GOOD | {"id": 10}]
     path = write(tmp_path, coco(annotations=annotations))
-    data = read_coco(path)
+    data = read_dataset(path)
     record = data.record(1)
     segmentations: list[Any] = list(record.segmentations)
     assert [len(polygons) for polygons in segmentations] == [1, 2, 1]
@@ -201,25 +204,25 @@ def test_a_bad_part_does_not_take_the_good_ones_with_it(bad, tmp_path) -> None:
     np.testing.assert_array_equal(record.boxes[1], [0, 0, 8, 7])
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("part", 9)]
     with pytest.raises(DataError, match="annotation 9"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 def test_a_flat_polygon_is_one_part(tmp_path) -> None:
-    data = read_coco(write(tmp_path, coco(annotations=[GOOD | {"segmentation": SQUARE}])), strict=True)
+    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"segmentation": SQUARE}])), strict=True)
     np.testing.assert_array_equal(data.record(1).segmentations[0], [np.reshape(SQUARE, (-1, 2))])
 
 
-def test_a_box_far_over_the_edge_is_clipped_and_told(tmp_path) -> None:
+def test_a_box_far_beyond_the_image_is_clipped_and_reported(tmp_path) -> None:
     annotations = [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [8, 4, 40, 4]},
                    {"id": 2, "image_id": 3, "category_id": 0, "bbox": [8, 4, 4.5, 4]}]  # fmt: skip
-    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
     np.testing.assert_array_equal(data.record(1).boxes, np.array([[8, 4, 12, 8], [8, 4, 12.5, 8]], np.float32))
     assert [(p.kind, p.annotation_id) for p in data.report.problems] == [("repair", 1)]
 
 
 def test_ids_that_are_missing_or_repeated_are_replaced(tmp_path) -> None:
     annotations = [GOOD, GOOD, GOOD | {"id": "x"}, GOOD | {"id": None}]
-    data = read_coco(write(tmp_path, coco(annotations=annotations)))
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
     assert data.objects.ids.tolist() == [9, 10, 11, 12]
     assert data.report.count("repair") == 3
 
@@ -234,15 +237,15 @@ IMAGES = {
     "folder": ({"file_name": ".."}, "leaves"),
     "here": ({"file_name": "."}, "names no file"),
     "NUL": ({"file_name": "a\0.png"}, "names no file"),
-    "half a surrogate": ({"file_name": "\ud800.png"}, "not text"),
+    "half a surrogate": ({"file_name": "\ud800.png"}, "not valid text"),
     "empty": ({"file_name": ""}, "without a file name"),
     "number": ({"file_name": 5}, "without a file name"),
     "missing": ({"file_name": "nowhere.png"}, "missing"),
     "no id": ({"id": None}, "without an id"),
-    "id twice": ({"id": 3}, "twice"),
-    "no height": ({"height": None}, "no sizes"),
-    "negative": ({"width": -5}, "no sizes"),
-    "text": ({"width": "12"}, "no sizes"),
+    "id twice": ({"id": 3}, "repeated image id"),
+    "no height": ({"height": None}, "invalid height or width"),
+    "negative": ({"width": -5}, "invalid height or width"),
+    "text": ({"width": "12"}, "invalid height or width"),
     "enormous": ({"width": 100000, "height": 100000}, "too many pixels"),
 }
 
@@ -256,7 +259,7 @@ def test_a_broken_image_is_skipped_with_its_annotations(name, tmp_path) -> None:
     content["annotations"].append(GOOD | {"image_id": 77})
     path = write(tmp_path, content)
     (tmp_path / "nowhere.png").unlink(missing_ok=True)
-    data = read_coco(path)
+    data = read_dataset(path)
     assert data.image_ids.tolist() == [7, 3, 5]
     assert data.objects.ids.tolist() == [2, 1, 3, 4]
     first = data.report.problems[0]
@@ -264,14 +267,14 @@ def test_a_broken_image_is_skipped_with_its_annotations(name, tmp_path) -> None:
     assert words in str(first)
     assert data.report.lost_with_image + data.report.count("annotation") == 1
     with pytest.raises(DataError, match=r"data\.json"):
-        read_coco(path, strict=True)
+        read_dataset(path, strict=True)
 
 
 def test_a_size_that_is_not_stated_is_the_file_s(tmp_path) -> None:
     content = coco(images=[{"id": 3, "file_name": "real.png"}], annotations=[GOOD])
     path = write(tmp_path, content)
     Image.new("RGB", (12, 10)).save(tmp_path / "real.png")
-    assert read_coco(path).record(0).size == (10, 12)
+    assert read_dataset(path).record(0).size == (10, 12)
 
 
 def test_images_are_found_beside_in_images_and_in_coco_s_tree(tmp_path) -> None:
@@ -288,22 +291,22 @@ def test_images_are_found_beside_in_images_and_in_coco_s_tree(tmp_path) -> None:
         json_path.write_text(json.dumps(content))
         for image in content["images"]:
             (folder / image["file_name"]).touch()
-        data = read_coco(json_path)
+        data = read_dataset(json_path)
         assert data.path(1).resolve() == (folder / "b.png").resolve()
         assert len(data) == 3
     other = below / "moved.json"
     other.write_text(json.dumps(content))
-    assert read_coco(other, tmp_path / "one").path(0) == tmp_path / "one" / "a.png"
-    assert read_coco(beside).path(0) == tmp_path / "one" / "a.png"
+    assert read_dataset(other, tmp_path / "one").path(0) == tmp_path / "one" / "a.png"
+    assert read_dataset(beside).path(0) == tmp_path / "one" / "a.png"
     with pytest.raises(DataError, match="none of its 3 images"):
-        read_coco(beside, tmp_path / "nowhere")
+        read_dataset(beside, tmp_path / "nowhere")
 
 
 def test_images_in_folders_keep_their_names(tmp_path) -> None:
     content = coco(images=[{"id": 3, "file_name": "day/ä 1.png", "height": 10, "width": 12}])
     (tmp_path / "day").mkdir()
     (tmp_path / "day" / "ä 1.png").touch()
-    assert read_coco(write(tmp_path, content)).path(0) == tmp_path / "day" / "ä 1.png"
+    assert read_dataset(write(tmp_path, content)).path(0) == tmp_path / "day" / "ä 1.png"
 
 
 NOT_COCO = {
@@ -328,14 +331,14 @@ NOT_COCO = {
 def test_what_is_not_coco_is_one_error_with_the_file(name, tmp_path) -> None:
     content, words = NOT_COCO[name]
     with pytest.raises(DataError, match=rf"data\.json.*({words})"):
-        read_coco(write(tmp_path, content))
+        read_dataset(write(tmp_path, content))
 
 
 def test_other_bytes_and_no_file_are_errors(tmp_path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00\x80\x90")
     for path in (tmp_path / "x.json", tmp_path / "none.json", tmp_path):
         with pytest.raises(DataError, match=str(path)):
-            read_coco(path)
+            read_dataset(path)
 
 
 # --- keypoints --------------------------------------------------------------------------------------------------------
@@ -355,7 +358,7 @@ def with_keypoints(**changes):
 
 
 def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
-    data = read_coco(write(tmp_path, with_keypoints()), keypoints=True)
+    data = read_dataset(write(tmp_path, with_keypoints()), keypoints=True)
     stone, fish, snail = data.categories
     assert stone.keypoints == ()
     assert fish.skeleton == ((0, 1), (0, 2))
@@ -366,7 +369,7 @@ def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
     expected[0, :3] = [[1, 2, 2], [3, 4, 1], [0, 0, 0]]
     expected[1, 3] = [5, 6, 2]
     np.testing.assert_array_equal(data.record(1).keypoints, expected)
-    assert read_coco(write(tmp_path, with_keypoints())).record(1).keypoints is None
+    assert read_dataset(write(tmp_path, with_keypoints())).record(1).keypoints is None
 
 
 @pytest.mark.parametrize(
@@ -377,7 +380,7 @@ def test_keypoints_stand_side_by_side_for_all_categories(tmp_path) -> None:
 )  # fmt: skip
 def test_a_skeleton_that_makes_no_sense_is_an_error(change, tmp_path) -> None:
     with pytest.raises(DataError, match="fish"):
-        read_coco(write(tmp_path, with_keypoints(**change)), keypoints=True)
+        read_dataset(write(tmp_path, with_keypoints(**change)), keypoints=True)
 
 
 @pytest.mark.parametrize(
@@ -395,14 +398,14 @@ def test_left_and_right_are_found_by_name(names, pairs, tmp_path) -> None:
     category = {"id": 2, "name": "fish", "keypoints": names}
     annotations = [GOOD | {"category_id": 2, "keypoints": points}]
     content = coco(categories=[category], annotations=annotations)
-    assert read_coco(write(tmp_path, content), keypoints=True).categories[0].flip_pairs == pairs
+    assert read_dataset(write(tmp_path, content), keypoints=True).categories[0].flip_pairs == pairs
 
 
 @pytest.mark.parametrize("points", [[1, 2, 2], "abc", [1, 2, 3] * 3, [float("nan"), 0, 0] * 3, [None] * 9])
 def test_keypoints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> None:
     content = with_keypoints()
     content["annotations"][0]["keypoints"] = points
-    data = read_coco(write(tmp_path, content), keypoints=True)
+    data = read_dataset(write(tmp_path, content), keypoints=True)
     assert data.objects.ids.tolist() == [10, 11]
     assert data.report.problems[0].annotation_id == 9
 
@@ -410,24 +413,104 @@ def test_keypoints_that_make_no_sense_drop_the_annotation(points, tmp_path) -> N
 def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
     content = with_keypoints()
     content["annotations"][2]["keypoints"] = [1, 2, 2]  # of the stone
-    data = read_coco(write(tmp_path, content), keypoints=True, strict=True)
+    data = read_dataset(write(tmp_path, content), keypoints=True, strict=True)
     assert data.objects.ids.tolist() == [9, 10, 11]
     assert not data.record(1).keypoints[2].any()
-    (told,) = data.report.problems
-    assert (told.kind, told.annotation_id) == ("repair", 11)
-    assert told.reason == "keypoints of a category that names none, ignored"
+    (reported,) = data.report.problems
+    assert (reported.kind, reported.annotation_id) == ("repair", 11)
+    assert reported.reason == "keypoints of a category without keypoint names, ignored"
 
 
-def test_a_skeleton_without_keypoints_is_told_so(tmp_path) -> None:
+def test_a_skeleton_without_keypoints_is_reported(tmp_path) -> None:
     content = with_keypoints()
     content["categories"][1]["skeleton"] = [[1, 2]]
     with pytest.raises(DataError, match="'stone': skeleton needs keypoints, and the category names none"):
-        read_coco(write(tmp_path, content), keypoints=True)
+        read_dataset(write(tmp_path, content), keypoints=True)
 
 
-def test_keypoints_are_asked_for_where_there_are_none(tmp_path) -> None:
+def test_keypoints_are_asked_for_but_missing(tmp_path) -> None:
     with pytest.raises(DataError, match="keypoints"):
-        read_coco(write(tmp_path, coco()), keypoints=True)
+        read_dataset(write(tmp_path, coco()), keypoints=True)
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def same_objects(one, two) -> None:
+    """Everything but the polygons' and counts' places in their buffers."""
+    assert one.categories == two.categories
+    assert one.image_ids.tolist() == two.image_ids.tolist()
+    assert one.sizes.tolist() == two.sizes.tolist()
+    for name in ("offsets", "ids", "labels", "ignore", "areas", "keypoints", "kinds", "scores"):
+        np.testing.assert_array_equal(getattr(one.objects, name), getattr(two.objects, name), err_msg=name)
+    np.testing.assert_allclose(one.objects.boxes, two.objects.boxes, rtol=1e-14)
+    for i in range(len(one)):
+        assert one.name(i) == two.name(i)
+        for a, b in zip(one.record(i).segmentations, two.record(i).segmentations, strict=True):
+            if isinstance(a, list):
+                assert [part.tolist() for part in a] == [part.tolist() for part in b]
+            else:
+                assert (a and (a[0].tolist(), a[1])) == (b and (b[0].tolist(), b[1]))
+
+
+def test_what_is_written_is_read_again(tmp_path) -> None:
+    path = write(tmp_path, coco())
+    data, copied = read_dataset(path), tmp_path / "copy.json"
+    write_coco(data, copied)
+    again = read_dataset(copied, strict=True)
+    assert again.report.problems == []
+    same_objects(data, again)
+    written = json.loads(copied.read_text())
+    assert [annotation["id"] for annotation in written["annotations"]] == [2, 1, 3, 4]
+    assert written["annotations"][1] == coco()["annotations"][0] | {"iscrowd": 0}
+    assert written["annotations"][2]["segmentation"] == {"size": [10, 12], "counts": COMPRESSED}
+    assert COCO(str(copied)).getAnnIds(imgIds=[3]) == [1, 3, 4]
+
+
+def test_keypoints_and_scores_are_written(tmp_path) -> None:
+    content = with_keypoints()
+    content["annotations"][1]["score"] = 0.1
+    data, copied = read_dataset(write(tmp_path, content), keypoints=True), tmp_path / "copy.json"
+    assert data.objects.scores.tolist()[1] == 0.1
+    write_coco(data, copied)
+    same_objects(data, read_dataset(copied, keypoints=True, strict=True))
+    fish = json.loads(copied.read_text())["categories"][1]
+    assert fish["skeleton"] == [[1, 2], [1, 3]]
+    assert fish["keypoints"] == ["nose", "Left_fin", "right_fin"]
+
+
+def test_a_part_or_nothing_is_written_too(tmp_path) -> None:
+    data, copied = read_dataset(write(tmp_path, coco())), tmp_path / "copy.json"
+    write_coco(data.subset([1]), copied)
+    assert read_dataset(copied).objects.ids.tolist() == [1, 3, 4]
+    write_coco(data.subset([]), copied)
+    assert json.loads(copied.read_text())["images"] == []
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@given(data=st.data())
+def test_writing_loses_nothing(data, fuzz_folder) -> None:
+    points = st.floats(0, 10) | st.integers(0, 10)
+    polygons = st.lists(
+        st.lists(points, min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0), min_size=1, max_size=3
+    )
+    runs = st.lists(st.integers(0, 20), max_size=6).map(lambda counts: [*counts, 120 - sum(counts)])
+    masks = polygons | runs.map(lambda counts: {"size": [10, 12], "counts": counts}) | st.none()
+    boxes = st.lists(st.floats(0.1, 12), min_size=4, max_size=4) | st.none()
+    content = with_keypoints()
+    for annotation in content["annotations"]:
+        annotation |= {"segmentation": data.draw(masks), "bbox": data.draw(boxes), "iscrowd": data.draw(st.booleans())}
+        annotation |= data.draw(
+            st.fixed_dictionaries({}, optional={"score": st.floats(0, 1), "area": st.floats(0, 99)})
+        )
+    path = fuzz_folder / "data.json"
+    path.write_text(json.dumps(content))
+    keypoints = data.draw(st.booleans())
+    first = read_dataset(path, keypoints=keypoints)
+    write_coco(first, path)
+    again = read_dataset(path, keypoints=keypoints)
+    assert again.report.problems == []
+    same_objects(first, again)
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
@@ -493,8 +576,9 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
     encoded = [mask_api.encode(np.asfortranarray(bitmap.astype(np.uint8))) for bitmap in bitmaps]
     strings: Any = [code["counts"] for code in encoded]
     offsets = np.cumsum([0, *map(len, strings)])
-    counts, bounds, readable = counts_of_strings(np.frombuffer(b"".join(strings), np.uint8), offsets)
+    counts, lengths, readable = decode_counts(np.frombuffer(b"".join(strings), np.uint8), offsets)
     assert readable.all()
+    bounds = np.cumsum([0, *lengths])
     spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     sizes = np.array([bitmap.shape for bitmap in bitmaps])
     fits, boxes, areas = rle_measures(counts, spans, sizes)
@@ -509,15 +593,28 @@ def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
         assert code["size"] == list(bitmap.shape)
 
 
-def test_many_strings_are_decoded_in_pieces(monkeypatch) -> None:
-    monkeypatch.setattr("maskrcnn.data.formats.coco_masks._CHUNK", 10)
-    strings = [COMPRESSED.encode()] * 7
-    counts, bounds, readable = counts_of_strings(
+def test_a_string_that_cannot_be_read_leaves_the_others_alone() -> None:
+    good = COMPRESSED.encode()
+    strings = [good, good + b"o", b"o" * 99 + b"0", good, b"7%!", good, good[:-1]]
+    counts, lengths, readable = decode_counts(
         np.frombuffer(b"".join(strings), np.uint8), np.cumsum([0, *map(len, strings)])
     )
-    assert readable.all()
-    assert counts.tolist() == COUNTS * 7
-    assert bounds.tolist() == [13 * i for i in range(8)]
+    assert readable.tolist() == [True, False, False, True, False, True, False]
+    parts = np.split(counts, np.cumsum(lengths)[:-1])
+    assert [parts[i].tolist() for i in (0, 3, 5)] == [COUNTS] * 3
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 40])
+def test_masks_are_measured_in_pieces(chunk, monkeypatch, tmp_path) -> None:
+    masks = [[SQUARE], {"size": [10, 12], "counts": COMPRESSED}, {"size": [10, 12], "counts": COUNTS}, [SQUARE, SQUARE]]
+    masks.insert(2, {"size": [10, 12], "counts": COMPRESSED + "o"})
+    annotations = [{"image_id": 3, "category_id": 0, "id": i, "segmentation": masks[i % 5]} for i in range(1, 31)]
+    monkeypatch.setattr("maskrcnn.data.validate._CHUNK", chunk)
+    data = read_dataset(write(tmp_path, coco(annotations=annotations)))
+    assert len(data.objects.ids) == 24
+    np.testing.assert_array_equal(data.objects.boxes, [[2, 3, 8, 7]] * 24)
+    assert data.objects.areas.tolist() == [24, 24, 48, 24] * 6
+    assert [p.annotation_id for p in data.report.problems] == [2, 7, 12, 17, 22, 27]
 
 
 def test_polygon_measures_by_hand() -> None:
@@ -536,7 +633,7 @@ def test_polygon_measures_by_hand() -> None:
 def test_real_files_are_read_as_pycocotools_reads_them(name, test_data, capsys) -> None:
     for path in find_splits(test_data / name):
         assert path is not None
-        data, oracle = read_coco(path, strict=True), COCO(str(path))
+        data, oracle = read_dataset(path, strict=True), COCO(str(path))
         assert data.report.problems == []
         assert sorted(data.image_ids.tolist()) == sorted(oracle.getImgIds())
         assert len(data.objects.ids) == len(oracle.anns)
@@ -586,7 +683,7 @@ def fuzz_folder(tmp_path_factory):
 
 
 def check_sound(data) -> None:
-    """What everybody downstream relies on."""
+    """What all readers of a data set rely on."""
     objects = data.objects
     assert len(np.unique(objects.ids)) == len(objects.ids)
     assert np.isfinite(objects.boxes).all()
@@ -617,7 +714,7 @@ def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> 
     path = fuzz_folder / "data.json"
     path.write_text(json.dumps(content))
     keypoints = data.draw(st.booleans())
-    result = read_coco(path, keypoints=keypoints)  # bad annotations alone never make an error
+    result = read_dataset(path, keypoints=keypoints)  # bad annotations alone never make an error
     assert result.report.annotations_in_file == len(result.objects.ids) + result.report.count("annotation")
     check_sound(result)
 
@@ -641,7 +738,7 @@ def test_only_data_errors_come_out_of_strange_files(data, fuzz_folder) -> None:
     path.write_text(text)
     strict, keypoints = data.draw(st.booleans()), data.draw(st.booleans())
     try:
-        check_sound(read_coco(path, strict=strict, keypoints=keypoints))
+        check_sound(read_dataset(path, strict=strict, keypoints=keypoints))
     except DataError as error:
         message = str(error)
     else:

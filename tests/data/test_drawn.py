@@ -7,9 +7,21 @@ import pytest
 from PIL import Image
 
 from maskrcnn.data import drawn
-from maskrcnn.data.drawn import FIGURE, LARGEST, SIDE, SMALLEST, draw_dataset, draw_scene
-from maskrcnn.data.drawn_shapes import CLASSES, FLIP_PAIRS, KEYPOINTS, SKELETON, Shape, shape_of
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.drawn import (
+    CLASSES,
+    FIGURE,
+    FLIP_PAIRS,
+    KEYPOINTS,
+    LARGEST,
+    SIDE,
+    SKELETON,
+    SMALLEST,
+    Shape,
+    draw_dataset,
+    draw_scene,
+    shape_of,
+)
+from maskrcnn.data.formats import read_dataset
 
 pycocotools_mask = pytest.importorskip("pycocotools.mask")
 
@@ -123,7 +135,7 @@ def test_keypoints_say_whether_they_can_be_seen(folder) -> None:
 
 
 def test_a_keypoint_is_written_as_the_index_of_its_pixel() -> None:
-    """COCO's way: the middle of the first pixel is 0, and a keypoint in sight lies on a visible pixel of its figure."""
+    """COCO's way: the middle of the first pixel is 0, and a visible keypoint is on a visible pixel of its figure."""
     seen = 0
     for seed in range(8):
         for thing in draw_scene(np.random.default_rng(seed))[1]:
@@ -141,7 +153,7 @@ def test_a_keypoint_is_written_as_the_index_of_its_pixel() -> None:
 def test_the_reader_takes_all_of_it(folder) -> None:
     seen_empty = 0
     for split, count in (("train", TRAIN), ("val", VAL)):
-        dataset = read_coco(folder / f"{split}.json", keypoints=True)
+        dataset = read_dataset(folder / f"{split}.json", keypoints=True)
         assert len(dataset) == count
         assert not dataset.report.problems
         assert tuple(category.name for category in dataset.categories) == CLASSES

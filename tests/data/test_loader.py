@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.config import ONE_VIEW, TTA, AugmentConfig, InputConfig
 from maskrcnn.data.augment import MASK_SIDE
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.batch import sample_seed, slots, unpack
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader, TrainLoader
-from maskrcnn.data.parcel import sample_seed, slots
 from maskrcnn.errors import DataError
 from maskrcnn.ops.nms import nms
 
@@ -54,7 +54,7 @@ def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, keypoints=F
     category = {"id": 5, "name": "square"} | ({"keypoints": ["left", "right"], "skeleton": []} if keypoints else {})
     path = folder / "train.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [category]}))
-    return read_coco(path, keypoints=keypoints)
+    return read_dataset(path, keypoints=keypoints)
 
 
 @pytest.fixture
@@ -64,10 +64,13 @@ def dataset(tmp_path):
 
 def test_views_hold_the_same_images_at_every_scale(tmp_path):
     data = write(tmp_path)
-    loader = EvalLoader(data, KEEP, batch=2, view_scales=(1.0, 2.0), view_flip=True)
+    loader = EvalLoader(data, KEEP, batch=2, views=TTA((1.0, 2.0)))
     seen = []
-    for (one, two, mirrored, _), image_ids in loader.views():
+    for images, gt, image_ids in loader:
         seen += image_ids.tolist()
+        one, (two, mirrored, _) = images, images.views
+        assert gt is None
+        assert [view.views for view in images.views] == [(), (), ()]
         assert len({tuple(size) for size in one.original_sizes.tolist()}) == 1  # else their canvases could differ
         assert torch.equal(two.sizes, one.sizes * 2)
         assert torch.equal(two.original_sizes, one.original_sizes)
@@ -77,8 +80,23 @@ def test_views_hold_the_same_images_at_every_scale(tmp_path):
             assert np.array_equal(one.pixels[b, :, :height, :width].permute(1, 2, 0), image)
             assert np.array_equal(mirrored.pixels[b, :, :height, :width].permute(1, 2, 0), image[:, ::-1])
     assert sorted(seen) == data.image_ids.tolist()
-    (plain,), _ = next(EvalLoader(data, KEEP).views())
-    assert torch.equal(plain.pixels, next(iter(EvalLoader(data, KEEP))).images.pixels)
+    plain, scaled = (
+        {int(batch.image_ids): batch.images for batch in EvalLoader(data, KEEP, views=views)}
+        for views in (ONE_VIEW, TTA((1.000001,), flip=False))  # the second is prepared as a view
+    )
+    assert len(plain) == len(scaled) == len(data)
+    for image_id, images in plain.items():
+        assert images.views == scaled[image_id].views == ()
+        assert torch.equal(images.pixels, scaled[image_id].pixels)
+
+
+def test_views_survive_torch_s_loader(dataset):
+    """Which hands on a list for every plain tuple."""
+    loader = EvalLoader(dataset, KEEP, views=TTA((1.0, 2.0), flip=False))
+    packed = loader._maker[loader._whole[0]]
+    assert isinstance(packed.images.views, tuple)
+    listed = packed._replace(images=packed.images._replace(views=list(packed.images.views)))
+    assert unpack(listed, gt=False).images.views == packed.images.views
 
 
 def samples(batches):
@@ -87,7 +105,8 @@ def samples(batches):
     for batch in batches:
         for b, image_id in enumerate(batch.image_ids.tolist()):
             valid = batch.gt.valid[b]
-            parts = [field[b] for field in batch.images]
+            parts = [field[b] for field in batch.images[:-1]]
+            assert batch.images.views == ()
             parts += [field[b][valid] for field in batch.gt if field is not None]
             content = b"".join(part.contiguous().numpy().tobytes() for part in parts)
             assert found.setdefault(image_id, content) == content
@@ -162,7 +181,7 @@ def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
     for rank in (0, 1):
         loader = TrainLoader(dataset, rule, augmentation, batch=2, rank=rank, world=2)
         for epoch in range(8):
-            batches = list(loader.batches(epoch))  # `to_images` raises where an image does not fit its canvas
+            batches = list(loader.batches(epoch))  # `to_images` raises if an image does not fit its canvas
             lengths.add(len(batches))
             assert all(batch.image_ids.shape == (2,) for batch in batches)
             if canvas != "exact":
@@ -195,7 +214,7 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
     assert boxes_only.gt.mask_boxes is None
 
 
-def test_keypoints_come_where_the_data_has_them(tmp_path):
+def test_keypoints_come_if_the_data_has_them(tmp_path):
     dataset = write(tmp_path, 4, objects=lambda i: 2, keypoints=True)
     config = AugmentConfig(crop=96, horizontal_flip=1.0)
     (batch,) = TrainLoader(dataset, KEEP, config, batch=4, keypoint_shift=0.5).batches(0)
@@ -211,21 +230,18 @@ def break_images(dataset, *indices):
         dataset.path(i).write_bytes(b"not an image")
 
 
-def test_a_broken_image_is_told_once_counted_and_replaced_by_the_next(dataset):
+def test_a_broken_image_is_reported_once_and_replaced_by_the_next(dataset):
     break_images(dataset, 3, 4)
-    told = []
-    loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=told.append)
+    reported = []
+    loader = TrainLoader(dataset, KEEP, CROP, batch=4, warn=reported.append)
     found = Counter(all_ids(loader.batches(0)))
     assert found == {100 + i: 1 for i in range(12) if i not in (3, 4)} | {105: 3}
     assert set(loader.problems) == {103, 104}
-    assert len(told) == 2
-    assert sum("3.png" in line for line in told) == 1
-    assert any(line.startswith(f"{dataset.json_path}, image 103: ") for line in told)
-    unread = loader.unread
-    assert unread == 3  # 3, then 4 in its place; and 4
+    assert len(reported) == 2
+    assert sum("3.png" in line for line in reported) == 1
+    assert any(line.startswith(f"{dataset.source}, image 103: ") for line in reported)
     assert samples(loader.batches(0)) == samples(TrainLoader(dataset, KEEP, CROP, batch=3).batches(0))
-    assert len(told) == 2
-    assert loader.unread == 2 * unread
+    assert len(reported) == 2
 
 
 def test_a_broken_image_whose_canvas_is_its_own_does_not_stop_the_run(tmp_path):
@@ -272,7 +288,7 @@ def test_evaluation_sees_every_image_once_whole_and_unchanged(dataset, world):
             assert (batch.gt.boxes[b][batch.gt.valid[b]].numpy() == record.boxes).all()
 
 
-def test_evaluation_keeps_the_order_where_canvases_are_equal(tmp_path):
+def test_evaluation_keeps_the_order_if_canvases_are_equal(tmp_path):
     dataset = write(tmp_path, 7, sizes=[(40, 60)])
     loader = EvalLoader(dataset, KEEP, batch=3)
     assert ids(loader) == [[100, 101, 102], [103, 104, 105], [106]]
@@ -304,10 +320,10 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
     everywhere = torch.ones(2, 200, dtype=torch.bool)
     nms(boxes, boxes[..., 0], torch.zeros(2, 200, dtype=torch.int64), everywhere, iou=0.5, top=10)  # starts threads
     break_images(dataset, 3)
-    told = []
+    reported = []
     rule = replace(KEEP, resize="float")
-    here = TrainLoader(dataset, rule, CROP, batch=2, warn=told.append)
-    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=told.append)
+    here = TrainLoader(dataset, rule, CROP, batch=2, warn=reported.append)
+    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=reported.append)
     before = torch.random.get_rng_state()
     try:
         for epoch in (0, 1):
@@ -320,7 +336,7 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
         assert ids(away.batches(2, start=1)) == ids(here.batches(2, start=1))
     finally:
         away.close()
-    assert len(told) == 2  # once by each loader
+    assert len(reported) == 2  # once by each loader
     assert away.problems == here.problems
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -328,10 +344,10 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
 KILLED = """
 import os, signal, sys
 from maskrcnn.config import AugmentConfig, InputConfig
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import TrainLoader
 
-loader = TrainLoader(read_coco(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+loader = TrainLoader(read_dataset(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
 next(loader.batches(0))
 print(*(worker.pid for worker in loader._torch_loader._iterator._workers), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -341,12 +357,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 TERMINATED = """
 import os, signal, sys
 from maskrcnn.config import AugmentConfig, InputConfig
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import TrainLoader
 
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
-loader = TrainLoader(read_coco(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+loader = TrainLoader(read_dataset(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
 batches = loader.batches(0)
 next(batches)
 os.killpg(0, signal.SIGTERM)  # which this process catches
@@ -356,15 +372,15 @@ print(sum(1 for _ in batches))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups on Windows")
-def test_workers_go_on_when_the_whole_group_is_told_to_end(dataset):
-    command = [sys.executable, "-c", TERMINATED, str(dataset.json_path)]
+def test_workers_go_on_when_the_whole_group_is_asked_to_end(dataset):
+    command = [sys.executable, "-c", TERMINATED, str(dataset.source)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
     assert (run.returncode, run.stdout) == (0, "5\n"), run.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_no_worker_outlives_a_killed_run(dataset):
-    command = [sys.executable, "-c", KILLED, str(dataset.json_path)]
+    command = [sys.executable, "-c", KILLED, str(dataset.source)]
     run = subprocess.run(command, stdout=subprocess.PIPE, timeout=120)
     workers = [int(pid) for pid in run.stdout.split()]
     assert run.returncode == -signal.SIGKILL
@@ -386,7 +402,7 @@ def is_alive(pid):
 
 @pytest.mark.data
 def test_masks_of_real_nuclei_have_the_annotated_areas(test_data):
-    dataset = read_coco(test_data / "nuclei" / "val.json").subset(range(8))
+    dataset = read_dataset(test_data / "nuclei" / "val.json").subset(range(8))
     for batch in EvalLoader(dataset, InputConfig(min_size=0, max_size=2000), gt=True):
         for b, image_id in enumerate(batch.image_ids.tolist()):
             record = dataset.record(int(np.flatnonzero(dataset.image_ids == image_id)[0]))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn.categories import Category
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
 from maskrcnn.evaluation.coco import evaluate_rows, measure_rows
 
@@ -28,7 +28,7 @@ def write_dataset(folder, annotations, *, image_ids=(1, 2), categories=CATEGORIE
         shutil.copy(folder / "image.png", folder / entry["file_name"])
     path = folder / "val.json"
     path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
-    dataset = read_coco(path, keypoints=keypoints)
+    dataset = read_dataset(path, keypoints=keypoints)
     assert not dataset.report.problems
     return dataset
 
@@ -303,7 +303,7 @@ def test_figures_equal_those_of_pycocotools(tmp_path, seed, limit, options, left
     limits = sorted({min(limit, n) for n in (1, 10, 100, limit)})
     for task, kind, field in (("box", "bbox", "bbox"), ("mask", "segm", "segmentation")):
         theirs = [{key: one[key] for key in ("image_id", "category_id", "score", field)} for one in rows]
-        precision, recall = pycocotools_arrays(dataset.json_path, theirs, kind, limits)
+        precision, recall = pycocotools_arrays(dataset.source, theirs, kind, limits)
         expected = {"AP": mean(precision[..., 0, -1]), "AP50": mean(precision[0, ..., 0, -1])}
         expected |= {"AP75": mean(precision[5, ..., 0, -1])}
         expected |= {f"AP{area}": mean(precision[..., a, -1]) for a, area in enumerate("sml", start=1)}
@@ -354,7 +354,7 @@ def test_keypoints_with_their_own_sigmas_equal_those_of_pycocotools(tmp_path) ->
     arrays = []
     for k, category in ((1, figure), (2, wings)):  # pycocotools knows one list of sigmas at a time
         annotations, rows = cases[category["id"]]
-        content = json.loads(dataset.json_path.read_text())
+        content = json.loads(dataset.source.read_text())
         theirs = tmp_path / f"{category['name']}.json"
         theirs.write_text(json.dumps(content | {"annotations": annotations, "categories": [category], "info": {}}))
         arrays.append(pycocotools_arrays(theirs, rows, "keypoints", [20], sigmas=category["sigmas"]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.categories import Category
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader
 from maskrcnn.model.build import build
 from maskrcnn.model.losses import total
@@ -56,7 +56,7 @@ def test_losses_and_gradients_are_the_same(model: str, name: str) -> None:
 
 def forward(network: torch.nn.Module, found: Checkpoint, name: str) -> Losses:
     keypoints = found.config.keypoint_head.enabled
-    data = read_coco(FOLDER / "instances.json", keypoints=keypoints)
+    data = read_dataset(FOLDER / "instances.json", keypoints=keypoints)
     index = [data.record(i).path.stem for i in range(len(data))].index(name)
     rules = found.config
     loader = EvalLoader(

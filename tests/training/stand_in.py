@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.config import AugmentConfig, Config, TrainConfig
-from maskrcnn.data.formats.coco import read_coco
-from maskrcnn.data.records import Dataset
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.structures import GroundTruth, Images, Losses, Term
 from maskrcnn.training.distributed import Ranks
 from maskrcnn.training.run import Run
@@ -99,7 +99,7 @@ def no_images(count: int = IMAGES) -> Dataset:
             (Path(folder) / row["file_name"]).touch()
         path = Path(folder) / "train.json"
         path.write_text(json.dumps(content))
-        return read_coco(path)
+        return read_dataset(path)
 
 
 class TinyTask(Task):

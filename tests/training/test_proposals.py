@@ -8,9 +8,9 @@ import torch
 
 from maskrcnn.accelerate.prepare import prepare
 from maskrcnn.config import AugmentConfig
-from maskrcnn.data.formats.coco import read_coco
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader, TrainLoader
-from maskrcnn.data.records import Dataset
 from maskrcnn.engine import Engine
 from maskrcnn.errors import CheckpointError, DataError
 from maskrcnn.model.build import build
@@ -57,7 +57,7 @@ def true_boxes(dataset) -> dict[int, torch.Tensor]:
 )
 def test_boxes_go_where_the_image_goes(tmp_path: Path, augmentation: AugmentConfig) -> None:
     """The true boxes as proposals, over epochs: they lie on the loader's own, which have no mask to be cut by."""
-    dataset, rule = read_coco(write_coco(tmp_path, SCENES)), tiny_config().input
+    dataset, rule = read_dataset(write_coco(tmp_path, SCENES)), tiny_config().input
     loader = TrainLoader(dataset, rule, augmentation, batch=2, masks=False)
     kept, seen = true_boxes(dataset), 0
     for epoch in range(6):
@@ -80,7 +80,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
         2: (torch.zeros(0, 4), torch.zeros(0)),
         1: (torch.rand(1, 4), torch.rand(1)),
     }
-    dataset = read_coco(write_coco(tmp_path, {"ä b.png": SMALL, "b.png": NONE, "c.png": WIDE})).subset([2, 0, 1])
+    dataset = read_dataset(write_coco(tmp_path, {"ä b.png": SMALL, "b.png": NONE, "c.png": WIDE})).subset([2, 0, 1])
     write_proposals(tmp_path / "p.safetensors", found, dataset, model, OWN, "abc")
     kept = read_proposals(tmp_path / "p.safetensors")
     assert {image_id: boxes.tolist() for image_id, boxes in kept.boxes.items()} == {
@@ -96,7 +96,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path: Path) -> None:
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("no proposals")
     checkpoint = write_tiny_checkpoint(tmp_path / "model.safetensors")
-    keep_none(tmp_path / "damaged.safetensors", read_coco(write_coco(tmp_path, SCENES)))
+    keep_none(tmp_path / "damaged.safetensors", read_dataset(write_coco(tmp_path, SCENES)))
     content = bytearray((tmp_path / "damaged.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(bytes(content))
@@ -106,7 +106,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_without_proposals_are_an_error_that_names_one(tmp_path: Path) -> None:
-    dataset = read_coco(write_coco(tmp_path, SCENES))
+    dataset = read_dataset(write_coco(tmp_path, SCENES))
     check_covers(keep_none(tmp_path / "p", dataset), dataset, "p")
     with pytest.raises(DataError, match=r"p has no proposals for 2 of 4 images of .*train\.json, such as image 2"):
         check_covers(keep_none(tmp_path / "p", dataset.subset([0, 3])), dataset, "p")
@@ -114,14 +114,14 @@ def test_images_without_proposals_are_an_error_that_names_one(tmp_path: Path) ->
 
 def test_proposals_of_other_images_are_an_error_that_names_the_first(tmp_path: Path) -> None:
     """Ids coincide, as every exporter counts from 1: names and sizes must, too; folder and order are free."""
-    dataset = read_coco(write_coco(tmp_path, SCENES))
+    dataset = read_dataset(write_coco(tmp_path, SCENES))
     kept = keep_none(tmp_path / "p", dataset)
-    elsewhere = read_coco(write_coco(tmp_path / "moved", SCENES, "other.json"), tmp_path / "images")
+    elsewhere = read_dataset(write_coco(tmp_path / "moved", SCENES, "other.json"), tmp_path / "images")
     check_covers(kept, elsewhere.subset([3, 1]), "p")
-    renamed = read_coco(write_coco(tmp_path / "renamed", {"a.png": TWO_APART, "x.png": NONE, "y.png": SMALL}))
+    renamed = read_dataset(write_coco(tmp_path / "renamed", {"a.png": TWO_APART, "x.png": NONE, "y.png": SMALL}))
     with pytest.raises(DataError, match=r"p was .* image 2 is b\.png \(48 x 64\) there, x\.png \(48 x 64\) here$"):
         check_covers(kept, renamed, "p")
-    resized = read_coco(write_coco(tmp_path / "resized", {**SCENES, "c.png": WIDE}))
+    resized = read_dataset(write_coco(tmp_path / "resized", {**SCENES, "c.png": WIDE}))
     with pytest.raises(DataError, match=r"p was .* image 3 is c\.png \(32 x 32\) there, c\.png \(40 x 120\) here$"):
         check_covers(kept, resized, "p")
 
@@ -131,7 +131,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
     weights = write_tiny_checkpoint(tmp_path / "model.safetensors")
     figures = propose(weights, tmp_path / "train.json", tmp_path / "p.safetensors", workers=0, precision="fp32")
     kept = read_proposals(tmp_path / "p.safetensors")
-    boxes, dataset = kept.boxes, read_coco(tmp_path / "train.json")
+    boxes, dataset = kept.boxes, read_dataset(tmp_path / "train.json")
     checkpoint = load_checkpoint(weights)
     model = build(checkpoint.config)
     model.load_state_dict(checkpoint.state)
@@ -153,7 +153,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
 def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     write_coco(tmp_path, SCENES)
     (tmp_path / "images" / "c.png").write_text("no image")
-    dataset = read_coco(tmp_path / "train.json")
+    dataset = read_dataset(tmp_path / "train.json")
     loader = EvalLoader(dataset, OWN.input, warn=lambda text: None)
     found = compute_proposals(Engine.of(build(OWN), [], "fp32"), loader, training=False)
     assert sorted(found) == [1, 2, 3, 4]

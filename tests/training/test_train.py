@@ -11,8 +11,7 @@ import torch
 
 import maskrcnn
 from maskrcnn.cli.options import argument_help
-from maskrcnn.data.drawn import draw_dataset
-from maskrcnn.data.drawn_shapes import FIGURE, FLIP_PAIRS, KEYPOINTS
+from maskrcnn.data.drawn import FIGURE, FLIP_PAIRS, KEYPOINTS, draw_dataset
 from maskrcnn.errors import ConfigError
 from maskrcnn.training.distributed import Ranks
 from maskrcnn.training.loop import divide

@@ -1,308 +1,308 @@
-"""COCO json in: images, categories and objects of a file, whatever wrote it, as a `Dataset`; and the files that a name
-stands for.
+"""COCO json, read and written: images, categories, and objects with polygons, run lengths, boxes and keypoints.
 
-Bad records are skipped, counted and listed in the data set's report; a file that is not COCO, or categories that
-contradict each other, are a `DataError`.
+msgspec finds where each annotation stands and decodes one at a time, so that no more than one exists as Python objects.
+What its stricter grammar refuses, json reads: NaN and infinity, halves of surrogates, other encodings than UTF-8.
 """
 
+import codecs
 import hashlib
 import json
-import os
 import re
-from array import array
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category, keypoint_slices
 from ...errors import DataError
-from ...images import MAX_PIXELS, image_size
-from ..problems import Report
-from ..records import Dataset, ImageTable
-from .coco_categories import read_categories
-from .coco_flat import Flat, integer
-from .coco_objects import object_table
-from .coco_scan import OddJson, Scan, reader_of, scan_annotations, scanned_columns
+from ...files import replacing
+from ...ops.rle import string_from_counts
+from ..builder import DatasetBuilder
+from ..dataset import Dataset
+from ..validate import integer, show
 
-_TRAIN_NAMES = (
-    "train.json",
-    "instances_train*.json",
-    "annotations/instances_train*.json",
-    "train/_annotations.coco.json",
-)
-_VAL_NAMES = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
-_PLAIN_NAME = re.compile(r"[^/\\:\0]+")
+_LISTS = ("images", "annotations", "categories")
+_BLOCK = 1 << 24  # bytes whose encoding is checked at a time
 
 
-def read_coco(
-    json_path: str | Path,
-    images_dir: str | Path | None = None,
-    *,
-    strict: bool = False,
-    keypoints: bool = False,
-    impl: str | None = None,
+class _File(msgspec.Struct):
+    images: msgspec.Raw
+    annotations: list[msgspec.Raw]
+    categories: msgspec.Raw
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    """The fields that are read. Any value passes; `DatasetBuilder` judges it."""
+
+    image_id: Any = None
+    category_id: Any = None
+    id: Any = None
+    bbox: Any = None
+    segmentation: Any = None
+    area: Any = None
+    iscrowd: Any = None
+    ignore: Any = None
+    keypoints: Any = None
+    score: Any = None
+
+
+def read(
+    path: str | Path, images_dir: str | Path | None = None, *, strict: bool = False, keypoints: bool = False
 ) -> Dataset:
-    """The data set in a COCO instances json.
+    """The data set in a COCO json, whatever wrote it. Invalid records are skipped, counted and listed in its report.
 
     Args:
-        json_path: the file. Images lie beside it, in `images/` there, or in COCO's own tree (`annotations/` beside
+        path: the file. Its images are beside it, in `images/` there, or in COCO's own tree (`annotations/` beside
             `train2017/`).
-        images_dir: where the images lie instead.
-        strict: the first bad record is a `DataError` instead of an entry in the report.
+        images_dir: the folder of the images, if it is another one.
+        strict: an invalid record raises `DataError`.
         keypoints: read keypoints; at least one category must name some.
-        impl: "json", or "numba" for the scanner of large files; None decides by the size. The answer is the same.
 
-    Raises `DataError` naming the file where it is missing, not json, not COCO, has no category or none of its images,
-    or where a category's id or name stands twice.
+    Raises `DataError`, naming the file, if it is missing, not json or not COCO, if it has no category or none of its
+    images exists, or if the id or the name of a category occurs twice.
     """
-    json_path = Path(json_path)
-    loaded, scan, fingerprint = _load(json_path, impl, keypoints)
-    categories = read_categories(loaded["categories"], json_path, keypoints)
-    report = Report(json_path.name, strict=strict, path=json_path)
-    roots = _roots(json_path) if images_dir is None else (Path(images_dir),)
-    images, rows = _read_images(loaded.pop("images"), roots, report, json_path)
-    flat = Flat(rows, images.sizes, categories, report, keypoints=keypoints)
-    annotations = loaded.pop("annotations")
-    report.annotations_in_file = len(annotations if scan is None else scan.whole)
-    if scan is None:
-        annotations.reverse()
-        for place in range(len(annotations)):
-            flat.add(annotations.pop(), place)  # freed once it is flat: a large file never stands twice in memory
-        columns = flat.columns()
-    else:
-        try:
-            columns = scanned_columns(scan, flat)
-        except OddJson:
-            return read_coco(json_path, images_dir, strict=strict, keypoints=keypoints, impl="json")
-        del scan
-    objects = object_table(columns, images.ids, images.sizes, report)
-    del columns
-    return Dataset(json_path, categories, images, objects, fingerprint, report)
-
-
-def find_splits(
-    data: str | Path, val: str | Path | None = None, *, keypoints: bool = False
-) -> tuple[Path, Path | None]:
-    """The json to train on and the one to validate on, or None where there is one file only.
-
-    `data` is a json or a folder with `train.json` and `val.json`, `instances_train*.json` and `instances_val*.json`
-    (there or in `annotations/`), or `train/` and `valid/` with `_annotations.coco.json`. With `keypoints`,
-    `person_keypoints_*` come first. `val` overrides. Raises `DataError` where nothing fits, or more than one file
-    does.
-    """
-    data = Path(data)
-    if val is not None and not Path(val).is_file():
-        raise DataError(f"{val}: there is no such file; --val takes a COCO json")
-    if data.is_file():
-        return data, None if val is None else Path(val)
-    if not data.is_dir():
-        raise DataError(
-            f"{data}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
-        )
-    train = _find(data, _TRAIN_NAMES, keypoints)
-    if train is None:
-        raise DataError(f"{data}: no annotations there; expected one of {', '.join(_TRAIN_NAMES)}")
-    return train, Path(val) if val is not None else _find(data, _VAL_NAMES, keypoints)
-
-
-def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
-    if keypoints:
-        keypoint_patterns = tuple(
-            pattern.replace("instances", "person_keypoints") for pattern in patterns if "instances" in pattern
-        )
-        patterns = keypoint_patterns + patterns
-    for pattern in patterns:
-        parent, name = (folder / pattern).parent, PurePosixPath(pattern).name
-        found = sorted(file for file in _listing(parent) if fnmatch(file, name))
-        if len(found) > 1:
-            raise DataError(f"{parent}: {', '.join(found)} could all be meant; name one file instead of the folder")
-        if found:
-            return parent / found[0]
-    return None
-
-
-def _listing(folder: Path) -> frozenset[str]:
-    """Names in a folder; none where there is no such folder."""
-    try:
-        return frozenset(os.listdir(folder))
-    except (OSError, ValueError):
-        return frozenset()
-
-
-# --- the file ----------------------------------------------------------------------------------------------------
-
-
-def _load(path: Path, impl: str | None, keypoints: bool) -> tuple[dict[str, Any], Scan | None, str]:
-    """The json's lists, its annotations apart where they are scanned, and the SHA-256 of its bytes."""
+    path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
-    if (impl or reader_of(len(content))) == "numba":
-        scanned = _load_scanned(content, fingerprint, keypoints)
-        if scanned is not None:
-            return _checked(scanned[0], path), scanned[1], fingerprint
+    images, annotations, categories = _split(content, path) or _load(content, path)
+    del content
+    roots = _roots(path) if images_dir is None else (Path(images_dir),)
+    builder = DatasetBuilder(path, _read_categories(categories, path, keypoints), roots, strict=strict)
+    for image in images:
+        if isinstance(image, dict):
+            builder.add_image(image.get("id"), image.get("file_name"), image.get("height"), image.get("width"))
+        else:
+            builder.refuse("image", "image that is not an object", show(image))
+    images.clear()
+    for row in _annotations(annotations, path):
+        if isinstance(row, _Annotation):
+            builder.add_object(
+                row.image_id,
+                row.category_id,
+                id=row.id,
+                box=row.bbox,
+                segmentation=row.segmentation,
+                area=row.area,
+                crowd=row.iscrowd or row.ignore,
+                keypoints=row.keypoints,
+                score=row.score,
+            )
+        else:
+            builder.refuse("annotation", "annotation that is not an object", show(row))
+    return builder.build(fingerprint)
+
+
+def write(dataset: Dataset, path: str | Path) -> None:
+    """Writes a data set as a COCO json, atomically. Polygons stay polygons, run lengths are compressed; objects with a
+    score have it, so predictions can be written, too.
+    """
+    images = (
+        {"id": image_id, "file_name": dataset.name(i), "height": height, "width": width}
+        for i, (image_id, (height, width)) in enumerate(
+            zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
+        )
+    )
+    rows = {"images": images, "annotations": _rows(dataset), "categories": map(_category, dataset.categories)}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for mark, (name, entries) in zip(b"{,,", rows.items(), strict=True):
+            file.write(b'%c"%b":[' % (mark, name.encode()))
+            for place, entry in enumerate(entries):
+                file.write(b",\n" if place else b"\n")
+                file.write(msgspec.json.encode(entry))
+            file.write(b"]")
+        file.write(b"}\n")
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def _split(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]] | None:
+    """The lists of images, annotations (each still `Raw`) and categories; None if msgspec refuses the file."""
     try:
-        text = _decoded(content)
-        del content
-        return _checked(json.loads(text), path), None, fingerprint
-    except ValueError as error:  # wrong json and wrong UTF-8
+        _check_utf8(content)  # msgspec does not look at the strings that it skips
+        file = msgspec.json.decode(content, type=_File)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+    images, categories = (_parse(str(raw, "utf-8"), path) for raw in (file.images, file.categories))
+    return (images, file.annotations, categories) if isinstance(images, list) and isinstance(categories, list) else None
+
+
+def _load(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]]:
+    """The same lists, all of them parsed by json. Raises `DataError` if the file is not COCO."""
+    try:
+        text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
+    loaded = _parse(text, path)
+    wrong = [key for key in _LISTS if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list)]
+    if wrong:
+        raise DataError(
+            f"{path}: not COCO; expected an object with the lists {', '.join(_LISTS)}, "
+            f"but there is no list {', '.join(map(repr, wrong))}"
+        )
+    images, annotations, categories = (loaded[key] for key in _LISTS)
+    return images, annotations, categories
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
         raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
     except RecursionError as error:
         raise DataError(f"{path}: not COCO; its json is nested too deeply") from error
 
 
-def _load_scanned(content: bytes, fingerprint: str, keypoints: bool) -> tuple[dict[str, Any], Scan] | None:
-    """The same by the scanner; None where it cannot."""
-    scan, place = scan_annotations(content, keypoints=keypoints) or (None, slice(0))
-    if scan is None:
-        return None
-    try:
-        loaded = json.loads(
-            _decoded(b'%b"%b"%b' % (content[: place.start], fingerprint.encode(), content[place.stop :]))
-        )
-    except (ValueError, RecursionError):
-        return None
-    # A file cannot hold its own fingerprint: where it stands, no other `annotations` has taken its place.
-    if not isinstance(loaded, dict) or loaded.get("annotations") != fingerprint:
-        return None
-    return loaded | {"annotations": []}, scan
+def _check_utf8(content: bytes) -> None:
+    """Raises `UnicodeDecodeError`. Piece by piece, because the whole text could take four times the file's memory."""
+    if not content.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for first in range(0, len(content), _BLOCK):
+            decoder.decode(content[first : first + _BLOCK], final=first + _BLOCK >= len(content))
 
 
-def _decoded(content: bytes) -> str:
-    return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+def _annotations(entries: list[Any], path: Path) -> Iterator[Any]:
+    """Every annotation as an `_Annotation`, or as it is if it is no object. Empties the list, which frees the memory of
+    those that were read.
+    """
+    decode = msgspec.json.Decoder(_Annotation).decode
+    entries.reverse()
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, msgspec.Raw):
+            try:
+                yield decode(entry)
+                continue
+            except (msgspec.DecodeError, RecursionError):
+                entry = _parse(str(entry, "utf-8"), path)
+        yield msgspec.convert(entry, _Annotation) if isinstance(entry, dict) else entry
 
 
-def _checked(loaded: Any, path: Path) -> dict[str, Any]:
-    """`loaded` where it is COCO at first sight."""
-    expected = ("images", "annotations", "categories")
-    wrong = [key for key in expected if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list)]
-    if wrong:
-        raise DataError(
-            f"{path}: not COCO; expected an object with the lists {', '.join(expected)}, "
-            f"but there is no list {', '.join(map(repr, wrong))}"
-        )
-    return loaded
-
-
-# --- images ------------------------------------------------------------------------------------------------------
-
-
-def _roots(json_path: Path) -> tuple[Path, ...]:
-    """Folders that may hold the images, in the order in which they are tried."""
-    folder = json_path.parent
+def _roots(path: Path) -> tuple[Path, ...]:
+    """Folders that may hold the images, in the order in which they are searched."""
+    folder = path.parent
     roots = [folder, folder / "images"]
     if folder.resolve().name == "annotations":
         parent = folder.parent if folder.name == "annotations" else folder.resolve().parent
-        roots += [parent / json_path.stem.rpartition("_")[2], parent / "images", parent]
+        roots += [parent / path.stem.rpartition("_")[2], parent / "images", parent]
     return tuple(roots)
 
 
-def _read_images(
-    entries: list[Any], roots: tuple[Path, ...], report: Report, json_path: Path
-) -> tuple[ImageTable, dict[int, int]]:
-    """The images that exist, and the row of every image id of the file, -1 where the image is skipped."""
-    report.images_in_file = len(entries)
-    ids, sizes, root_of = array("q"), array("q"), bytearray()
-    names, offsets = bytearray(), array("q", [0])
-    rows: dict[int, int] = {}
-    listings: dict[tuple[int, str], frozenset[str]] = {}
-    missing = 0
+# --- categories ----------------------------------------------------------------------------------------------------
+
+
+def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Category]:
+    """The categories, with their keypoints if `keypoints` are wanted."""
+    categories = []
     for entry in entries:
-        image_id = integer(entry.get("id")) if isinstance(entry, dict) else None
-        if image_id is None:
-            report.add("image", "image without an id", detail=f"{entry!r:.60}")
-            continue
-        if image_id in rows:
-            report.add("image", "image id that stands twice", image_id=image_id)
-            continue
-        rows[image_id] = -1
-        name = entry.get("file_name")
-        wrong = wrong_name(name)
-        if wrong is not None or not isinstance(name, str):
-            report.add("image", wrong or "image without a file name", image_id=image_id, detail=f"{name!r:.200}")
-            continue
-        root = _root_with(name, roots, listings)
-        if root is None:
-            missing += 1
-            report.add("image", "image file that is missing", image_id=image_id, detail=name)
-            continue
-        size = _size(entry, roots[root], name, report, image_id)
-        if size is None:
-            continue
-        rows[image_id] = len(ids)
-        ids.append(image_id)
-        sizes.extend(size)
-        root_of.append(root)
-        names += name.encode()
-        offsets.append(len(names))
-    if missing and not ids:
-        raise DataError(
-            f"{json_path}: none of its {len(entries)} images lies in {' or '.join(map(str, roots))}; "
-            "give --images FOLDER"
-        )
-    table = ImageTable(
-        ids=np.array(ids, np.int64),
-        sizes=np.array(sizes, np.int64).reshape(-1, 2),
-        names=np.frombuffer(bytes(names), np.uint8),
-        name_offsets=np.array(offsets, np.int64),
-        roots=roots,
-        root_of=np.frombuffer(bytes(root_of), np.uint8),
+        id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if id is None or not isinstance(name, str) or not name:
+            raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
+        categories.append(_with_keypoints(Category(id, name), entry, path) if keypoints else Category(id, name))
+    if categories and keypoints and not any(category.keypoints for category in categories):
+        raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
+    return categories
+
+
+def _with_keypoints(category: Category, entry: dict[str, Any], path: Path) -> Category:
+    """Flip pairs and sigmas may be stated (`flip_pairs`, `sigmas`); otherwise the names decide."""
+    where = f"{path}: category {category.name!r}"
+    names = entry.get("keypoints") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise DataError(f"{where}: keypoints must be a list of different names; it is {names!r:.80}")
+    skeleton = _pairs(entry.get("skeleton"), len(names), f"{where}: skeleton", base=1)
+    given_flips, sigmas = entry.get("flip_pairs"), entry.get("sigmas")
+    flips = _pairs(given_flips, len(names), f"{where}: flip_pairs", base=0)
+    if given_flips is None:
+        flips = _flips_by_name(names)
+    elif len({end for pair in flips for end in pair}) < 2 * len(flips):
+        raise DataError(f"{where}: flip_pairs must name each keypoint at most once; they are {given_flips!r:.80}")
+    if sigmas is None:
+        sigmas = [COCO_SIGMAS.get(name, OTHER_SIGMA) for name in names]
+    elif (
+        not isinstance(sigmas, list)
+        or len(sigmas) != len(names)
+        or not all(isinstance(sigma, int | float) and 0 < sigma < 100 for sigma in sigmas)
+    ):
+        raise DataError(f"{where}: sigmas must be {len(names)} positive numbers; they are {sigmas!r:.80}")
+    return category._replace(
+        keypoints=tuple(names), skeleton=skeleton, flip_pairs=flips, sigmas=tuple(map(float, sigmas))
     )
-    return table, rows
 
 
-def wrong_name(name: Any) -> str | None:
-    """Why a file name of an annotation cannot be followed, or None: it must stay below the image folder, on any
-    system.
+def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of keypoints, counted from `base` in the file and from 0 here."""
+    if given is None:
+        return ()
+    wanted = f"must be pairs of keypoints, counted from {base} to {count - 1 + base}"
+    if not count:
+        wanted = "needs keypoints, and the category names none in keypoints"
+    wrong = DataError(f"{what} {wanted}; it is {given!r:.80}")
+    if not isinstance(given, list):
+        raise wrong
+    pairs = []
+    for pair in given:
+        ends = [integer(end) for end in pair] if isinstance(pair, list) else []
+        if len(ends) != 2 or any(end is None or not base <= end < count + base for end in ends):
+            raise wrong
+        pairs.append((ends[0] - base, ends[1] - base))  # type: ignore[operator]
+    return tuple(pairs)
+
+
+_SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
+    """Pairs of keypoints whose names differ in their side only: left_eye and right_eye, L_Eye and R_Eye, eye.l and
+    eye.r.
     """
-    if not isinstance(name, str) or not name:
-        return "image without a file name"
-    if _PLAIN_NAME.fullmatch(name) and name not in (".", "..") and name.isprintable():
-        return None
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "file name that is not text"
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    if "\0" in name or not posix.name or not windows.name:
-        return "file name that names no file"
-    if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
-        return "file name that leaves the image folder"
-    return None
+    places = {name.lower(): place for place, name in enumerate(names)}
+    mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}
+    return tuple((place, other) for place, other in mirrored.items() if other is not None and place < other)
 
 
-def _root_with(name: str, roots: tuple[Path, ...], listings: dict[tuple[int, str], frozenset[str]]) -> int | None:
-    """Which root holds the file. A folder is listed once, however many images it has."""
-    parent, _, last = name.rpartition("/")
-    for place, root in enumerate(roots):
-        listing = listings.get((place, parent))
-        if listing is None:
-            listing = listings[place, parent] = _listing(root / parent)
-        if last in listing:
-            return place
-    return None
+# --- rows to write -------------------------------------------------------------------------------------------------
 
 
-def _size(entry: dict, root: Path, name: str, report: Report, image_id: int) -> tuple[int, int] | None:
-    """(height, width) of the json, or of the file where the json has none; None and an entry in the report where it
-    makes no sense.
-    """
-    height, width = integer(entry.get("height")), integer(entry.get("width"))
-    if entry.get("height") is None and entry.get("width") is None:
-        try:
-            height, width = image_size(root / name)
-        except DataError as error:
-            report.add("image", "image that cannot be read", image_id=image_id, detail=str(error))
-            return None
-        report.add("repair", "image without height and width, taken from the file", image_id=image_id)
-    if height is None or width is None or height <= 0 or width <= 0:
-        size = f"{entry.get('height')!r:.30} x {entry.get('width')!r:.30}"
-        report.add("image", "image whose height and width are no sizes", image_id=image_id, detail=size)
-        return None
-    if height * width > MAX_PIXELS:
-        report.add("image", "image that claims too many pixels", image_id=image_id, detail=f"{height} x {width}")
-        return None
-    return height, width
+def _category(category: Category) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": category.id, "name": category.name}
+    if category.keypoints:
+        skeleton = [[a + 1, b + 1] for a, b in category.skeleton]
+        row |= {"keypoints": category.keypoints, "skeleton": skeleton}
+        row |= {"flip_pairs": category.flip_pairs, "sigmas": category.sigmas}
+    return row
+
+
+def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    objects, slices = dataset.objects, keypoint_slices(dataset.categories)
+    ids = [category.id for category in dataset.categories]
+    chosen = iter(dataset.object_rows().tolist())
+    for i in range(len(dataset)):
+        record = dataset.record(i)
+        for segmentation in record.segmentations:
+            j = next(chosen)
+            label, (x1, y1, x2, y2) = int(objects.labels[j]), objects.boxes[j].tolist()
+            row = {
+                "id": int(objects.ids[j]),
+                "image_id": record.image_id,
+                "category_id": ids[label],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": float(objects.areas[j]),
+                "iscrowd": int(objects.ignore[j]),
+            }
+            if isinstance(segmentation, list):
+                row["segmentation"] = [polygon.ravel().tolist() for polygon in segmentation]
+            elif segmentation is not None:
+                row["segmentation"] = {"size": record.size, "counts": string_from_counts(segmentation[0]).decode()}
+            if objects.keypoints is not None and dataset.categories[label].keypoints:
+                own = objects.keypoints[j, slices[label]].astype(np.float64)
+                row |= {"keypoints": own.ravel().tolist(), "num_keypoints": int((own[:, 2] > 0).sum())}
+            if objects.scores is not None:
+                row["score"] = float(objects.scores[j])
+            yield row

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ...categories import Category
+from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category
 from ...config import ModelConfig
-from ...data.formats.coco_categories import COCO_SIGMAS, OTHER_SIGMA
 from ...errors import ConfigError
 
 # Ids 1 to 90. COCO never used those with an empty name.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.categories import Category, flip_pairs, keypoint_slices
-from maskrcnn.data.records import (
+from maskrcnn.data.dataset import (
     NO_MASK,
     POLYGONS,
     RLE,
@@ -89,7 +89,7 @@ def test_a_record_is_cut_from_the_tables() -> None:
     assert len(data.record(1).segmentations) == 0
     assert data.record(2).ignore.tolist() == [True]
     assert data.record(2).segmentations[0][0][:, 1].tolist() == [15, 17, 19]
-    assert [data.annotations_of(i) for i in range(4)] == data.annotation_counts.tolist() == [3, 0, 1, 0]
+    assert data.annotation_counts.tolist() == [3, 0, 1, 0]
 
 
 def test_a_record_copies_no_masks() -> None:
@@ -207,7 +207,18 @@ def test_a_report_counts_and_tells() -> None:
     report.lost_with_image = 2
     assert str(report.problems[0]) == "data.json, image 4: image file that is missing (x.png)"
     assert str(report.problems[1]) == "data.json, image 3, annotation 8: empty mask"
-    assert report.reasons()["annotation", "empty mask"] == 2
+    assert list(report.lines(1)) == [
+        "dropped      3",
+        "       2  empty mask",
+        "            data.json, image 3, annotation 8: empty mask",
+        "            ... and 1 more",
+        "       1  image file that is missing",
+        "            data.json, image 4: image file that is missing (x.png)",
+        "       2  annotations lost with their image",
+        "repaired     1",
+        "       1  box recomputed",
+        "            data.json: box recomputed",
+    ]
     assert (
         report.summary()
         == "data.json: 1 image and 2 annotations dropped, 2 annotations lost with their image; 1 repaired"

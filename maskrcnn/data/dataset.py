@@ -1,8 +1,7 @@
-"""Annotations in flat arrays: a data set of any size is a handful of NumPy buffers, from which `record(i)` cuts one
-image.
+"""A data set of any size as a handful of flat NumPy arrays, from which `record(i)` cuts one image with its objects.
 
 No Python object exists per annotation, so COCO's 860,000 objects stay small, and processes can share the buffers
-(`shared.py`). Formats (`formats/coco.py`) fill the tables; nothing here reads files.
+(`shared.py`). `DatasetBuilder` fills the tables; nothing here reads files.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] 
 
 
 class Record(NamedTuple):
-    """One image's annotation. Boxes, polygons and keypoints are in continuous pixels of the image as annotated."""
+    """One image and its n objects. Coordinates are continuous pixels of the image as annotated."""
 
     image_id: int
     path: Path
@@ -30,18 +29,16 @@ class Record(NamedTuple):
     boxes: np.ndarray  # float32 [n 4], xyxy
     labels: np.ndarray  # int64 [n], 0..K-1
     ignore: np.ndarray  # bool [n], crowds
-    keypoints: (
-        np.ndarray | None
-    )  # float32 [n J 3], x, y, v over the keypoints of all categories; v 0 not labelled, 1 hidden, 2 visible
+    # float32 [n J 3], x, y, v of the keypoints of all categories; v is 0 if not labelled, 1 hidden, 2 visible
+    keypoints: np.ndarray | None
     annotation_ids: np.ndarray  # int64 [n]
-    segmentations: list[
-        Segmentation
-    ]  # each polygons, float64 [m 2], or RLE, (uint32 counts, (height, width)), or None: box only
-    areas: np.ndarray  # float64 [n], pixels, as the file states them or else of the mask, or of the box
+    # polygons, each float64 [m 2]; or RLE, (uint32 counts, (height, width)); or None for a box alone
+    segmentations: list[Segmentation]
+    areas: np.ndarray  # float64 [n], pixels: as the file states them, else of the mask, else of the box
 
 
 class ImageTable(NamedTuple):
-    """One row an image. `names` holds all file names, UTF-8, end to end."""
+    """One row per image. `names` holds all file names, UTF-8, end to end."""
 
     ids: np.ndarray  # int64 [N]
     sizes: np.ndarray  # int64 [N 2], (height, width)
@@ -52,12 +49,12 @@ class ImageTable(NamedTuple):
 
 
 class ObjectTable(NamedTuple):
-    """One row an object, sorted by image row: those of image row i are offsets[i]:offsets[i + 1]."""
+    """One row per object, sorted by image: image row i has the objects offsets[i]:offsets[i + 1]."""
 
     offsets: np.ndarray  # int64 [N + 1]
     ids: np.ndarray  # int64 [n]
     labels: np.ndarray  # int32 [n]
-    boxes: np.ndarray  # float64 [n 4], xyxy: in float32 an IoU that is a threshold of AP would be beside it
+    boxes: np.ndarray  # float64 [n 4], xyxy: float32 would move an IoU that lies on a threshold of AP
     ignore: np.ndarray  # bool [n]
     areas: np.ndarray  # float64 [n]
     keypoints: np.ndarray | None  # float32 [n J 3]
@@ -66,34 +63,32 @@ class ObjectTable(NamedTuple):
     part_offsets: np.ndarray  # int64 [parts + 1]: the range of points of a polygon
     points: np.ndarray  # float64 [points 2]
     counts: np.ndarray  # uint32 [counts], run lengths column by column, starting with background
+    scores: np.ndarray | None = None  # float64 [n], 0..1, of predictions
 
     def select(self, keep: np.ndarray) -> "ObjectTable":
-        """The rows where `keep` (bool [n]) is True. The buffers of polygons and counts stay as they are, shared."""
-        kept_before = np.concatenate([[0], np.cumsum(keep)])
-        return self._replace(
-            offsets=kept_before[self.offsets],
-            ids=self.ids[keep],
-            labels=self.labels[keep],
-            boxes=self.boxes[keep],
-            ignore=self.ignore[keep],
-            areas=self.areas[keep],
-            keypoints=None if self.keypoints is None else self.keypoints[keep],
-            kinds=self.kinds[keep],
-            spans=self.spans[keep],
-        )
+        """The rows for which `keep` (bool [n]) is True. The buffers of polygons and counts are shared."""
+        names = ("ids", "labels", "boxes", "ignore", "areas", "keypoints", "kinds", "spans", "scores")
+        columns = {name: column[keep] for name in names if (column := getattr(self, name)) is not None}
+        return self._replace(offsets=np.concatenate([[0], np.cumsum(keep)])[self.offsets], **columns)
 
 
 class Dataset:
-    """Images and their objects, in the order of the file, or a part of them (`subset`). Cheap to pickle: buffers only,
-    and the large ones are mapped, not copied, by workers that are spawned with it.
+    """Images and their objects, in the order of the source, or a part of them (`subset`).
 
-    `labels` count from 0 in the order of `categories`, which are sorted by id. `fingerprint` is the SHA-256 of the
-    file's bytes.
+    It is cheap to pickle: a worker that is spawned with it maps the large buffers instead of copying them.
+
+    Args:
+        source: the file or folder that was read.
+        categories: sorted by id. Labels count from 0 in their order.
+        images, objects: the tables.
+        fingerprint: SHA-256 of the annotations' bytes.
+        report: what was dropped and repaired.
+        rows: int64 [N], the rows of `images` that belong to this data set; default all.
     """
 
     def __init__(
         self,
-        json_path: Path,
+        source: Path,
         categories: tuple[Category, ...],
         images: ImageTable,
         objects: ObjectTable,
@@ -101,13 +96,13 @@ class Dataset:
         report: Report,
         rows: np.ndarray | None = None,
     ) -> None:
-        self.json_path = json_path
+        self.source = source
         self.categories = categories
         self.images = share(images)
         self.objects = share(objects)
         self.fingerprint = fingerprint
         self.report = report
-        self.rows = np.arange(len(images.ids)) if rows is None else rows  # image rows that belong to this data set
+        self.rows = np.arange(len(images.ids)) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,13 +130,8 @@ class Dataset:
 
     @property
     def num_keypoints(self) -> int:
-        """Keypoints of all categories together; 0 where they were not read."""
+        """Keypoints of all categories together; 0 if they were not read."""
         return 0 if self.objects.keypoints is None else self.objects.keypoints.shape[1]
-
-    def annotations_of(self, i: int) -> int:
-        """How many objects image i has, crowds included."""
-        row = self.rows[i]
-        return int(self.objects.offsets[row + 1] - self.objects.offsets[row])
 
     def object_rows(self) -> np.ndarray:
         """int64: the rows of `objects` that belong to this data set's images, image by image."""
@@ -152,16 +142,16 @@ class Dataset:
         return first + np.arange(len(first))
 
     def name(self, i: int) -> str:
-        """Image i's file name as the json has it."""
+        """Image i's file name as the source states it."""
         images, row = self.images, self.rows[i]
         return images.names[images.name_offsets[row] : images.name_offsets[row + 1]].tobytes().decode()
 
     def path(self, i: int) -> Path:
-        """Where image i lies."""
+        """The file of image i."""
         return self.images.roots[self.images.root_of[self.rows[i]]] / self.name(i)
 
     def record(self, i: int) -> Record:
-        """Image i with its objects, in the order of the file."""
+        """Image i with its objects, in the order of the source."""
         objects, row = self.objects, self.rows[i]
         first, last = int(objects.offsets[row]), int(objects.offsets[row + 1])
         height, width = self.images.sizes[row].tolist()
@@ -181,31 +171,26 @@ class Dataset:
     def _segmentation(self, j: int, size: tuple[int, int]) -> Segmentation:
         objects = self.objects
         first, last = objects.spans[j].tolist()
-        match objects.kinds[j]:
-            case 1:
-                bounds = objects.part_offsets[first : last + 1].tolist()
-                return [objects.points[a:b] for a, b in pairwise(bounds)]
-            case 2:
-                return objects.counts[first:last], size
-            case _:
-                return None
+        if objects.kinds[j] == POLYGONS:
+            return [objects.points[a:b] for a, b in pairwise(objects.part_offsets[first : last + 1].tolist())]
+        return (objects.counts[first:last], size) if objects.kinds[j] == RLE else None
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """The images at `indices`, in that order, over the same buffers."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         return Dataset(
-            self.json_path, self.categories, self.images, self.objects, self.fingerprint, self.report, rows=rows
+            self.source, self.categories, self.images, self.objects, self.fingerprint, self.report, rows=rows
         )
 
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train on and indices held out, both ascending; at least one image on either side.
+    """Indices to train on and indices to hold out, both ascending, with at least one image on either side.
 
-    The choice depends on the seed and the image ids, not on their order in the file. Raises `DataError` below two
-    images.
+    The choice depends on the seed and the image ids, not on the order of the images. Raises `DataError` for fewer than
+    two images.
     """
     if len(dataset) < 2:
-        raise DataError(f"{dataset.json_path}: {len(dataset)} image is not enough to hold some out; give a --val file")
+        raise DataError(f"{dataset.source}: {len(dataset)} image is not enough to hold some out; give a --val file")
     by_id = np.argsort(dataset.image_ids, kind="stable")
     held = min(max(1, round(fraction * len(dataset))), len(dataset) - 1)
     shuffled = by_id[np.random.default_rng(seed).permutation(len(dataset))]
@@ -213,11 +198,11 @@ def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np
 
 
 def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Dataset, list[str]]:
-    """`dataset` relabelled, by name, to `categories` (a checkpoint's, say), and the names that have no counterpart
-    there.
+    """`dataset` with the labels of `categories` (a checkpoint's, for example), matched by name, and the names of its
+    own categories that have no match.
 
-    Objects of unmatched categories are left out. Keypoints move to the places that the same category's keypoints have
-    in `categories`; raises `DataError` where one name has different keypoints.
+    Objects of unmatched categories are left out. Keypoints move to the places that their category's keypoints have in
+    `categories`. Raises `DataError` if a category has other keypoints than its match.
     """
     categories = tuple(categories)
     label_of = {category.name: label for label, category in enumerate(categories)}
@@ -229,33 +214,34 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
         objects = objects.select(labels >= 0)
     unmatched = [category.name for category in dataset.categories if category.name not in label_of]
     mapped = Dataset(
-        dataset.json_path, categories, dataset.images, objects, dataset.fingerprint, dataset.report, rows=dataset.rows
+        dataset.source, categories, dataset.images, objects, dataset.fingerprint, dataset.report, rows=dataset.rows
     )
     return mapped, unmatched
 
 
 def match_categories(train: Dataset, val: Dataset) -> Dataset:
-    """`val` with the categories of `train`, matched by name. A category that `val` lacks is fine; sigmas, with which
-    keypoints are measured, stay those of `val`.
+    """`val` with the categories of `train`, matched by name. `val` may lack some of them. The sigmas of keypoints stay
+    those of `val`, which is what they measure.
 
-    Raises `DataError` with both tables where `val` has a category that `train` does not know.
+    Raises `DataError` with both tables if `val` has a category that `train` does not have.
     """
     sigmas = {category.name: category.sigmas for category in val.categories if category.keypoints}
     wanted = (c._replace(sigmas=sigmas.get(c.name, c.sigmas)) for c in train.categories)
     mapped, unmatched = map_categories(val, wanted)
     if unmatched:
         raise DataError(
-            f"{val.json_path} has categories that {train.json_path} does not: {', '.join(unmatched)}\n"
-            f"{train.json_path}:\n{category_table(train.categories)}\n{val.json_path}:\n{category_table(val.categories)}"
+            f"{val.source} has categories that {train.source} does not have: {', '.join(unmatched)}\n"
+            f"{train.source}:\n{category_table(train.categories)}\n{val.source}:\n{category_table(val.categories)}"
         )
     return mapped
 
 
 def keypoint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:
-    """By id of those of `categories` whose keypoints stand otherwise in the data set: which of theirs each of its is.
+    """For each of a model's `categories` whose keypoints are in another order in the data set: its id, and for every
+    keypoint of the data set the index of the model's.
 
-    Keypoints are matched by name; where the names are others, as those of a model that came without, they keep their
-    places, and a note says so. Raises `DataError` where one category has different numbers of keypoints.
+    Keypoints are matched by name. If the names differ, as those of a model that came without names do, the keypoints
+    keep their order, and a note says so. Raises `DataError` if a category has different numbers of keypoints.
     """
     own = {category.name: category.keypoints for category in dataset.categories}
     order: dict[int, list[int]] = {}
@@ -264,13 +250,13 @@ def keypoint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[di
         here, there = own.get(category.name, ()), category.keypoints
         if here == there or not here or not there:
             continue
-        told = f"the keypoints of {category.name!r} are {', '.join(here)}; the model's are {', '.join(there)}"
+        differ = f"the keypoints of {category.name!r} are {', '.join(here)}; the model's are {', '.join(there)}"
         if len(here) != len(there):
-            raise DataError(f"{dataset.json_path}: {told}")
+            raise DataError(f"{dataset.source}: {differ}")
         if set(here) == set(there):
             order[category.id] = [there.index(keypoint) for keypoint in here]
         else:
-            notes.append(f"keypoint: {told}; they are taken in this order")
+            notes.append(f"keypoint: {differ}; they are taken in this order")
     return order, notes
 
 
@@ -288,7 +274,7 @@ def _map_keypoints(dataset: Dataset, categories: tuple[Category, ...], new_label
         if dataset.categories[old].keypoints != categories[new].keypoints:
             has, expected = (", ".join(c.keypoints) or "none" for c in (dataset.categories[old], categories[new]))
             raise DataError(
-                f"{dataset.json_path}: the keypoints of {categories[new].name!r} are {has}; expected {expected}"
+                f"{dataset.source}: the keypoints of {categories[new].name!r} are {has}; expected {expected}"
             )
         mine = dataset.objects.labels == old
         mapped[mine, targets[new]] = keypoints[mine, sources[old]]

@@ -1,8 +1,8 @@
-"""One batch, made where the workers are and laid out where the model is.
+"""One batch: made by a worker from a plan, packed on its way between processes, unpacked into slots for the model.
 
-`Maker` reads, augments and rasterises the images of a job; its `Parcel` holds the objects end to end and their masks
-as packed bits, so that little passes between processes. `unfold` gives every image its slots. An image's canvas is
-known from the data set alone, before anything is read.
+`BatchMaker` reads, augments and rasterises the images of a `BatchPlan`. Its `PackedBatch` holds all objects end to end
+and their masks as packed bits, so that little passes between processes; `unpack` gives every image its slots. An
+image's canvas follows from the data set alone, before anything is read.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,21 @@ from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
-from .records import Dataset, Record
+from .dataset import Dataset, Record
 
 FEWEST_SLOTS = 16
+_64_BITS = 2**64 - 1
 
 
 class Batch(NamedTuple):
-    """What a step or an evaluation sees. Pixels lie channels last in memory."""
+    """What a training step or an evaluation sees. Pixels are channels last in memory."""
 
     images: Images
-    gt: GroundTruth | None  # None where an evaluation did not ask for it
+    gt: GroundTruth | None  # None if an evaluation did not ask for it
     image_ids: Int[Tensor, " B"]
 
 
-class Job(NamedTuple):
+class BatchPlan(NamedTuple):
     """A batch to be made: which images of the data set, on which canvas (height, width)."""
 
     epoch: int
@@ -43,10 +44,10 @@ class Job(NamedTuple):
     canvas: tuple[int, int]
 
 
-class Parcel(NamedTuple):
-    """A batch on its way: N objects of B images end to end."""
+class PackedBatch(NamedTuple):
+    """A batch on its way between processes: N objects of B images end to end."""
 
-    images: Images | None  # None where no image could be read
+    images: Images | None  # None if no image could be read
     counts: Tensor  # int64 [B], objects of each image
     boxes: Tensor  # float32 [N 4]
     labels: Tensor  # int64 [N]
@@ -55,19 +56,22 @@ class Parcel(NamedTuple):
     frames: Tensor | None  # float32 [N 4]
     keypoints: Tensor | None  # float32 [N J 3]
     image_ids: Tensor  # int64 [B]
-    problems: tuple[tuple[int, str], ...]  # image id and reason, of those that could not be read
+    problems: tuple[tuple[int, str], ...]  # id and reason of each image that could not be read
     mask_side: int = MASK_SIDE  # S
     outlines: Outlines | None = None  # spans [N 2]
 
 
 @dataclass
-class Maker(data.Dataset):
-    """Makes the parcel of a `Job`. Holds the data set's buffers and settings only, so it pickles cheaply.
+class BatchMaker(data.Dataset):
+    """Makes the batch of a `BatchPlan`. It holds only the data set's buffers and settings, so it is cheap to pickle.
 
-    `policy` is the canvas of images that are not cropped. With `replace`, an image that cannot be read is replaced
-    by the next one of the data set that has the same canvas, or if there is none by another of its batch; else it is
-    left out. `view_scales` are sizes at which each image is also seen, times the rule's, and with `view_flip` also
-    mirrored (test-time augmentation).
+    Args:
+        policy: the canvas of images that are not cropped.
+        replace: an image that cannot be read is replaced by the next one of the data set that has the same canvas, or
+            by another one of its batch if there is none; otherwise it is left out.
+        views: how often each image is prepared, for test-time augmentation.
+
+    The others are those of `TrainLoader`.
     """
 
     dataset: Dataset
@@ -101,20 +105,20 @@ class Maker(data.Dataset):
         largest = max(self.augmentation.min_sizes, default=self.rule.min_size)
         return canvas_size(size, self.policy, min_size=largest, max_size=self.rule.max_size)
 
-    def __getitem__(self, job: Job) -> Parcel:
+    def __getitem__(self, plan: BatchPlan) -> PackedBatch:
         made: list[tuple[int, Sample]] = []
         problems: list[tuple[int, str]] = []
-        for index in job.indices:
-            found = self._first_readable(index, job.epoch, job.canvas, problems)
+        for index in plan.indices:
+            found = self._first_readable(index, plan.epoch, plan.canvas, problems)
             if found is not None:
                 made.append(found)
-        if self.replace and not made:  # nothing of this canvas can be read: an image of any other
-            found = self._first_readable(job.indices[0], job.epoch, None, problems)
+        if self.replace and not made:  # no image of this canvas can be read: take one of any canvas
+            found = self._first_readable(plan.indices[0], plan.epoch, None, problems)
             made = [found] if found else []
-            job = job._replace(canvas=self.canvas(found[0], job.epoch)) if found else job
+            plan = plan._replace(canvas=self.canvas(found[0], plan.epoch)) if found else plan
         if self.replace and made:
-            made = [made[i % len(made)] for i in range(len(job.indices))]
-        return self._pack(made, job, tuple(problems))
+            made = [made[i % len(made)] for i in range(len(plan.indices))]
+        return self._pack(made, plan, tuple(problems))
 
     def _first_readable(
         self, index: int, epoch: int, canvas: tuple[int, int] | None, problems: list[tuple[int, str]]
@@ -148,33 +152,34 @@ class Maker(data.Dataset):
     def _read(self, record: Record) -> np.ndarray:
         return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
 
-    def _seen(self, indices: list[int]) -> Images:
-        """The images as test-time augmentation sees them."""
-        arrays = (self._read(self.dataset.record(index)) for index in indices)
-        return join([prepare_views(array, self.rule, self.views) for array in arrays])
+    def _images(self, indices: list[int], samples: list[Sample], plan: BatchPlan) -> Images:
+        if self.views != ONE_VIEW:
+            arrays = (self._read(self.dataset.record(index)) for index in indices)
+            return join([prepare_views(array, self.rule, self.views) for array in arrays])
+        return to_images(
+            [sample.image for sample in samples],
+            [(int(h), int(w)) for h, w in self.sizes[indices]],
+            [self.sample_seed(index, plan.epoch) for index in indices],
+            canvas=plan.canvas,
+            scales=[sample.scales for sample in samples],
+        )
 
-    def _pack(self, made: list[tuple[int, Sample]], job: Job, problems: tuple[tuple[int, str], ...]) -> Parcel:
-        indices = [index for index, _ in made]
-        samples = [sample for _, sample in made]
-        images = None
-        if made and self.views != ONE_VIEW:
-            images = self._seen(indices)
-        elif made:
-            images = to_images(
-                [sample.image for sample in samples],
-                [(int(h), int(w)) for h, w in self.sizes[indices]],
-                [self.sample_seed(index, job.epoch) for index in indices],
-                canvas=job.canvas,
-                scales=[sample.scales for sample in samples],
-            )
+    def _pack(
+        self, made: list[tuple[int, Sample]], plan: BatchPlan, problems: tuple[tuple[int, str], ...]
+    ) -> PackedBatch:
+        indices, samples = [index for index, _ in made], [sample for _, sample in made]
 
         def together(field: str, *shape: int) -> Tensor:
             arrays = [getattr(sample, field) for sample in samples]
             return torch.from_numpy(np.concatenate(arrays)) if arrays else torch.zeros(0, *shape)
 
         masks, frames, side = _pack_masks(samples) if self.masks else (None, None, MASK_SIDE)
-        return Parcel(
-            images=images,
+        outlines = None
+        if self.masks and self.mask_rule == "polygon":
+            packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
+            outlines = Outlines(*map(torch.from_numpy, packed))
+        return PackedBatch(
+            images=self._images(indices, samples, plan) if made else None,
             counts=torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64),
             boxes=together("boxes", 4),
             labels=together("labels"),
@@ -185,12 +190,12 @@ class Maker(data.Dataset):
             image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
             problems=problems,
             mask_side=side,
-            outlines=_pack_outlines(samples) if self.masks and self.mask_rule == "polygon" else None,
+            outlines=outlines,
         )
 
 
 def _pack_masks(samples: list[Sample]) -> tuple[Tensor, Tensor, int]:
-    """Bits of all objects, of one side, then their frames and that side."""
+    """The bits of all objects, enlarged to one side; their frames; that side."""
     shown = [(s.masks, s.frames) for s in samples if s.masks is not None and s.frames is not None]
     side = max((masks.shape[-1] for masks, _ in shown), default=MASK_SIDE)
     bits, places = [np.zeros((0, side**2), bool)], [np.zeros((0, 4), np.float32)]
@@ -202,13 +207,8 @@ def _pack_masks(samples: list[Sample]) -> tuple[Tensor, Tensor, int]:
     return torch.from_numpy(packed), torch.from_numpy(np.concatenate(places)), side
 
 
-def _pack_outlines(samples: list[Sample]) -> Outlines:
-    packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
-    return Outlines(*(torch.from_numpy(array) for array in packed))
-
-
 def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
-    """Source of all that is random about a sample, 0..2^63 - 1: the three numbers hashed (splitmix64)."""
+    """The source of all randomness in a sample, 0..2^63 - 1: the three numbers hashed (splitmix64)."""
     state = 0
     for word in (run_seed, epoch, image_id):
         state = (state + word + 0x9E3779B97F4A7C15) & _64_BITS
@@ -218,23 +218,21 @@ def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
     return state >> 1
 
 
-_64_BITS = 2**64 - 1
-
-
 def slots(most: int) -> int:
-    """G: the next of 16, 32, 64, ... that holds `most` objects."""
+    """G: the first of 16, 32, 64, ... that holds `most` objects."""
     count = FEWEST_SLOTS
     while count < most:
         count *= 2
     return count
 
 
-def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
-    """The batch of a parcel that has images; `gt` asks for the objects."""
-    assert parcel.images is not None
+def unpack(packed: PackedBatch, *, gt: bool = True) -> Batch:
+    """The batch, whose images could be read; `gt` asks for the objects."""
+    assert packed.images is not None
+    images = packed.images._replace(views=tuple(packed.images.views))  # torch's loader makes lists of plain tuples
     if not gt:
-        return Batch(parcel.images, None, parcel.image_ids)
-    counts = parcel.counts.tolist()
+        return Batch(images, None, packed.image_ids)
+    counts = packed.counts.tolist()
     B, G = len(counts), slots(max(counts))
     ends = np.cumsum(counts)
 
@@ -246,21 +244,21 @@ def unfold(parcel: Parcel, *, gt: bool = True) -> Batch:
         return torch.from_numpy(table)
 
     masks = None
-    if parcel.masks is not None:
-        side = parcel.mask_side
-        bits = np.unpackbits(parcel.masks.numpy(), axis=1, count=side * side).view(np.bool_)
+    if packed.masks is not None:
+        side = packed.mask_side
+        bits = np.unpackbits(packed.masks.numpy(), axis=1, count=side * side).view(np.bool_)
         masks = laid_out(torch.from_numpy(bits.reshape(-1, side, side)))
-    outlines = parcel.outlines
+    outlines = packed.outlines
     if outlines is not None:
         outlines = outlines._replace(spans=laid_out(outlines.spans))
     truth = GroundTruth(
-        boxes=laid_out(parcel.boxes),
-        labels=laid_out(parcel.labels),
+        boxes=laid_out(packed.boxes),
+        labels=laid_out(packed.labels),
         masks=masks,
-        mask_boxes=None if parcel.frames is None else laid_out(parcel.frames),
-        keypoints=None if parcel.keypoints is None else laid_out(parcel.keypoints),
-        ignore=laid_out(parcel.ignore),
-        valid=torch.arange(G) < parcel.counts[:, None],
+        mask_boxes=None if packed.frames is None else laid_out(packed.frames),
+        keypoints=None if packed.keypoints is None else laid_out(packed.keypoints),
+        ignore=laid_out(packed.ignore),
+        valid=torch.arange(G) < packed.counts[:, None],
         outlines=outlines,
     )
-    return Batch(parcel.images, truth, parcel.image_ids)
+    return Batch(images, truth, packed.image_ids)

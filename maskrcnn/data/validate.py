@@ -1,0 +1,364 @@
+"""The checks that every data set passes, whatever its format: names, numbers, boxes and masks, of all objects at once.
+
+No mask is drawn: boxes and areas come from polygon corners and run lengths. A run-length mask must have the size of its
+image, so no file can make us allocate more than its images need.
+
+Compressed counts are COCO's (maskApi.c, `rleFrString`): characters from 48 on, five bits each, low bits first. Bit 5
+says that more follow, bit 4 of the last one is the sign, and from the fourth count on each is stored as its difference
+to the count two places earlier.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .dataset import POLYGONS, RLE, ObjectTable
+from .problems import Kind, Report
+
+FAR = 1e6  # pixels; a coordinate beyond this is a mistake, and float32 would lose its fractions
+BOX_TOLERANCE = (3.0, 0.1)  # pixels, fraction of the side: COCO's own boxes differ this much from their polygons
+_CHUNK = 1 << 16  # characters, counts or points processed together: the temporary arrays stay in the processor's cache
+_LONGEST = 8  # characters of a count: 40 bits, more than any image needs
+_LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
+_PLAIN_NAME = re.compile(r"[^/\\:\0]+")
+
+
+# --- single values -------------------------------------------------------------------------------------------------
+
+
+def integer(value: Any) -> int | None:
+    """`value` as an int64 if it is a whole number (12 or 12.0, but not True), else None."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and _LEAST <= value <= _MOST else None
+
+
+def numbers(value: Any, length: int) -> array | None:
+    """`value` as doubles if it is a list of `length` numbers, else None."""
+    if not isinstance(value, list) or len(value) != length:
+        return None
+    try:
+        return array("d", value)
+    except (TypeError, OverflowError):
+        return None
+
+
+def show(value: Any) -> str:
+    """A short form of any value, for messages."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def wrong_name(name: Any) -> str | None:
+    """Why the file name of an image is refused, or None. A name must stay inside the image folder on every system."""
+    if not isinstance(name, str) or not name:
+        return "image without a file name"
+    if _PLAIN_NAME.fullmatch(name) and name not in (".", "..") and name.isprintable():
+        return None
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "file name that is not valid text"
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if "\0" in name or not posix.name or not windows.name:
+        return "file name that names no file"
+    if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
+        return "file name that leaves the image folder"
+    return None
+
+
+# --- objects -------------------------------------------------------------------------------------------------------
+
+
+class Stated(NamedTuple):
+    """Objects as a file states them, one row each: their structure is right, their numbers are unchecked."""
+
+    # int64 [n 8]: image row, id, whether there is an id, label, whether a crowd, kind of mask (NO_MASK, POLYGONS, RLE),
+    # and the range of its polygons or counts; -1 and the index of a compressed string
+    integers: np.ndarray
+    reals: np.ndarray  # float64 [n 6]: x, y, width, height, area, score; NaN if not stated
+    keypoints: np.ndarray | None  # float32 [n J 3]
+    points: np.ndarray  # float64 [points 2], polygons end to end, in the order of their objects
+    part_offsets: np.ndarray  # int64 [parts + 1]
+    counts: np.ndarray  # int64, uncompressed run lengths end to end
+    characters: np.ndarray  # uint8, compressed ones end to end
+    string_offsets: np.ndarray  # int64 [strings + 1]
+
+
+def check_objects(stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> ObjectTable:
+    """The valid objects, sorted by image; every other one, and every repair, goes to the report.
+
+    `image_ids` (int64 [N]) and `sizes` (int64 [N 2], height and width) are those of the images.
+    """
+    return _Check(stated, image_ids, sizes, report).table()
+
+
+class _Check:
+    def __init__(self, stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> None:
+        self.stated, self.report, self.images = stated, report, len(image_ids)
+        self.rows, self.ids, has_id, self.labels, crowd, self.kinds, *_ = stated.integers.T
+        self.has_id, self.crowd, self.spans = has_id != 0, crowd != 0, stated.integers[:, 6:].copy()
+        self.image_ids, self.sizes = image_ids[self.rows], sizes[self.rows]
+        self.alive = np.ones(len(self.rows), bool)
+
+    def table(self) -> ObjectTable:
+        n, (stated_areas, scores) = len(self.rows), self.stated.reals[:, 4:].T
+        mask_boxes, areas = np.full((n, 4), np.nan), np.full(n, np.nan)
+        counts = self._measure_rle(mask_boxes, areas)
+        points, part_offsets = self._measure_polygons(mask_boxes, areas)
+        boxes = self._settle_boxes(mask_boxes)
+        areas = np.where(np.isfinite(stated_areas) & (stated_areas > 0), stated_areas, areas)
+        areas = np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        ids = self._settle_ids()
+        order = np.argsort(self.rows, kind="stable")
+        order = order[self.alive[order]]
+        per_image = np.bincount(self.rows[order], minlength=self.images)
+        return ObjectTable(
+            offsets=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
+            ids=ids[order],
+            labels=self.labels[order].astype(np.int32),
+            boxes=boxes[order],
+            ignore=self.crowd[order],
+            areas=areas[order],
+            keypoints=None if self.stated.keypoints is None else self.stated.keypoints[order],
+            kinds=self.kinds[order].astype(np.uint8),
+            spans=self.spans[order],
+            part_offsets=part_offsets,
+            points=points,
+            counts=counts,
+            scores=None if np.isnan(scores[order]).all() else scores[order],
+        )
+
+    def _drop(self, bad: np.ndarray, reason: str) -> None:
+        """Drops the objects for which `bad` is True."""
+        for i in np.flatnonzero(bad & self.alive).tolist():
+            self._report(i, "annotation", reason)
+        self.alive &= ~bad
+
+    def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
+        own_id = int(self.ids[i]) if self.has_id[i] else None
+        self.report.add(kind, reason, image_id=int(self.image_ids[i]), annotation_id=own_id, detail=detail)
+
+    def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
+        """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
+        stated, spans, is_rle = self.stated, self.spans, self.kinds == RLE
+        first = stated.string_offsets
+        decoded, lengths, readable = _in_chunks(
+            first, lambda a, b: decode_counts(stated.characters[first[a] : first[b]], first[a : b + 1] - first[a])
+        )
+        counts = np.concatenate([stated.counts, decoded])
+        offsets = len(stated.counts) + np.concatenate([[0], np.cumsum(lengths)])
+        compressed = is_rle & (spans[:, 0] < 0)
+        which = spans[compressed, 1]
+        unreadable = np.zeros(len(spans), bool)
+        unreadable[compressed] = ~readable[which]
+        spans[compressed] = np.stack([offsets[which], offsets[which + 1]], axis=1)
+        self._drop(unreadable, "RLE counts that cannot be decoded")
+        rle = np.flatnonzero(is_rle & self.alive)
+        own, sizes = spans[rle], self.sizes[rle]
+        fits, boxes[rle], areas[rle] = _in_chunks(
+            np.concatenate([[0], np.cumsum(np.diff(own).ravel())]),
+            lambda a, b: rle_measures(counts, own[a:b], sizes[a:b]),
+        )
+        wrong = np.zeros(len(spans), bool)
+        wrong[rle] = ~fits
+        self._drop(wrong, "RLE whose counts do not add up to its size")
+        self._drop(is_rle & (areas == 0), "empty mask")
+        # No span that is kept holds a count that does not fit; clipping only keeps the conversion defined.
+        return np.clip(counts, 0, 2**32 - 1).astype(np.uint32)
+
+    def _measure_polygons(self, boxes: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Checks every polygon, fills in boxes and areas; returns points and offsets without the bad ones, to which
+        the spans are adapted.
+        """
+        points, offsets = self.stated.points, self.stated.part_offsets
+        finite, part_boxes, part_areas = _in_chunks(
+            offsets,
+            lambda a, b: polygon_measures(points[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a], FAR),
+        )
+        owner = np.flatnonzero(self.kinds == POLYGONS)
+        owner_of = np.repeat(owner, np.diff(self.spans[owner]).ravel())  # no polygon is without an object
+        sizes = self.sizes[owner_of]
+        inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
+        good = finite & (part_areas > 0) & inside
+        has_good = np.zeros(len(self.alive), bool)
+        has_good[owner_of[good]] = True
+        for reason, bad in (
+            ("polygon with invalid coordinates", ~finite),
+            ("polygon without an area", finite & (part_areas == 0)),
+            ("polygon outside its image", finite & (part_areas > 0) & ~inside),
+        ):
+            for i in np.sort(owner_of[bad & has_good[owner_of]]).tolist():
+                self._report(i, "part", reason)
+            lost = np.zeros(len(self.alive), bool)
+            lost[owner_of[bad]] = True
+            self._drop(lost & ~has_good, reason)
+        first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
+        if len(first):
+            whole = owner_of[good][first]
+            boxes[whole, :2] = np.minimum.reduceat(part_boxes[good, :2], first)
+            boxes[whole, 2:] = np.maximum.reduceat(part_boxes[good, 2:], first)
+            areas[whole] = np.add.reduceat(part_areas[good], first)
+        if not good.all():
+            lengths = np.diff(offsets)
+            self.spans[owner] = np.concatenate([[0], np.cumsum(good)])[self.spans[owner]]
+            points, offsets = points[np.repeat(good, lengths)], np.concatenate([[0], np.cumsum(lengths[good])])
+        return points, offsets
+
+    def _settle_boxes(self, mask_boxes: np.ndarray) -> np.ndarray:
+        """The stated box if it agrees with the mask, else the mask's; clipped if it reaches more than a pixel beyond
+        the image.
+        """
+        given = self.stated.reals[:, :4]
+        masked = np.all(np.isfinite(mask_boxes), axis=1)
+        sides = np.where(masked[:, None], mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
+        allowed = np.tile(np.maximum(BOX_TOLERANCE[0], BOX_TOLERANCE[1] * sides), 2)
+        limits = np.tile(self.sizes[:, ::-1], 2).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            stated = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
+            usable = np.all(np.abs(stated) < FAR, axis=1) & np.all(given[:, 2:] > 0, axis=1)
+            strays = np.any(np.abs(stated - np.clip(mask_boxes, 0, limits)) > allowed, axis=1)
+            negative = np.all(np.isfinite(given), axis=1) & np.any(given[:, 2:] < 0, axis=1)
+        absent = np.all(np.isnan(given), axis=1)
+        self._drop(~masked & negative, "box with a negative width or height")
+        self._drop(~masked & ~usable, "invalid box")
+        for i in np.flatnonzero(self.alive & masked & ~absent & (~usable | strays)).tolist():
+            reason = "box that does not fit its mask" if usable[i] else "invalid box"
+            detail = f"[{', '.join(f'{x:g}' for x in given[i])}]"
+            self._report(i, "repair", f"{reason}, recomputed from the mask", detail)
+        boxes = np.where((masked & (~usable | strays))[:, None], mask_boxes, stated)
+        clipped = np.clip(boxes, 0, limits)
+        with np.errstate(invalid="ignore"):
+            inside = clipped.astype(np.float32)  # as records give it: a sliver may round to nothing
+            self._drop(np.any(inside[:, 2:] <= inside[:, :2], axis=1), "box outside its image")
+            leaves = np.any(np.abs(clipped - boxes) > 1, axis=1)
+        for i in np.flatnonzero(self.alive & leaves & usable & ~strays).tolist():
+            self._report(i, "repair", "box that reaches beyond its image, clipped")
+        return np.where(leaves[:, None], clipped, boxes)
+
+    def _settle_ids(self) -> np.ndarray:
+        """Annotation ids, unique among the valid objects: a missing or repeated id is replaced by a new one."""
+        ids, living = self.ids.copy(), np.flatnonzero(self.alive)
+        repeated = self.alive.copy()
+        repeated[living[np.unique(ids[living], return_index=True)[1]]] = False
+        taken = ids[(ids > 0) & (ids < 2**62)]  # larger ids leave no room for a successor, and need none
+        replaced = np.flatnonzero((repeated | ~self.has_id) & self.alive).tolist()
+        for new, i in enumerate(replaced, start=int(taken.max(initial=0)) + 1):
+            self._report(i, "repair", "missing or repeated annotation id, replaced by a new one", str(new))
+            ids[i] = new
+        return ids
+
+
+# --- masks, measured without drawing them --------------------------------------------------------------------------
+
+
+def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """What `measure` gives for ranges of neighbours, each about `_CHUNK` long in terms of `offsets`, joined."""
+    pieces, first = [measure(0, 0)], 0
+    while first < len(offsets) - 1:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK, side="right")) - 1)
+        pieces.append(measure(first, last))
+        first = last
+    return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
+
+
+def decode_counts(
+    characters: np.ndarray,  # uint8 [characters], all strings end to end; none is empty
+    offsets: np.ndarray,  # int64 [strings + 1]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int64 counts of all strings end to end; int64 [strings], how many each has; bool [strings], whether it could be
+    read. The counts of a string that could not are meaningless.
+    """
+    if not len(characters):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
+    bits = characters.astype(np.int64) - 48
+    last = (bits & 32) == 0  # of a count
+    wrong = (bits < 0) | (bits > 63)
+    wrong[offsets[1:] - 1] |= ~last[offsets[1:] - 1]
+    last[offsets[1:] - 1] = True  # a string that ends within a count must not run into the next
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(bits)) - np.repeat(starts, ends + 1 - starts)
+    wrong |= place >= _LONGEST
+    place = np.minimum(place, _LONGEST)
+    values = np.add.reduceat((bits & 31) << (5 * place), starts)
+    values -= ((bits[ends] & 16) != 0) * (np.int64(1) << (5 * (place[ends] + 1)))
+    lengths = np.add.reduceat(last.astype(np.int64), offsets[:-1])
+    # Each count from the fourth on adds the one two places before it: running sums over odd and over even places.
+    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    place = np.arange(len(values)) - begins
+    chained = np.where(place == 0, 0, values)  # the first count is stored as it is and starts no chain
+    odd, even = np.cumsum(np.where(place % 2, chained, 0)), np.cumsum(np.where(place % 2, 0, chained))
+    totals = np.where(place % 2, odd - odd[begins], even - even[begins])
+    return np.where(place == 0, values, totals), lengths, ~np.logical_or.reduceat(wrong, offsets[:-1])
+
+
+def rle_measures(
+    counts: np.ndarray,  # int64, of all objects
+    spans: np.ndarray,  # int64 [n 2], the range of each
+    sizes: np.ndarray,  # int64 [n 2], (height, width)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """bool [n], whether no count is negative and they add up to height * width; float64 [n 4], tight xyxy boxes;
+    float64 [n], areas.
+    """
+    n = len(spans)
+    lengths = spans[:, 1] - spans[:, 0]
+    owner = np.repeat(np.arange(n), lengths)
+    begins = np.cumsum(lengths) - lengths
+    place = np.arange(len(owner)) - begins[owner]
+    runs = counts[spans[owner, 0] + place]
+    pixels = sizes[:, 0] * sizes[:, 1]
+    fits = lengths > 0
+    fits[owner[(runs < 0) | (runs > pixels[owner])]] = False  # from here on no sum can overflow
+    runs = np.where(fits[owner], runs, 0)
+    ends = np.cumsum(runs)
+    ends -= (ends - runs)[begins[owner]]  # from the first pixel of the object's own mask
+    fits &= np.bincount(owner, weights=runs, minlength=n) == pixels
+    front = (place % 2 == 1) & (runs > 0) & fits[owner]
+    owner, first, last = owner[front], (ends - runs)[front], ends[front] - 1
+    height = np.maximum(sizes[owner, 0], 1)
+    left, right = first // height, last // height
+    spread = right > left  # the run reaches the bottom of one column and the top of the next
+    top, bottom = np.where(spread, 0, first % height), np.where(spread, height - 1, last % height)
+    boxes, areas = np.full((n, 4), np.nan), np.zeros(n)
+    if len(owner):
+        begin = np.flatnonzero(np.diff(owner, prepend=-1))
+        objects = owner[begin]
+        boxes[objects, 0], boxes[objects, 1] = np.minimum.reduceat(left, begin), np.minimum.reduceat(top, begin)
+        boxes[objects, 2] = np.maximum.reduceat(right, begin) + 1
+        boxes[objects, 3] = np.maximum.reduceat(bottom, begin) + 1
+        areas[objects] = np.add.reduceat(last - first + 1, begin)
+    return fits, boxes, areas
+
+
+def polygon_measures(
+    points: np.ndarray,  # float64 [points 2]
+    offsets: np.ndarray,  # int64 [parts + 1]
+    far: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """bool [parts], whether all values are finite and within +-far; float64 [parts 4], xyxy boxes; float64 [parts],
+    areas.
+
+    The area is the shoelace formula's. It is 0 only if all points lie on one line: the halves of a bow tie do not
+    cancel.
+    """
+    first, lengths = offsets[:-1], np.diff(offsets)
+    if not len(first):
+        return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)
+    finite = np.logical_and.reduceat((np.abs(points) < far).all(1), first)
+    points = np.where(np.repeat(finite, lengths)[:, None], points, 0)
+    boxes = np.concatenate([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)], axis=1)
+    around = points - np.repeat(points[first], lengths, axis=0)  # small numbers: no cancellation far from the origin
+    x, y = around.T
+    following = np.arange(1, len(points) + 1)
+    following[offsets[1:] - 1] = first
+    cross = x * y[following] - x[following] * y
+    shoelace = np.abs(np.add.reduceat(cross, first)) / 2
+    unsigned = np.add.reduceat(np.abs(cross), first) / 2
+    sides = boxes[:, 2:] - boxes[:, :2]
+    flat = (unsigned <= 1e-9) | (sides <= 0).any(1)
+    return finite, boxes, np.where(flat, 0, np.maximum(shoelace, 1e-9))
