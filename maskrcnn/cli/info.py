@@ -69,12 +69,9 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
 
 
 def _model(config: "ModelConfig") -> list[tuple[str, Any]]:
-    import torch
+    from ..weights.interop.infer import empty_model
 
-    from ..model.build import build
-
-    with torch.device("meta"):  # shapes only, no memory
-        parameters = sum(parameter.numel() for parameter in build(config).parameters())
+    parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
     image, keypoint = config.input, config.keypoint_head
     size = "not resized" if image.zoom == 1 else f"resized by a factor of {image.zoom:g}"
     if image.min_size:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from maskrcnn.config import (
     FPNConfig,
@@ -16,7 +17,7 @@ from maskrcnn.config import (
 )
 from maskrcnn.errors import CheckpointError
 from maskrcnn.model.build import build
-from maskrcnn.weights.interop.infer import infer, shapes_of
+from maskrcnn.weights.interop.infer import empty_model, infer, shapes_of
 
 READ = {  # what shapes show
     "backbone": ("block", "blocks", "width", "groups", "width_per_group", "norm", "features"),
@@ -75,8 +76,7 @@ CASES: dict[str, ModelConfig] = {
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return dict(shapes_of(build(config).state_dict()))
+    return dict(shapes_of(empty_model(config).state_dict()))
 
 
 def read_of(config: ModelConfig) -> Iterable[tuple[str, Any]]:
@@ -92,6 +92,24 @@ def read_of(config: ModelConfig) -> Iterable[tuple[str, Any]]:
             names = ("kind", "class_agnostic")
         for name in names:
             yield f"{room}.{name}", getattr(part, name)
+
+
+def test_an_empty_model_has_the_tensors_of_a_real_one_and_draws_nothing() -> None:
+    """On the meta device, drawing would import torch's compiler."""
+
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(func)
+            return func(*args, **(kwargs or {}))
+
+    called: list[Any] = []
+    with Recorder():
+        empty = empty_model(preset("R-18-FPN-tiny"))
+    assert called
+    assert Tensor.normal_ not in called
+    real = build(preset("R-18-FPN-tiny")).state_dict()
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+    assert shapes_of(empty.state_dict()) == shapes_of(real)
 
 
 @pytest.mark.parametrize("name", CASES)

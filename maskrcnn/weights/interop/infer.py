@@ -1,4 +1,4 @@
-"""The structure of a model from the names and shapes of its tensors, which foreign checkpoints do not state."""
+"""The structure of a model, which foreign checkpoints do not state, from names and shapes of its tensors, and back."""
 
 import math
 import re
@@ -6,16 +6,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...config import BackboneConfig, BoxHeadConfig, FPNConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, preset
 from ...errors import CheckpointError
+from ...model.build import build
+from ...model.mask_rcnn import MaskRCNN
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def empty_model(config: ModelConfig) -> MaskRCNN:
+    """The model of a config on the meta device: tensors with names and shapes, but without values."""
+    with torch.device("meta"), _WithoutDraws():
+        return build(config)
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Skips initialisation. On the meta device, drawing would import torch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def infer(shapes: Shapes) -> ModelConfig:

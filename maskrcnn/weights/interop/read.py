@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ...config import MODEL_NAMES, BackboneConfig, ModelConfig, override, preset
 from ...errors import CheckpointError, ConfigError
-from ...model.build import build
 from ..checkpoint import KEY, Checkpoint, differences, refuse
 from .classes import name_classes
 from .detectron import DETECTRON
 from .detectron2 import DETECTRON2
-from .infer import infer, infer_backbone, shapes_of
+from .infer import empty_model, infer, infer_backbone, shapes_of
 from .origin import Origin, rename_all
 from .pickles import as_tensors, read_pickle, read_torch
 from .torchvision import TORCHVISION
@@ -127,8 +126,7 @@ def to_whole(found: Foreign, settings: Sequence[str], classes: Sequence[str] | N
         refuse(found.strange, found.path, f"{what}, and there is")
         raise CheckpointError(f"{found.path} {what}") from error
     config = override(found.config(structure), settings)
-    with torch.device("meta"):  # shapes without memory
-        own = build(config).state_dict()
+    own = empty_model(config).state_dict()
     # Live batch norms count their batches, frozen ones do not, whatever the file has.
     state = {name: tensor for name, tensor in found.state.items() if name in own or not name.endswith(_COUNTS)}
     state |= {name: torch.tensor(0) for name in own.keys() - state.keys() if name.endswith(_COUNTS)}
