@@ -67,8 +67,7 @@ def rasterize_rle(
     """The value of a COCO RLE at the centre of each cell, bool [S S] with S = `size`; False outside the image.
 
     `counts` are run lengths, background first, down the columns of an image of `image_size` (height, width). The bitmap
-    itself is never made. The caller has checked `counts` with `ops.rle.check_counts`; pixels after the last run are
-    background.
+    itself is never made. The caller has checked `counts`; pixels after the last run are background.
     """
     frame = _checked_frame(frame)
     ends = np.cumsum(counts, dtype=np.int64)
@@ -103,16 +102,6 @@ def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
     ).astype(np.float64)
 
 
-def polygon_area(polygons: Sequence[np.ndarray]) -> float:
-    """The sum of the polygons' areas in square pixels (shoelace); overlaps count twice."""
-    area = 0.0
-    for outline in polygons:
-        if len(outline):
-            x, y = (outline - outline[0]).T  # near the origin, to avoid cancellation
-            area += abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-    return area
-
-
 def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """The tight box around the set pixels of an RLE, float64 [4], xyxy; zeros if no pixel is set."""
     height = image_size[0]
@@ -125,11 +114,6 @@ def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     whole = bool((first_x != last_x).any())  # a run that continues in the next column touches both edges
     top, bottom = (0, height) if whole else (int(first_y.min()), int(last_y.max()) + 1)
     return np.array([first_x.min(), top, last_x.max() + 1, bottom], dtype=np.float64)
-
-
-def rle_area(counts: np.ndarray) -> int:
-    """The number of set pixels of an RLE."""
-    return int(np.asarray(counts)[1::2].sum(dtype=np.int64))
 
 
 def _checked_frame(frame: Frame) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_roi_align_compiles(compiled, dtype, sampling, aligned, canvas, channels
 
     maps = pyramid_of(canvas, canvas, channels, dtype, "cpu", batch=1)
     boxes, levels, valid = boxes_of(canvas, canvas, 3 if channels > 1 else 1, "cpu", batch=1)
-    grid = Grid(tuple((1 / s, 1 / s) for s in (4, 8, 16, 32)), 7, sampling, aligned, None)
+    grid = Grid(tuple((1 / s, 1 / s) for s in (4, 8, 16, 32)), 7, sampling, aligned)
     out = roi_align_triton(maps, boxes, levels, valid, grid)
     for deterministic in (False, True):
         with determinism(deterministic):

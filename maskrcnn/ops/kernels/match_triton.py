@@ -1,6 +1,6 @@
 """`match` on a GPU: two passes over tiles of boxes and of ground truth; the overlaps are computed twice, not stored."""
 
-# ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
+# ruff: noqa: ANN001, ANN201, ANN202 (Triton infers the types of its kernels)
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import torch
@@ -41,7 +41,7 @@ def _(boxes, gt_boxes, real, crowd, candidates):
 
 
 @triton.jit
-def _corners(ptr, at, mask):
+def corners(ptr, at, mask):
     """x1, y1, x2, y2 of the boxes numbered `at`."""
     return (
         tl.load(ptr + at * 4, mask=mask, other=0.0),
@@ -66,31 +66,21 @@ def _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2):
 
 @triton.jit
 def _best_kernel(
-    boxes_ptr,  # [B, N, 4]
-    gt_ptr,  # [B, G, 4]
-    real_ptr,  # [B, G]
-    crowd_ptr,  # [B, G]
-    allowed_ptr,  # [B, N]
-    N,
-    G,
-    iou_ptr,  # [B, N]
-    index_ptr,  # [B, N]
-    ignored_ptr,  # [B, N]
-    highest_ptr,  # [B, G], zeros at first
-    BOXES: tl.constexpr,
-    GT: tl.constexpr,
-):
+    boxes_ptr, gt_ptr, real_ptr, crowd_ptr, allowed_ptr, N, G,  # [B, N, 4], [B, G, 4], [B, G], [B, G], [B, N]
+    iou_ptr, index_ptr, ignored_ptr, highest_ptr,  # [B, N], [B, N], [B, N], [B, G]; `highest` initially zero
+    BOXES: tl.constexpr, GT: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
     image = tl.program_id(1).to(tl.int64)
     own = image * N + n
-    x1, y1, x2, y2 = _corners(boxes_ptr, own, n < N)
+    x1, y1, x2, y2 = corners(boxes_ptr, own, n < N)
     allowed = tl.load(allowed_ptr + own, mask=n < N, other=0) != 0
     best, index = tl.full((BOXES,), -1.0, tl.float32), tl.zeros((BOXES,), tl.int32)
     ignored = tl.zeros((BOXES,), tl.float32)
     for first in range(0, G, GT):
         g = first + tl.arange(0, GT)
         other = image * G + g
-        gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
+        gx1, gy1, gx2, gy2 = corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         crowd = tl.load(crowd_ptr + other, mask=g < G, other=0) != 0
         iou, share = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)
@@ -108,26 +98,18 @@ def _best_kernel(
 
 @triton.jit
 def _best_of_gt_kernel(
-    boxes_ptr,  # [B, N, 4]
-    gt_ptr,  # [B, G, 4]
-    real_ptr,  # [B, G]
-    allowed_ptr,  # [B, N]
-    highest_ptr,  # [B, G]
-    N,
-    G,
-    out_ptr,  # [B, N]
-    BOXES: tl.constexpr,
-    GT: tl.constexpr,
-):
+    boxes_ptr, gt_ptr, real_ptr, allowed_ptr, highest_ptr, N, G, out_ptr,  # as in `_best_kernel`; out [B, N]
+    BOXES: tl.constexpr, GT: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
     image = tl.program_id(1).to(tl.int64)
     own = image * N + n
-    x1, y1, x2, y2 = _corners(boxes_ptr, own, n < N)
+    x1, y1, x2, y2 = corners(boxes_ptr, own, n < N)
     found = tl.zeros((BOXES,), tl.int32)
     for first in range(0, G, GT):
         g = first + tl.arange(0, GT)
         other = image * G + g
-        gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
+        gx1, gy1, gx2, gy2 = corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         highest = tl.load(highest_ptr + other, mask=g < G, other=0.0)
         iou, _ = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)
