@@ -32,11 +32,10 @@ def rasterize_polygons(
     frame = _checked_frame(frame)
     points = np.concatenate([_checked_outline(outline) for outline in polygons] or [np.zeros((0, 2))])
     offsets = np.cumsum([0] + [len(outline) for outline in polygons])
-    match which("rasterize", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.rasterize_numba import rasterize_polygons_numba as run
-        case _:
-            run = rasterize_polygons_reference
+    if which("rasterize", torch.device("cpu"), impl) == "numba":
+        from .kernels.rasterize_numba import rasterize_polygons_numba as run
+    else:
+        run = rasterize_polygons_reference
     return run(points, offsets, frame, size)
 
 
@@ -71,11 +70,10 @@ def rasterize_rle(
     """
     frame = _checked_frame(frame)
     ends = np.cumsum(counts, dtype=np.int64)
-    match which("rasterize", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.rasterize_numba import rasterize_rle_numba as run
-        case _:
-            run = rasterize_rle_reference
+    if which("rasterize", torch.device("cpu"), impl) == "numba":
+        from .kernels.rasterize_numba import rasterize_rle_numba as run
+    else:
+        run = rasterize_rle_reference
     return run(ends, image_size[0], image_size[1], frame, size)
 
 
@@ -94,12 +92,11 @@ def rasterize_rle_reference(ends: np.ndarray, height: int, width: int, frame: np
 
 def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
     """The tight box around polygons, float64 [4], xyxy; zeros if there are no points."""
-    points = [outline for outline in polygons if len(outline)]
-    if not points:
+    outlines = [outline for outline in polygons if len(outline)]
+    if not outlines:
         return np.zeros(4)
-    return np.concatenate(
-        [np.min([p.min(axis=0) for p in points], axis=0), np.max([p.max(axis=0) for p in points], axis=0)]
-    ).astype(np.float64)
+    points = np.concatenate(outlines, dtype=np.float64)
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
 def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

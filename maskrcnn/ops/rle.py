@@ -35,11 +35,10 @@ def encode(
     check_rule(rule, threshold)
     check_size(size)
     padded, boxes = pad_masks(masks.detach().cpu()), boxes.detach().float().cpu()
-    match which("rle", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.rle_numba import encode_numba as run
-        case _:
-            run = encode_reference
+    if which("rle", torch.device("cpu"), impl) == "numba":
+        from .kernels.rle_numba import encode_numba as run
+    else:
+        run = encode_reference
     rows, columns = sample_positions(boxes, masks.shape[-1], size, rule)
     strings = run(padded, rows, columns, threshold, rule == "padded")
     return [{"size": [int(size[0]), int(size[1])], "counts": string} for string in strings]

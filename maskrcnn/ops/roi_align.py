@@ -42,9 +42,9 @@ def roi_align(
     The result is stored as [B R S S C]: the channels of a bin are adjacent in memory. Raises ValueError if the maps,
     scales and numbers do not fit together.
     """
-    check_call("roi_align", pyramid, scales, size, aggregate, every, sampling)
-    boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
     grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, every)
+    check_call("roi_align", pyramid, grid, aggregate)
+    boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
     match _choose(pyramid[0], aggregate, impl):
         case "triton":
             from .kernels.roi_align_triton import roi_align_triton as run
@@ -55,20 +55,13 @@ def roi_align(
     return run(pyramid, boxes, levels, valid, grid)
 
 
-def check_call(
-    name: str,
-    pyramid: Sequence[Tensor],
-    scales: Sequence[tuple[float, float]],
-    size: int,
-    aggregate: str,
-    every: int,
-    sampling: int = 0,
-) -> None:
+def check_call(name: str, pyramid: Sequence[Tensor], grid: Grid, aggregate: str) -> None:
     """Raises ValueError, which names the operator, if the arguments of an RoI operator do not fit together."""
     if aggregate not in ("average", "max"):
         raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
-    if len(pyramid) != len(scales) or not pyramid:
-        raise ValueError(f"{name}: {len(pyramid)} maps, but {len(scales)} scales")
+    if len(pyramid) != len(grid.scales) or not pyramid:
+        raise ValueError(f"{name}: {len(pyramid)} maps, but {len(grid.scales)} scales")
+    size, sampling, every = grid.size, grid.sampling, grid.every
     if min(size, every) < 1 or sampling < 0:
         raise ValueError(f"{name}: impossible {size=}, {sampling=}, {every=}")
     if len({(features.dtype, features.shape[1]) for features in pyramid}) > 1:

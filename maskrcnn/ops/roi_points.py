@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dispatch import which
+from .grids import Grid
 from .roi_align import check_call, gather_maps, of_level
 
 
@@ -47,8 +48,9 @@ def roi_pool(
     belong to the box, so it is at least one pixel wide. Bin p of a box of h rows has the rows floor(p h / S) to
     ceil((p + 1) h / S) - 1 that lie on the map, so neighbouring bins may share pixels. A bin without pixels is 0.
     """
-    check_call("roi_pool", pyramid, scales, size, aggregate, every)
-    return _pool(_pixels, pyramid, boxes, levels, valid, scales, size, aggregate, every)
+    grid = Grid(tuple(scales), size, sampling, aligned, every)
+    check_call("roi_pool", pyramid, grid, aggregate)
+    return _pool(_pixels, pyramid, boxes, levels, valid, grid, aggregate)
 
 
 def roi_warp(
@@ -71,8 +73,9 @@ def roi_warp(
     samples along an axis, including both of its edges. The centre of pixel i of a map is at i. Samples more than half a
     pixel outside the map do not count; a bin without samples is 0.
     """
-    check_call("roi_warp", pyramid, scales, size, aggregate, every)
-    return _pool(_samples, pyramid, boxes, levels, valid, scales, size, aggregate, every)
+    grid = Grid(tuple(scales), size, sampling, aligned, every)
+    check_call("roi_warp", pyramid, grid, aggregate)
+    return _pool(_samples, pyramid, boxes, levels, valid, grid, aggregate)
 
 
 def _pool(
@@ -81,10 +84,8 @@ def _pool(
     boxes: Tensor,
     levels: Tensor,
     valid: Tensor,
-    scales: Sequence[tuple[float, float]],
-    size: int,
+    grid: Grid,
     aggregate: str,
-    every: int,
 ) -> Tensor:
     """The maximum (the first, if several are equal) or mean of each bin's `points`, 0 without any: [B R C S S].
 
@@ -94,12 +95,11 @@ def _pool(
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
     pixels, first, heights, widths = gather_maps(pyramid, levels)
-    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in scales]) for axis in (0, 1))
-    y = points(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, size)
-    x = points(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, size)
-    y, x = (Points(*(t if t is None else t[:, :, ::every] for t in axis)) for axis in (y, x))
+    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in grid.scales]) for axis in (0, 1))
+    y = points(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, grid.size)
+    x = points(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, grid.size)
     y = y._replace(real=y.real & valid[..., None, None])
-    flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
+    flat = [None if t is None else t[:, :, :: grid.every].flatten(0, 1) for t in (*y, *x)]
     out = _kernel(pixels).apply(pixels, first.flatten(), widths.flatten(), aggregate, *flat)
     return out.unflatten(0, levels.shape).to(pyramid[0].dtype).permute(0, 1, 4, 2, 3)
 

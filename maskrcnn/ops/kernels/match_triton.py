@@ -13,13 +13,13 @@ _BOXES, _GT = 256, 16  # boxes and ground truth per tile
 
 @torch.library.custom_op("maskrcnn::match", mutates_args=())
 def match_triton(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes `ops.match.match_reference`."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
     boxes, gt_boxes = boxes.float().contiguous(), gt_boxes.float().contiguous()
-    allowed = boxes.new_ones(B, N, dtype=torch.bool) if candidates is None else candidates.contiguous()
+    real, crowd, allowed = real.contiguous(), crowd.contiguous(), allowed.contiguous()
     iou, ignored, highest = boxes.new_empty(B, N), boxes.new_empty(B, N), boxes.new_zeros(B, G)
     index, best_of_gt = boxes.new_empty(B, N, dtype=torch.int64), boxes.new_empty(B, N, dtype=torch.bool)
     if B * N:
@@ -27,15 +27,14 @@ def match_triton(
         launch, block = (triton.cdiv(N, _BOXES), B), {"BOXES": _BOXES, "GT": _GT, "enable_fp_fusion": False}
         with torch.cuda.device_of(boxes):
             _best_kernel[launch](
-                boxes, gt_boxes, real.contiguous(), crowd.contiguous(), allowed, N, G,
-                iou, index, ignored, highest, **block,
+                boxes, gt_boxes, real, crowd, allowed, N, G, iou, index, ignored, highest, **block
             )  # fmt: skip
-            _best_of_gt_kernel[launch](boxes, gt_boxes, real.contiguous(), allowed, highest, N, G, best_of_gt, **block)
+            _best_of_gt_kernel[launch](boxes, gt_boxes, real, allowed, highest, N, G, best_of_gt, **block)
     return iou, index, best_of_gt, ignored
 
 
 @match_triton.register_fake
-def _(boxes, gt_boxes, real, crowd, candidates):
+def _(boxes, gt_boxes, real, crowd, allowed):
     iou = boxes.new_empty(boxes.shape[:2], dtype=torch.float32)
     return iou, iou.to(torch.int64), iou.to(torch.bool), iou.clone()
 

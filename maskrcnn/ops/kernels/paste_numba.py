@@ -13,8 +13,9 @@ def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float 
     """Computes `ops.paste.paste_reference`, rounding in the same order: the results are bit-equal."""
     (N, H), W = rows.shape, columns.shape[1]
     out = torch.zeros(N, H, W, dtype=torch.float32 if threshold is None else torch.bool)
+    masks, downward, across = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
     limit = None if threshold is None else np.float32(threshold)
-    _paste(*(t.detach().contiguous().numpy() for t in (padded, rows, columns)), limit, strict, out.numpy())
+    _paste(masks, downward, across, limit, strict, out.numpy())
     return out
 
 

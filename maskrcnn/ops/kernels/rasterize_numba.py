@@ -90,13 +90,8 @@ def _fill(marks, mask, forwards):  # noqa: ANN001, ANN202
     size = len(mask)
     for row in range(size):
         winding = 0
-        if forwards:
-            for column in range(size):
-                winding += marks[row, column]
-                if winding != 0:
-                    mask[row, column] = True
-        else:
-            for column in range(size - 1, -1, -1):
-                winding += marks[row, column + 1]
-                if winding != 0:
-                    mask[row, column] = True
+        for step in range(size):
+            column = step if forwards else size - 1 - step
+            winding += marks[row, column if forwards else column + 1]
+            if winding != 0:
+                mask[row, column] = True
