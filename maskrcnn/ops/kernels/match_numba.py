@@ -16,19 +16,11 @@ def match_numba(
     B, N, _ = boxes.shape
     iou, ignored = torch.empty(B, N), torch.empty(B, N)
     index, best_of_gt = torch.empty(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)
+    own, others = (t.float().contiguous().numpy() for t in (boxes, gt_boxes))
     for b in range(B):
-        _match_image(
-            boxes[b].float().contiguous().numpy(),
-            gt_boxes[b].float().contiguous().numpy(),
-            torch.nonzero(real[b]).flatten().numpy(),
-            torch.nonzero(crowd[b]).flatten().numpy(),
-            allowed[b].numpy(),
-            torch.get_num_threads(),
-            iou[b].numpy(),
-            index[b].numpy(),
-            best_of_gt[b].numpy(),
-            ignored[b].numpy(),
-        )
+        objects, regions = (torch.nonzero(chosen[b]).flatten().numpy() for chosen in (real, crowd))
+        answer = [t[b].numpy() for t in (iou, index, best_of_gt, ignored)]
+        _match_image(own[b], others[b], objects, regions, allowed[b].numpy(), torch.get_num_threads(), *answer)
     return iou, index, best_of_gt, ignored
 
 
