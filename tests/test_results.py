@@ -12,9 +12,9 @@ from PIL import Image
 from maskrcnn.categories import Category
 from maskrcnn.config import BoxArithmetic, KeypointHeadConfig, MaskHeadConfig, ModelConfig
 from maskrcnn.errors import ConfigError
-from maskrcnn.ops.rle import counts_from_string
 from maskrcnn.results import Result, from_detections
 from maskrcnn.structures import Detections, Images
+from tests.ops.definitions import counts_from_string
 
 CATEGORIES = (
     Category(3, "cat", keypoints=("nose", "tail"), skeleton=((0, 1),)),
@@ -126,7 +126,7 @@ def test_detectrons_boxes_are_a_pixel_wider_than_what_their_masks_are_laid_over(
     np.testing.assert_array_equal(first.masks, answer)
     np.testing.assert_array_equal(first.mask(0), answer[0])
     assert first.rle is not None
-    assert [counts_from_string(rle["counts"])[1::2].sum() for rle in first.rle] == [19 * 18, 9 * 19]
+    assert [sum(counts_from_string(rle["counts"])[1::2]) for rle in first.rle] == [19 * 18, 9 * 19]
     assert first.outlines is not None
     ring = first.outlines[0].outer[0]
     np.testing.assert_allclose([*ring.min(axis=0), *ring.max(axis=0)], [10, 10, 29, 28])

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from ..config import PoolConfig
 from ..ops.boxes import area, last_pixels
 from ..ops.roi_align import roi_align
-from ..ops.roi_pool import roi_pool
-from ..ops.roi_warp import roi_warp
+from ..ops.roi_points import roi_pool, roi_warp
 from .layers import on_valid
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}

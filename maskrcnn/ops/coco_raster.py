@@ -29,11 +29,10 @@ def coco_raster(
     parts[p]:parts[p + 1]. spans: int64 [N 2], object n has the polygons spans[n, 0]:spans[n, 1]. origins, scales:
     float64 [N 2], (x, y): (point - origin) * scale is the point's position in the object's grid, in cells.
     """
-    match which("coco_raster", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.coco_raster_numba import coco_raster_numba as run
-        case _:
-            run = coco_raster_reference
+    if which("coco_raster", torch.device("cpu"), impl) == "numba":
+        from .kernels.coco_raster_numba import coco_raster_numba as run
+    else:
+        run = coco_raster_reference
     arrays = [np.ascontiguousarray(array, dtype=np.float64) for array in (points, origins, scales)]
     parts, spans = (np.ascontiguousarray(array, dtype=np.int64) for array in (parts, spans))
     return run(arrays[0], parts, spans, arrays[1], arrays[2], size[0], size[1])

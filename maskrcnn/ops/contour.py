@@ -38,13 +38,9 @@ def trace(
     inside = values > threshold if rule == "padded" else values >= threshold
     outer, holes = [], []
     for ring in _rings(values, inside, threshold):
-        points = np.stack(
-            [
-                _to_image(ring[:, 0], x1, x2, len(mask), rule).clip(0, width),
-                _to_image(ring[:, 1], y1, y2, len(mask), rule).clip(0, height),
-            ],
-            axis=1,
-        )
+        x = _to_image(ring[:, 0], x1, x2, len(mask), rule).clip(0, width)
+        y = _to_image(ring[:, 1], y1, y2, len(mask), rule).clip(0, height)
+        points = np.stack([x, y], axis=1)
         points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
         area = signed_area(points)
         if area > 0:

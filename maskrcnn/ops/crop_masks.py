@@ -34,11 +34,10 @@ def crop_masks(
         valid: which slots hold a RoI.
         samples: points per cell and axis.
     """
-    match which("crop_masks", bits.device, impl):
-        case "numba":
-            from .kernels.crop_masks_numba import crop_masks_numba as run
-        case _:
-            run = crop_masks_reference
+    if which("crop_masks", bits.device, impl) == "numba":
+        from .kernels.crop_masks_numba import crop_masks_numba as run
+    else:
+        run = crop_masks_reference
     return run(bits, frames.float(), index, boxes.float(), valid, side, samples)
 
 

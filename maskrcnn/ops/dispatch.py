@@ -39,14 +39,10 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
     """
     if torch.compiler.is_compiling():  # neither context variables nor imports can be traced
         return impl or ("triton" if device.type == "cuda" and not torch.compiler.is_exporting() else "reference")
-    wish = impl or _forced.get()
-    if wish is None:
-        name = _default(op, device)
-    else:
-        name = wish
-        reason = _why_not(op, device, wish)
-        if reason:
-            raise ValueError(f"{op}: implementation {wish!r} cannot run on {device.type}: {reason}")
+    name = impl or _forced.get() or _default(op, device)
+    reason = _why_not(op, device, name)
+    if reason:
+        raise ValueError(f"{op}: implementation {name!r} cannot run on {device.type}: {reason}")
     for recorder in _recorders.get():
         recorder.append(f"{op}:{name}")
     if name == "numba":

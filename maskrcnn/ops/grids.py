@@ -15,7 +15,6 @@ class Grid(NamedTuple):
     size: int
     sampling: int
     aligned: bool
-    max_sampling: int | None
     every: int = 1
 
     @property

@@ -44,11 +44,12 @@ def match(
             from .kernels.match_numba import match_numba as run
         case _:
             run = match_reference
-    return Match(*run(boxes, gt_boxes, real, crowd, candidates))
+    allowed = boxes.new_ones(boxes.shape[:2], dtype=torch.bool) if candidates is None else candidates
+    return Match(*run(boxes, gt_boxes, real, crowd, allowed))
 
 
 def match_reference(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Defines `match`: the overlaps of a chunk of boxes with all ground truth, computed twice."""
     B, N, _ = boxes.shape
@@ -67,7 +68,6 @@ def match_reference(
 
     iou, index, ignored = [], [], []
     highest = boxes.new_zeros(B, G)
-    allowed = candidates if candidates is not None else boxes.new_ones(B, N, dtype=torch.bool)
     for start in range(0, N, step):
         pairs, share = overlaps(boxes[:, start : start + step])
         best = pairs.max(dim=2)

@@ -69,10 +69,7 @@ def nms_reference(
         found.append(alive.gather(1, pick))
         left, upper, right, lower = (corner.gather(1, pick) for corner in corners)  # each [B 1]
         shared = _area(
-            torch.maximum(left, x1),
-            torch.maximum(upper, y1),
-            torch.minimum(right, x2),
-            torch.minimum(lower, y2),
+            torch.maximum(left, x1), torch.maximum(upper, y1), torch.minimum(right, x2), torch.minimum(lower, y2)
         )
         overlap = shared / (areas.gather(1, pick) + areas - shared)  # NaN if both are empty, which suppresses nothing
         struck = (overlap > limit) & (groups == groups.gather(1, pick))

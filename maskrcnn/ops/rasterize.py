@@ -32,11 +32,10 @@ def rasterize_polygons(
     frame = _checked_frame(frame)
     points = np.concatenate([_checked_outline(outline) for outline in polygons] or [np.zeros((0, 2))])
     offsets = np.cumsum([0] + [len(outline) for outline in polygons])
-    match which("rasterize", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.rasterize_numba import rasterize_polygons_numba as run
-        case _:
-            run = rasterize_polygons_reference
+    if which("rasterize", torch.device("cpu"), impl) == "numba":
+        from .kernels.rasterize_numba import rasterize_polygons_numba as run
+    else:
+        run = rasterize_polygons_reference
     return run(points, offsets, frame, size)
 
 
@@ -67,16 +66,14 @@ def rasterize_rle(
     """The value of a COCO RLE at the centre of each cell, bool [S S] with S = `size`; False outside the image.
 
     `counts` are run lengths, background first, down the columns of an image of `image_size` (height, width). The bitmap
-    itself is never made. The caller has checked `counts` with `ops.rle.check_counts`; pixels after the last run are
-    background.
+    itself is never made. The caller has checked `counts`; pixels after the last run are background.
     """
     frame = _checked_frame(frame)
     ends = np.cumsum(counts, dtype=np.int64)
-    match which("rasterize", torch.device("cpu"), impl):
-        case "numba":
-            from .kernels.rasterize_numba import rasterize_rle_numba as run
-        case _:
-            run = rasterize_rle_reference
+    if which("rasterize", torch.device("cpu"), impl) == "numba":
+        from .kernels.rasterize_numba import rasterize_rle_numba as run
+    else:
+        run = rasterize_rle_reference
     return run(ends, image_size[0], image_size[1], frame, size)
 
 
@@ -95,22 +92,11 @@ def rasterize_rle_reference(ends: np.ndarray, height: int, width: int, frame: np
 
 def polygon_box(polygons: Sequence[np.ndarray]) -> np.ndarray:
     """The tight box around polygons, float64 [4], xyxy; zeros if there are no points."""
-    points = [outline for outline in polygons if len(outline)]
-    if not points:
+    outlines = [outline for outline in polygons if len(outline)]
+    if not outlines:
         return np.zeros(4)
-    return np.concatenate(
-        [np.min([p.min(axis=0) for p in points], axis=0), np.max([p.max(axis=0) for p in points], axis=0)]
-    ).astype(np.float64)
-
-
-def polygon_area(polygons: Sequence[np.ndarray]) -> float:
-    """The sum of the polygons' areas in square pixels (shoelace); overlaps count twice."""
-    area = 0.0
-    for outline in polygons:
-        if len(outline):
-            x, y = (outline - outline[0]).T  # near the origin, to avoid cancellation
-            area += abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-    return area
+    points = np.concatenate(outlines, dtype=np.float64)
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
 def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -125,11 +111,6 @@ def rle_box(counts: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     whole = bool((first_x != last_x).any())  # a run that continues in the next column touches both edges
     top, bottom = (0, height) if whole else (int(first_y.min()), int(last_y.max()) + 1)
     return np.array([first_x.min(), top, last_x.max() + 1, bottom], dtype=np.float64)
-
-
-def rle_area(counts: np.ndarray) -> int:
-    """The number of set pixels of an RLE."""
-    return int(np.asarray(counts)[1::2].sum(dtype=np.int64))
 
 
 def _checked_frame(frame: Frame) -> np.ndarray:

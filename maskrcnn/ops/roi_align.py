@@ -1,6 +1,7 @@
 """RoIAlign (section 3 of the paper): bilinear samples of a pyramid inside boxes that are never rounded."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from .dispatch import which
 from .grids import LARGEST_GRID, Grid
-from .roi_points import of_level, sides_of
 
 
 def roi_align(
@@ -22,7 +22,6 @@ def roi_align(
     sampling: int,
     aligned: bool,
     aggregate: str = "average",
-    max_sampling: int | None = None,
     every: int = 1,
     impl: str | None = None,
 ) -> Float[Tensor, "B R C S S"]:
@@ -37,23 +36,15 @@ def roi_align(
         aligned: the centre of pixel i of a map is at i + 0.5; otherwise at i, and boxes are at least one feature pixel
             wide, as in the first implementations.
         aggregate: "average" or "max" of a bin's points; points more than a pixel outside the map count as zeros.
-        max_sampling: most points if `sampling` is 0; with it the reference does not read the boxes' values.
         every: compute only every second (third, ...) row and column of bins, starting with the first:
             S = ceil(size / every).
 
     The result is stored as [B R S S C]: the channels of a bin are adjacent in memory. Raises ValueError if the maps,
     scales and numbers do not fit together.
     """
-    if aggregate not in ("average", "max"):
-        raise ValueError(f"roi_align: aggregate must be 'average' or 'max', not {aggregate!r}")
-    if len(pyramid) != len(scales) or not pyramid:
-        raise ValueError(f"roi_align: {len(pyramid)} maps, but {len(scales)} scales")
-    if min(size, every) < 1 or sampling < 0 or (max_sampling is not None and max_sampling < 1):
-        raise ValueError(f"roi_align: impossible {size=}, {sampling=}, {max_sampling=}, {every=}")
-    if len({(features.dtype, features.shape[1]) for features in pyramid}) > 1:
-        raise ValueError("roi_align: the maps of a pyramid must have one dtype and one number of channels")
+    grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, every)
+    check_call("roi_align", pyramid, grid, aggregate)
     boxes, valid = boxes.detach().float(), valid & (levels >= 0) & (levels < len(pyramid))
-    grid = Grid(tuple((float(y), float(x)) for y, x in scales), size, sampling, aligned, max_sampling, every)
     match _choose(pyramid[0], aggregate, impl):
         case "triton":
             from .kernels.roi_align_triton import roi_align_triton as run
@@ -64,10 +55,20 @@ def roi_align(
     return run(pyramid, boxes, levels, valid, grid)
 
 
-_KERNEL_DTYPES = {
-    "numba": (torch.float32, torch.bfloat16),
-    "triton": (torch.float32, torch.bfloat16, torch.float16),
-}
+def check_call(name: str, pyramid: Sequence[Tensor], grid: Grid, aggregate: str) -> None:
+    """Raises ValueError, which names the operator, if the arguments of an RoI operator do not fit together."""
+    if aggregate not in ("average", "max"):
+        raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
+    if len(pyramid) != len(grid.scales) or not pyramid:
+        raise ValueError(f"{name}: {len(pyramid)} maps, but {len(grid.scales)} scales")
+    size, sampling, every = grid.size, grid.sampling, grid.every
+    if min(size, every) < 1 or sampling < 0:
+        raise ValueError(f"{name}: impossible {size=}, {sampling=}, {every=}")
+    if len({(features.dtype, features.shape[1]) for features in pyramid}) > 1:
+        raise ValueError(f"{name}: the maps of a pyramid must have one dtype and one number of channels")
+
+
+_KERNEL_DTYPES = {"numba": (torch.float32, torch.bfloat16), "triton": (torch.float32, torch.bfloat16, torch.float16)}
 
 _Points = Callable[[int], list[tuple[Tensor, Tensor]]]
 
@@ -76,18 +77,11 @@ def roi_align_reference(
     pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, grid: Grid, aggregate: str
 ) -> Tensor:
     """Defines `roi_align`: the pixels of all levels in one row, four of them gathered for each point."""
-    B, C = pyramid[0].shape[:2]
-    R, S = boxes.shape[1], len(grid.bins)
-    shapes = [(features.shape[2], features.shape[3]) for features in pyramid]
-    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, also of the gradient
-    pixels = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in pyramid], dim=1).to(dtype)
-    total = pixels.shape[1]
-    pixels = pixels.flatten(0, 1)
+    (B, R), C, S = levels.shape, pyramid[0].shape[1], len(grid.bins)
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes, 0.0)
-    first = of_level(levels, [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))])
-    first = first + torch.arange(B, device=boxes.device)[:, None] * total
-    heights, row = sides_of(pyramid, levels)
+    pixels, first, heights, row = gather_maps(pyramid, levels)
+    dtype = pixels.dtype
     scale_y, scale_x = (of_level(levels, [pair[axis] for pair in grid.scales]) for axis in (0, 1))
     y, bound_y, count_y = _axis(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, grid)
     x, bound_x, count_x = _axis(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, row, grid)
@@ -113,6 +107,27 @@ def roi_align_reference(
     return out.to(pyramid[0].dtype).permute(0, 1, 4, 2, 3)
 
 
+def gather_maps(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pixels of all maps, [pixels C] and at least float32; the first, the height and the width of each box's map.
+
+    The last three are int64 [B R].
+    """
+    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)  # of the sums, also of the gradient
+    pixels = torch.cat([features.permute(0, 2, 3, 1).flatten(1, 2) for features in pyramid], dim=1).to(dtype)
+    heights, widths = zip(*(features.shape[2:] for features in pyramid), strict=True)
+    starts = [0, *accumulate(height * width for height, width in zip(heights, widths, strict=True))]
+    first = of_level(levels, starts[:-1]) + torch.arange(len(levels), device=levels.device)[:, None] * starts[-1]
+    return pixels.flatten(0, 1), first, of_level(levels, heights), of_level(levels, widths)
+
+
+def of_level(levels: Tensor, values: Sequence[float]) -> Tensor:
+    """The value of each of `levels` [B R], int64 or float32. No table is indexed: it would be copied from the host."""
+    found = torch.full_like(levels, values[0], dtype=torch.float32 if isinstance(values[0], float) else torch.int64)
+    for level, value in enumerate(values[1:], 1):
+        found = torch.where(levels == level, value, found)
+    return found
+
+
 def _choose(features: Tensor, aggregate: str, impl: str | None) -> str:
     """The kernels compute averages of some dtypes; otherwise the reference runs, and naming a kernel is an error."""
     kernel = impl or ("numba" if features.device.type == "cpu" else "triton")
@@ -136,9 +151,7 @@ def _axis(start: Tensor, end: Tensor, sides: Tensor, grid: Grid) -> tuple[_Point
         bound, count = grid.sampling, torch.full_like(step, grid.sampling)
     else:
         count = step.nan_to_num(0.0).clamp(0, LARGEST_GRID).ceil()
-        if grid.max_sampling is not None:
-            count = count.clamp(max=grid.max_sampling)
-        bound = grid.max_sampling or (int(count.max()) if count.numel() else 0)
+        bound = int(count.max()) if count.numel() else 0
     bins = torch.arange(0, grid.size, grid.every, device=start.device, dtype=start.dtype)
 
     def points(i: int) -> list[tuple[Tensor, Tensor]]:

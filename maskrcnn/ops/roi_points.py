@@ -1,13 +1,20 @@
-"""The maximum or mean of the points of each bin, for RoIPool and RoIWarp, which differ only in where the points are."""
+"""RoIPool (Fast R-CNN, section 2.1) and RoIWarp (Multi-task Network Cascades, arXiv 1512.04412).
 
-from collections.abc import Sequence
+Both round the box to whole pixels of the map and take the maximum or mean of points in each bin. The points of RoIPool
+are whole pixels, those of RoIWarp bilinear samples.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .dispatch import which
+from .grids import Grid
+from .roi_align import check_call, gather_maps, of_level
 
 
 class Points(NamedTuple):
@@ -22,64 +29,114 @@ class Points(NamedTuple):
     real: Tensor  # bool: whether the bin has this point
 
 
-def check_call(
-    name: str, pyramid: Sequence[Tensor], scales: Sequence[Any], size: int, aggregate: str, every: int
-) -> None:
-    """Raises ValueError if the arguments common to all RoI operators do not fit together."""
-    if aggregate not in ("average", "max"):
-        raise ValueError(f"{name}: aggregate must be 'average' or 'max', not {aggregate!r}")
-    if len(pyramid) != len(scales) or not pyramid:
-        raise ValueError(f"{name}: {len(pyramid)} maps, but {len(scales)} scales")
-    if min(size, every) < 1:
-        raise ValueError(f"{name}: impossible {size=}, {every=}")
+def roi_pool(
+    pyramid: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "B R 4"],
+    levels: Int[Tensor, "B R"],
+    valid: Bool[Tensor, "B R"],
+    *,
+    scales: Sequence[tuple[float, float]],
+    size: int,
+    sampling: int = 0,
+    aligned: bool = False,
+    aggregate: str = "max",
+    every: int = 1,
+) -> Float[Tensor, "B R C S S"]:
+    """Features of each box, `size` x `size` bins: the maximum or the mean of a bin's pixels.
+
+    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and
+    belong to the box, so it is at least one pixel wide. Bin p of a box of h rows has the rows floor(p h / S) to
+    ceil((p + 1) h / S) - 1 that lie on the map, so neighbouring bins may share pixels. A bin without pixels is 0.
+    """
+    grid = Grid(tuple(scales), size, sampling, aligned, every)
+    check_call("roi_pool", pyramid, grid, aggregate)
+    return _pool(_pixels, pyramid, boxes, levels, valid, grid, aggregate)
 
 
-def sides_of(pyramid: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Height and width, int64 [B R], of the map that each box reads."""
-    heights, widths = zip(*(features.shape[2:] for features in pyramid), strict=True)
-    return of_level(levels, heights), of_level(levels, widths)
+def roi_warp(
+    pyramid: Sequence[Float[Tensor, "B C _ _"]],
+    boxes: Float[Tensor, "B R 4"],
+    levels: Int[Tensor, "B R"],
+    valid: Bool[Tensor, "B R"],
+    *,
+    scales: Sequence[tuple[float, float]],
+    size: int,
+    sampling: int = 0,
+    aligned: bool = False,
+    aggregate: str = "max",
+    every: int = 1,
+) -> Float[Tensor, "B R C S S"]:
+    """Features of each box, `size` x `size` bins: the maximum or the mean of bilinear samples.
+
+    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and a
+    side is at least one pixel (the authors' layer returns nothing for an empty box). A bin of length b has ceil(b) + 1
+    samples along an axis, including both of its edges. The centre of pixel i of a map is at i. Samples more than half a
+    pixel outside the map do not count; a bin without samples is 0.
+    """
+    grid = Grid(tuple(scales), size, sampling, aligned, every)
+    check_call("roi_warp", pyramid, grid, aggregate)
+    return _pool(_samples, pyramid, boxes, levels, valid, grid, aggregate)
 
 
-def of_level(levels: Tensor, values: Sequence[float]) -> Tensor:
-    """The value of each of `levels` [B R], int64 or float32. No table is indexed: it would be copied from the host."""
-    found = torch.full_like(levels, values[0], dtype=torch.float32 if isinstance(values[0], float) else torch.int64)
-    for level, value in enumerate(values[1:], 1):
-        found = torch.where(levels == level, value, found)
-    return found
-
-
-def round_half_away(x: Tensor) -> Tensor:
-    """C's `round`, as int64: halves are rounded away from zero."""
-    return (x.sign() * (x.abs() + 0.5).floor()).nan_to_num(0.0).clamp(-1e9, 1e9).long()
-
-
-def pool_points(
-    pyramid: Sequence[Tensor], levels: Tensor, valid: Tensor, y: Points, x: Points, aggregate: str, every: int
+def _pool(
+    points: Callable[[Tensor, Tensor, Tensor, int], Points],
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    grid: Grid,
+    aggregate: str,
 ) -> Tensor:
-    """[B R C S S]: the maximum (the first, if several are equal) or mean of the real points of each bin; 0 without any.
+    """The maximum (the first, if several are equal) or mean of each bin's `points`, 0 without any: [B R C S S].
 
     Sums, also of gradients, are at least float32: hundreds of boxes add to one pixel, and in bfloat16 256 + 1 is 256.
     """
-    B, C = pyramid[0].shape[:2]
-    dtype = torch.promote_types(pyramid[0].dtype, torch.float32)
-    y, x = (_every(every, axis) for axis in (y, x))
-    R, S = y.low.shape[1:3]
-    pixels = torch.cat([features.permute(0, 2, 3, 1).reshape(B, -1, C) for features in pyramid], dim=1).to(dtype)
-    counts = [features.shape[2] * features.shape[3] for features in pyramid]
-    first = of_level(levels, [sum(counts[:level]) for level in range(len(counts))])
-    first = first + torch.arange(B, device=levels.device)[:, None] * sum(counts)
-    row = of_level(levels, [features.shape[3] for features in pyramid])
+    valid = valid & (levels >= 0) & (levels < len(pyramid))
+    levels = torch.where(valid, levels, 0)
+    boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
+    pixels, first, heights, widths = gather_maps(pyramid, levels)
+    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in grid.scales]) for axis in (0, 1))
+    y = points(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, grid.size)
+    x = points(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, grid.size)
     y = y._replace(real=y.real & valid[..., None, None])
-    flat = [None if t is None else t.flatten(0, 1) for t in (*y, *x)]
-    out = _kernel(pixels).apply(pixels.reshape(-1, C), first.flatten(), row.flatten(), aggregate, *flat)
-    return out.to(pyramid[0].dtype).view(B, R, S, S, C).permute(0, 1, 4, 2, 3)
+    flat = [None if t is None else t[:, :, :: grid.every].flatten(0, 1) for t in (*y, *x)]
+    out = _kernel(pixels).apply(pixels, first.flatten(), widths.flatten(), aggregate, *flat)
+    return out.unflatten(0, levels.shape).to(pyramid[0].dtype).permute(0, 1, 4, 2, 3)
 
 
-def _every(step: int, points: Points) -> Points:
-    low, high, share, real = (t if t is None else t[:, :, ::step] for t in points)
-    assert low is not None
-    assert real is not None
-    return Points(low, high, share, real)
+def _pixels(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:
+    """The pixels of each bin, from the boxes' ends in feature pixels [B R]."""
+    start, end = _round_half_away(start), _round_half_away(end)
+    length = (end - start + 1).clamp(min=1)[..., None]  # [B R 1]
+    bins = torch.arange(size, device=start.device)
+    low = (bins * length).div(size, rounding_mode="floor") + start[..., None]
+    high = -(-(bins + 1) * length).div(size, rounding_mode="floor") + start[..., None]  # one past the last
+    low, high = (end.clamp(min=0).minimum(sides[..., None]) for end in (low, high))
+    most = int((high - low).max()) if low.numel() else 0  # reads a value, for which a GPU waits
+    at = low[..., None] + torch.arange(most, device=start.device)
+    return Points(at.minimum(sides[..., None, None] - 1), None, None, at < high[..., None])
+
+
+def _samples(start: Tensor, end: Tensor, sides: Tensor, size: int) -> Points:
+    """The samples of each bin, from the boxes' ends in feature pixels [B R]."""
+    start, end = _round_half_away(start), _round_half_away(end)
+    length = (end - start).clamp(min=1)
+    parts = -(-length).div(size, rounding_mode="floor")  # steps of a bin: ceil(length / size)
+    most = int(parts.max()) + 1 if parts.numel() else 0  # reads a value, for which a GPU waits
+    k = torch.arange(most, device=start.device)
+    length, parts = length[..., None, None], parts[..., None, None]  # [B R 1 1]
+    steps = torch.arange(size, device=start.device)[:, None] * parts + k  # [B R S n], in parts of a bin
+    at = start[..., None, None] + (steps * length).double() / (parts * size)  # double: samples on edges must be exact
+    last = sides[..., None, None] - 1
+    real = (k <= parts) & (at >= -0.5) & (at <= last + 0.5)
+    at = at.clamp(min=0).minimum(last)
+    low = at.floor().long()
+    return Points(low, torch.minimum(low + 1, last), (at - low).float(), real)
+
+
+def _round_half_away(x: Tensor) -> Tensor:
+    """C's `round`, as int64: halves are rounded away from zero."""
+    return (x.sign() * (x.abs() + 0.5).floor()).nan_to_num(0.0).clamp(-1e9, 1e9).long()
 
 
 def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:

@@ -2,6 +2,7 @@
 
 Each operator is a rule that lists the samples of each bin. A sample is a list of (row, column, weight); it is empty,
 and counts as zero, if the sample lies outside the map. `pool` computes values and gradients from a rule.
+`counts_from_string` reads compressed RLE likewise, one character at a time.
 """
 
 import math
@@ -107,3 +108,19 @@ def pool(rule, features, boxes, levels, valid, *, scales, size, aggregate, grad,
                 for y, x, w in tap:
                     back[:, y, x] += w * part * grad[b, r, :, p, q]
     return out, grads
+
+
+def counts_from_string(string: bytes) -> list[int]:
+    """The run lengths of a compressed RLE, as `rleFrString` in maskApi.c reads them."""
+    counts, number, shift = [], 0, 0
+    for character in string:
+        group = character - 48
+        number |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            number -= 1 << shift
+        counts.append(number + counts[-2] if len(counts) > 2 else number)
+        number, shift = 0, 0
+    return counts

@@ -77,7 +77,7 @@ def roi_align_error(
     found = {}
     for impl in ("reference", "triton"):
         maps = pyramid_of(*canvas, channels, dtype, device)
-        out = roi_align(maps, boxes, levels, valid, **numbers, max_sampling=8, impl=impl)
+        out = roi_align(maps, boxes, levels, valid, **numbers, impl=impl)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(device, dtype)
         with determinism(deterministic and impl == "triton"):
             found[impl] = [out.detach(), *torch.autograd.grad(out, maps, grad)]
@@ -92,7 +92,7 @@ def many_maps_error(device: str) -> float:
     corner = torch.rand(2, 128, 2, generator=rng) * 60 - 10
     boxes = torch.cat((corner, corner + torch.rand(2, 128, 2, generator=rng) * 40), dim=2).to(device)
     levels = torch.randint(0, 40, (2, 128), generator=rng).to(device)
-    numbers = {"scales": [(1.0, 1.0)] * 40, "size": 28, "sampling": 0, "aligned": False, "max_sampling": 8}
+    numbers = {"scales": [(1.0, 1.0)] * 40, "size": 28, "sampling": 0, "aligned": False}
     found = []
     for impl in ("triton", "reference"):
         out = roi_align(maps, boxes, levels, levels % 3 > 0, **numbers, impl=impl)

@@ -7,16 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from maskrcnn.ops.contour import signed_area
 from maskrcnn.ops.dispatch import implementations, recorded_paths
 from maskrcnn.ops.paste import RULES, paste
-from maskrcnn.ops.rasterize import rasterize_rle
-from maskrcnn.ops.rle import (
-    check_counts,
-    counts_from_bitmap,
-    counts_from_string,
-    encode,
-    string_from_counts,
-)
+from maskrcnn.ops.rasterize import rasterize_polygons, rasterize_rle
+from maskrcnn.ops.rle import counts_from_bitmap, encode, string_from_counts
+from tests.ops.definitions import counts_from_string
 
 IMPLS = implementations("rle")
 
@@ -28,20 +24,20 @@ def test_encode_gives_the_known_answer(impl) -> None:
         (got,) = encode(torch.ones(1, 4, 4), torch.tensor([[1.0, 1.0, 3.0, 3.0]]), (5, 6), impl=impl)
     assert paths == [f"rle:{impl}"]
     assert got["size"] == [5, 6]
-    np.testing.assert_array_equal(counts_from_string(got["counts"]), [6, 2, 3, 2, 17])
+    assert counts_from_string(got["counts"]) == [6, 2, 3, 2, 17]
     assert got["counts"] == b"6230>"  # 6, 2, 3, 2 - 2, 17 - 3 in characters from '0' on
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_edges_of_the_image(impl) -> None:
     full = encode(torch.ones(1, 7, 7), torch.tensor([[0.0, 0.0, 9.0, 5.0]]), (5, 9), impl=impl)[0]
-    np.testing.assert_array_equal(counts_from_string(full["counts"]), [0, 45])
+    assert counts_from_string(full["counts"]) == [0, 45]
     none = encode(torch.zeros(1, 7, 7), torch.tensor([[0.0, 0.0, 9.0, 5.0]]), (5, 9), impl=impl)[0]
-    np.testing.assert_array_equal(counts_from_string(none["counts"]), [45])
+    assert counts_from_string(none["counts"]) == [45]
     band = encode(torch.ones(1, 7, 7), torch.tensor([[3.0, 0.0, 6.0, 5.0]]), (5, 9), impl=impl)[0]
-    np.testing.assert_array_equal(counts_from_string(band["counts"]), [15, 15, 15])
+    assert counts_from_string(band["counts"]) == [15, 15, 15]
     lower = encode(torch.ones(1, 7, 7), torch.tensor([[7.0, 3.0, 9.0, 5.0]]), (5, 9), impl=impl)[0]
-    np.testing.assert_array_equal(counts_from_string(lower["counts"]), [38, 2, 3, 2])
+    assert counts_from_string(lower["counts"]) == [38, 2, 3, 2]
     assert encode(torch.zeros(0, 7, 7), torch.zeros(0, 4), (5, 9), impl=impl) == []
 
 
@@ -94,7 +90,7 @@ def test_neither_nan_nor_other_objects_change_an_rle(impl) -> None:
     masks[1:], boxes[1], boxes[2] = float("nan"), float("nan"), float("inf")
     got = encode(masks, boxes, (20, 22), impl=impl)
     assert got[0] == answer
-    np.testing.assert_array_equal(counts_from_string(got[1]["counts"]), [440])
+    assert counts_from_string(got[1]["counts"]) == [440]
 
 
 lengths = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1)), max_size=40)
@@ -103,11 +99,7 @@ lengths = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1)), max
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(lengths)
 def test_text_and_back(counts) -> None:
-    string = string_from_counts(np.array(counts, dtype=np.uint32))
-    back = counts_from_string(string)
-    assert back.dtype == np.uint32
-    np.testing.assert_array_equal(back, counts)
-    np.testing.assert_array_equal(counts_from_string(string.decode()), counts)
+    assert counts_from_string(string_from_counts(np.array(counts, dtype=np.uint32))) == counts
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -116,18 +108,7 @@ def test_text_is_pycocotools_text(counts) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     theirs = coco.frPyObjects({"size": [sum(counts), 1], "counts": counts}, sum(counts), 1)
     assert string_from_counts(np.array(counts)) == theirs["counts"]
-    np.testing.assert_array_equal(counts_from_string(theirs["counts"]), counts)
-
-
-@settings(max_examples=400, deadline=None, derandomize=True)
-@given(st.one_of(st.binary(max_size=60), st.lists(st.integers(48, 111), max_size=60).map(bytes)))
-def test_any_bytes_are_either_read_or_refused(string) -> None:
-    try:
-        counts = counts_from_string(string)
-    except ValueError:
-        return
-    assert len(counts) <= len(string)
-    np.testing.assert_array_equal(counts_from_string(string_from_counts(counts)), counts)
+    assert counts_from_string(theirs["counts"]) == counts
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -136,50 +117,27 @@ def test_the_runs_of_a_bitmap(seed, height, width, density) -> None:
     coco = pytest.importorskip("pycocotools.mask")
     bitmap = np.random.default_rng(seed).random((height, width)) < density
     counts = counts_from_bitmap(bitmap)
-    check_counts(counts, (height, width))
+    assert counts.sum() == height * width
     assert string_from_counts(counts) == coco.encode(np.asfortranarray(bitmap.astype(np.uint8)))["counts"]
 
 
-@pytest.mark.parametrize(
-    ("string", "reason"),
-    [(b"1 2", "characters"), ("5ü", "ASCII"), (b"12P", "middle"), (b"oooooooooo0", "32 bits"), (b"1O", "negative")],
-)
-def test_broken_text_is_refused(string, reason) -> None:
-    with pytest.raises(ValueError, match=reason):
-        counts_from_string(string)
-
-
 def test_counts_that_do_not_fit_are_refused() -> None:
-    check_counts([3, 4, 5], (3, 4))
-    check_counts(np.array([2**32 - 1], dtype=np.uint32), (65535, 65537))
-    for counts, size, reason in (
-        ([3, 4], (3, 4), "add up to 7"),
-        ([3, 4, 9], (3, 4), "add up to 16"),
-        ([13, -1], (3, 4), "negative"),
-        ([0.5, 11.5], (3, 4), "whole numbers"),
-        ([10**10], (100_000, 100_000), "100000 x 100000"),
-        ([12], (3, 4, 1), "height, width"),
-        ([12], (-3, -4), "height, width"),
-        ([2**63 - 1, 2**63 - 1, 14], (3, 4), "add up to"),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            check_counts(counts, size)
     with pytest.raises(ValueError, match="run lengths"):
         string_from_counts([2**33])
     with pytest.raises(ValueError, match="100000 x 100000"):
         encode(torch.ones(1, 2, 2), torch.ones(1, 4), (100_000, 100_000))
+    with pytest.raises(ValueError, match="height, width"):
+        encode(torch.ones(1, 2, 2), torch.ones(1, 4), (-3, -4))
 
 
 def test_pycocotools_draws_nearly_what_rasterize_draws() -> None:
     """Its rasteriser works on a grid five times finer: borders may differ by a pixel, interiors may not."""
     coco = pytest.importorskip("pycocotools.mask")
-    from maskrcnn.ops.rasterize import polygon_area, rasterize_polygons
-
     angles = np.linspace(0, 2 * np.pi, 23, endpoint=False)
     outline = np.stack([32 + 24 * np.cos(angles), 32 + 17 * np.sin(angles)], axis=1)
     rle = coco.frPyObjects([outline.ravel().tolist()], 64, 64)[0]
     whole = (0.0, 0.0, 64.0, 64.0)
-    theirs = rasterize_rle(counts_from_string(rle["counts"]), (64, 64), whole, 64)
+    theirs = rasterize_rle(np.array(counts_from_string(rle["counts"])), (64, 64), whole, 64)
     ours = rasterize_polygons([outline], whole, 64)
     assert (ours ^ theirs).sum() <= 0.04 * theirs.sum()
-    assert ours.sum() == pytest.approx(polygon_area([outline]), rel=0.01)
+    assert ours.sum() == pytest.approx(signed_area(outline), rel=0.01)

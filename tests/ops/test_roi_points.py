@@ -1,4 +1,5 @@
-"""RoIAlign, RoIPool and RoIWarp against their definitions, values and gradients, on random and on edge cases."""
+"""RoIAlign, RoIPool and RoIWarp against their definitions, values and gradients, on random and on edge cases; answers
+of RoIPool (of torchvision's operator, which equal those of Caffe2's) and RoIWarp (by hand)."""
 
 from typing import NamedTuple
 
@@ -8,8 +9,7 @@ import torch
 
 from maskrcnn.ops.dispatch import implementations, use
 from maskrcnn.ops.roi_align import roi_align
-from maskrcnn.ops.roi_pool import roi_pool
-from maskrcnn.ops.roi_warp import roi_warp
+from maskrcnn.ops.roi_points import roi_pool, roi_warp
 from tests.ops import definitions
 
 IMPLS = implementations("roi_points")
@@ -160,3 +160,49 @@ def test_impossible_calls_are_refused(rule) -> None:
     for wrong in ({"aggregate": "median"}, {"size": 0}, {"every": 0}, {"scales": []}):
         with pytest.raises(ValueError, match=rule):
             OPERATORS[rule](*arguments, **{"scales": [(1.0, 1.0)], "size": 2, **wrong})
+
+
+BY_HAND = [  # a map of 6 x 8 pixels with value 10 y + x, 2 x 2 bins
+    (1.0, (1, 1, 5, 4), (23, 25, 43, 45)),
+    (1.0, (0, 0, 0.4, 0.4), (0, 0, 0, 0)),
+    (1.0, (-3, -2, 3, 2), (0, 3, 20, 23)),
+    (1.0, (5, 3, 12, 9), (57, 0, 0, 0)),
+    (0.25, (5, 6, 22, 19), (33, 36, 53, 56)),
+]
+
+
+def ramp() -> torch.Tensor:
+    return (10.0 * torch.arange(6)[:, None] + torch.arange(8))[None, None]
+
+
+@pytest.mark.parametrize(("scale", "box", "answer"), BY_HAND)
+def test_roi_pool_gives_the_known_answer(scale, box, answer) -> None:
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    got = roi_pool([ramp()], torch.tensor([[box]]).float(), one, one == 0, scales=[(scale, scale)], size=2)
+    assert got.flatten().tolist() == list(answer)
+
+
+def test_roi_pool_gives_the_mean_of_a_bin() -> None:
+    """Box (1, 1, 4, 2): columns 1 .. 4 and rows 1, 2; the bins are (11, 12), (13, 14), (21, 22), (23, 24)."""
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    box = torch.tensor([[[1.0, 1, 4, 2]]])
+    got = roi_pool([ramp()], box, one, one == 0, scales=[(1.0, 1.0)], size=2, aggregate="average")
+    assert got.flatten().tolist() == [11.5, 13.5, 21.5, 23.5]
+
+
+@pytest.mark.parametrize(("aggregate", "answer"), [("max", (28, 30, 43, 45)), ("average", (19.5, 21.5, 34.5, 36.5))])
+def test_roi_warp_gives_the_known_answer(aggregate, answer) -> None:
+    """A map of 6 x 8 pixels with value 10 y + x and the box (1, 1, 5, 4): 3 x 3 samples in bins of 2 x 1.5."""
+    one = torch.zeros(1, 1, dtype=torch.int64)
+    box = torch.tensor([[[1.0, 1, 5, 4]]])
+    got = roi_warp([ramp()], box, one, one == 0, scales=[(1.0, 1.0)], size=2, aggregate=aggregate)
+    assert got.flatten().tolist() == list(answer)
+
+
+def test_roi_warps_samples_outside_do_not_count() -> None:
+    """On a map of ones each bin's mean is one, also if the box hangs over the edge, and zero if no sample is inside."""
+    one = torch.zeros(1, 2, dtype=torch.int64)
+    boxes = torch.tensor([[[-3.0, -3, 3, 3], [20, 20, 30, 30]]])
+    got = roi_warp([torch.ones(1, 1, 5, 5)], boxes, one, one == 0, scales=[(1.0, 1.0)], size=2, aggregate="average")
+    assert got[0, 0].flatten().tolist() == [1, 1, 1, 1]
+    assert not got[0, 1].any()

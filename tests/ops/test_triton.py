@@ -81,7 +81,7 @@ def test_roi_align_compiles(compiled, dtype, sampling, aligned, canvas, channels
 
     maps = pyramid_of(canvas, canvas, channels, dtype, "cpu", batch=1)
     boxes, levels, valid = boxes_of(canvas, canvas, 3 if channels > 1 else 1, "cpu", batch=1)
-    grid = Grid(tuple((1 / s, 1 / s) for s in (4, 8, 16, 32)), 7, sampling, aligned, None)
+    grid = Grid(tuple((1 / s, 1 / s) for s in (4, 8, 16, 32)), 7, sampling, aligned)
     out = roi_align_triton(maps, boxes, levels, valid, grid)
     for deterministic in (False, True):
         with determinism(deterministic):
@@ -97,7 +97,7 @@ def test_match_nms_and_paste_compile(compiled, count) -> None:
 
     boxes, scores, groups = torch.rand(2, count, 4), torch.rand(2, count), torch.zeros(2, count, dtype=torch.int64)
     yes = torch.ones(2, count, dtype=torch.bool)
-    match_triton(boxes, boxes[:, :5], yes[:, :5], yes[:, :5], None)
+    match_triton(boxes, boxes[:, :5], yes[:, :5], yes[:, :5], yes)
     if count > 1:  # it takes seconds
         nms_triton(boxes, scores, groups, yes, 0.5, 10)
     for threshold, strict in ((0.5, False), (0.5, True), (None, False)):

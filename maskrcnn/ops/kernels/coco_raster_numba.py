@@ -1,13 +1,10 @@
 """`coco_raster` on a CPU: the walk is never stored. Serial and `nogil`, because it also runs in workers."""
 
-from typing import no_type_check
-
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def coco_raster_numba(points, parts, spans, origins, scales, height, width):  # noqa: ANN001, ANN201
     masks = np.zeros((len(spans), height, width), dtype=np.bool_)
     flips = np.zeros(height * width + 1, dtype=np.bool_)
@@ -26,7 +23,6 @@ def coco_raster_numba(points, parts, spans, origins, scales, height, width):  # 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _mark(corners, origin, scale, height, width, flips):  # noqa: ANN001, ANN202
     """Walks along the outline in fifths of a cell and flips `flips` where it enters the middle fifth of a column."""
     begun, x, y = False, 0, 0
@@ -58,6 +54,5 @@ def _mark(corners, origin, scale, height, width, flips):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _fine(value, origin, scale):  # noqa: ANN001, ANN202
     return np.int64(5.0 * ((value - origin) * scale) + 0.5)  # truncates towards zero, as C does

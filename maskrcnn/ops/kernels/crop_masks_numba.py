@@ -15,16 +15,9 @@ def crop_masks_numba(
 ) -> Tensor:
     """Computes `ops.crop_masks.crop_masks_reference`."""
     out = torch.zeros(*index.shape, side, side)
-    slots = torch.nonzero(valid)
-    _crop(
-        bits.contiguous().view(torch.uint8).numpy(),
-        frames.contiguous().numpy(),
-        index.contiguous().numpy(),
-        boxes.contiguous().numpy(),
-        slots.numpy(),
-        np.int64(samples),
-        out.numpy(),
-    )
+    inputs = (bits.view(torch.uint8), frames, index, boxes, torch.nonzero(valid))
+    cells, windows, objects, rois, slots = (t.contiguous().numpy() for t in inputs)
+    _crop(cells, windows, objects, rois, slots, np.int64(samples), out.numpy())
     return out
 
 

@@ -1,7 +1,5 @@
 """`interpolate` on a CPU: row by row, so that the interpolated row stays in the cache."""
 
-from typing import no_type_check
-
 import numba
 import numpy as np
 
@@ -14,7 +12,6 @@ def interpolate_numba(array: np.ndarray, rows: Axis, columns: Axis, out: np.ndar
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _interpolate(array, top, bottom, down, left, right, across, out):  # noqa: ANN001, ANN202
     C = array.shape[2]
     line = np.empty((array.shape[1], C), np.float32)

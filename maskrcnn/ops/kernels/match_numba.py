@@ -10,26 +10,17 @@ from ..dispatch import torch_threads
 
 @torch_threads()
 def match_numba(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes `ops.match.match_reference`."""
     B, N, _ = boxes.shape
     iou, ignored = torch.empty(B, N), torch.empty(B, N)
     index, best_of_gt = torch.empty(B, N, dtype=torch.int64), torch.zeros(B, N, dtype=torch.bool)
+    own, others = (t.float().contiguous().numpy() for t in (boxes, gt_boxes))
     for b in range(B):
-        allowed = candidates[b] if candidates is not None else torch.ones(N, dtype=torch.bool)
-        _match_image(
-            boxes[b].float().contiguous().numpy(),
-            gt_boxes[b].float().contiguous().numpy(),
-            torch.nonzero(real[b]).flatten().numpy(),
-            torch.nonzero(crowd[b]).flatten().numpy(),
-            allowed.numpy(),
-            torch.get_num_threads(),
-            iou[b].numpy(),
-            index[b].numpy(),
-            best_of_gt[b].numpy(),
-            ignored[b].numpy(),
-        )
+        objects, regions = (torch.nonzero(chosen[b]).flatten().numpy() for chosen in (real, crowd))
+        answer = [t[b].numpy() for t in (iou, index, best_of_gt, ignored)]
+        _match_image(own[b], others[b], objects, regions, allowed[b].numpy(), torch.get_num_threads(), *answer)
     return iou, index, best_of_gt, ignored
 
 

@@ -1,6 +1,6 @@
 """`match` on a GPU: two passes over tiles of boxes and of ground truth; the overlaps are computed twice, not stored."""
 
-# ruff: noqa: ANN001, ANN202 (Triton infers the types of its kernels)
+# ruff: noqa: ANN001, ANN201, ANN202 (Triton infers the types of its kernels)
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import torch
@@ -13,13 +13,13 @@ _BOXES, _GT = 256, 16  # boxes and ground truth per tile
 
 @torch.library.custom_op("maskrcnn::match", mutates_args=())
 def match_triton(
-    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, candidates: Tensor | None
+    boxes: Tensor, gt_boxes: Tensor, real: Tensor, crowd: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes `ops.match.match_reference`."""
     B, N, _ = boxes.shape
     G = gt_boxes.shape[1]
     boxes, gt_boxes = boxes.float().contiguous(), gt_boxes.float().contiguous()
-    allowed = boxes.new_ones(B, N, dtype=torch.bool) if candidates is None else candidates.contiguous()
+    real, crowd, allowed = real.contiguous(), crowd.contiguous(), allowed.contiguous()
     iou, ignored, highest = boxes.new_empty(B, N), boxes.new_empty(B, N), boxes.new_zeros(B, G)
     index, best_of_gt = boxes.new_empty(B, N, dtype=torch.int64), boxes.new_empty(B, N, dtype=torch.bool)
     if B * N:
@@ -27,21 +27,20 @@ def match_triton(
         launch, block = (triton.cdiv(N, _BOXES), B), {"BOXES": _BOXES, "GT": _GT, "enable_fp_fusion": False}
         with torch.cuda.device_of(boxes):
             _best_kernel[launch](
-                boxes, gt_boxes, real.contiguous(), crowd.contiguous(), allowed, N, G,
-                iou, index, ignored, highest, **block,
+                boxes, gt_boxes, real, crowd, allowed, N, G, iou, index, ignored, highest, **block
             )  # fmt: skip
-            _best_of_gt_kernel[launch](boxes, gt_boxes, real.contiguous(), allowed, highest, N, G, best_of_gt, **block)
+            _best_of_gt_kernel[launch](boxes, gt_boxes, real, allowed, highest, N, G, best_of_gt, **block)
     return iou, index, best_of_gt, ignored
 
 
 @match_triton.register_fake
-def _(boxes, gt_boxes, real, crowd, candidates):
+def _(boxes, gt_boxes, real, crowd, allowed):
     iou = boxes.new_empty(boxes.shape[:2], dtype=torch.float32)
     return iou, iou.to(torch.int64), iou.to(torch.bool), iou.clone()
 
 
 @triton.jit
-def _corners(ptr, at, mask):
+def corners(ptr, at, mask):
     """x1, y1, x2, y2 of the boxes numbered `at`."""
     return (
         tl.load(ptr + at * 4, mask=mask, other=0.0),
@@ -66,31 +65,21 @@ def _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2):
 
 @triton.jit
 def _best_kernel(
-    boxes_ptr,  # [B, N, 4]
-    gt_ptr,  # [B, G, 4]
-    real_ptr,  # [B, G]
-    crowd_ptr,  # [B, G]
-    allowed_ptr,  # [B, N]
-    N,
-    G,
-    iou_ptr,  # [B, N]
-    index_ptr,  # [B, N]
-    ignored_ptr,  # [B, N]
-    highest_ptr,  # [B, G], zeros at first
-    BOXES: tl.constexpr,
-    GT: tl.constexpr,
-):
+    boxes_ptr, gt_ptr, real_ptr, crowd_ptr, allowed_ptr, N, G,  # [B, N, 4], [B, G, 4], [B, G], [B, G], [B, N]
+    iou_ptr, index_ptr, ignored_ptr, highest_ptr,  # [B, N], [B, N], [B, N], [B, G]; `highest` initially zero
+    BOXES: tl.constexpr, GT: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
     image = tl.program_id(1).to(tl.int64)
     own = image * N + n
-    x1, y1, x2, y2 = _corners(boxes_ptr, own, n < N)
+    x1, y1, x2, y2 = corners(boxes_ptr, own, n < N)
     allowed = tl.load(allowed_ptr + own, mask=n < N, other=0) != 0
     best, index = tl.full((BOXES,), -1.0, tl.float32), tl.zeros((BOXES,), tl.int32)
     ignored = tl.zeros((BOXES,), tl.float32)
     for first in range(0, G, GT):
         g = first + tl.arange(0, GT)
         other = image * G + g
-        gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
+        gx1, gy1, gx2, gy2 = corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         crowd = tl.load(crowd_ptr + other, mask=g < G, other=0) != 0
         iou, share = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)
@@ -108,26 +97,18 @@ def _best_kernel(
 
 @triton.jit
 def _best_of_gt_kernel(
-    boxes_ptr,  # [B, N, 4]
-    gt_ptr,  # [B, G, 4]
-    real_ptr,  # [B, G]
-    allowed_ptr,  # [B, N]
-    highest_ptr,  # [B, G]
-    N,
-    G,
-    out_ptr,  # [B, N]
-    BOXES: tl.constexpr,
-    GT: tl.constexpr,
-):
+    boxes_ptr, gt_ptr, real_ptr, allowed_ptr, highest_ptr, N, G, out_ptr,  # as in `_best_kernel`; out [B, N]
+    BOXES: tl.constexpr, GT: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
     image = tl.program_id(1).to(tl.int64)
     own = image * N + n
-    x1, y1, x2, y2 = _corners(boxes_ptr, own, n < N)
+    x1, y1, x2, y2 = corners(boxes_ptr, own, n < N)
     found = tl.zeros((BOXES,), tl.int32)
     for first in range(0, G, GT):
         g = first + tl.arange(0, GT)
         other = image * G + g
-        gx1, gy1, gx2, gy2 = _corners(gt_ptr, other, g < G)
+        gx1, gy1, gx2, gy2 = corners(gt_ptr, other, g < G)
         real = tl.load(real_ptr + other, mask=g < G, other=0) != 0
         highest = tl.load(highest_ptr + other, mask=g < G, other=0.0)
         iou, _ = _overlap(x1, y1, x2, y2, gx1, gy1, gx2, gy2)

@@ -19,15 +19,8 @@ def nms_numba(
     index = torch.zeros(B, top, dtype=torch.int64)
     kept = torch.zeros(B, top, dtype=torch.bool)
     order = scores.argsort(dim=1, descending=True, stable=True)
-    _nms_images(
-        boxes.contiguous().numpy(),
-        groups.long().contiguous().numpy(),
-        candidates.contiguous().numpy(),
-        order.numpy(),
-        np.float32(limit),
-        index.numpy(),
-        kept.numpy(),
-    )
+    corners, kinds, alive = (t.contiguous().numpy() for t in (boxes, groups.long(), candidates))
+    _nms_images(corners, kinds, alive, order.numpy(), np.float32(limit), index.numpy(), kept.numpy())
     return index, kept
 
 

@@ -12,6 +12,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from .match_triton import corners
+
 _TILE = 64
 
 
@@ -46,16 +48,6 @@ def _(boxes, scores, groups, candidates, limit, top):
 
 
 @triton.jit
-def _load(ptr, at, mask):
-    return (
-        tl.load(ptr + at * 4, mask=mask, other=0.0),
-        tl.load(ptr + at * 4 + 1, mask=mask, other=0.0),
-        tl.load(ptr + at * 4 + 2, mask=mask, other=0.0),
-        tl.load(ptr + at * 4 + 3, mask=mask, other=0.0),
-    )
-
-
-@triton.jit
 def _strikes(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, limit):
     """Whether box a (rows), the better one, overlaps box b (columns) enough to suppress it."""
     area = tl.maximum(ax2 - ax1, 0.0) * tl.maximum(ay2 - ay1, 0.0)
@@ -82,10 +74,10 @@ def _suppress(
         inside = place < N
         inside = inside & (tl.load(groups_ptr + place, mask=inside, other=0) == group)
         alive = tl.load(alive_ptr + place, mask=inside, other=0) != 0
-        x1, y1, x2, y2 = _load(boxes_ptr, place, alive)
+        x1, y1, x2, y2 = corners(boxes_ptr, place, alive)
         for seen in range(0, count, TILE):
             real = seen + slots < count
-            sx1, sy1, sx2, sy2 = _load(survivors_ptr, seen + slots, real)
+            sx1, sy1, sx2, sy2 = corners(survivors_ptr, seen + slots, real)
             struck = _strikes(sx1, sy1, sx2, sy2, x1, y1, x2, y2, limit) & real[:, None]
             alive = alive & (tl.max(struck.to(tl.int32), axis=0) == 0)
         # A box depends only on better boxes, so this iteration converges, and to the greedy answer.
@@ -110,17 +102,11 @@ def _suppress(
 
 @triton.jit
 def _nms_kernel(
-    boxes_ptr,  # [B, N, 4], sorted by group, then best first
-    groups_ptr,  # [B, N]
-    alive_ptr,  # [B, N], candidates
-    rank_ptr,  # [B, N], rank by score among all boxes of the image
-    kept_ptr,  # [B, N] by rank, initially False
+    boxes_ptr, groups_ptr, alive_ptr,  # [B, N, 4], [B, N], candidates [B, N]; sorted by group, then best first
+    rank_ptr, kept_ptr,  # [B, N], rank by score among all boxes of the image; [B, N] by rank, initially False
     survivors_ptr,  # [B, N, 4], workspace for each group's survivors
-    N,
-    top,
-    limit,
-    TILE: tl.constexpr,
-):
+    N, top, limit, TILE: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(1).to(tl.int64) * N
     boxes_ptr, survivors_ptr = boxes_ptr + row * 4, survivors_ptr + row * 4
     groups_ptr, alive_ptr = groups_ptr + row, alive_ptr + row

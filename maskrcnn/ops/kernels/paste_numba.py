@@ -1,7 +1,5 @@
 """`paste` on a CPU: one object per thread; only pixels that its box can reach are computed."""
 
-from typing import no_type_check
-
 import numba
 import numpy as np
 import torch
@@ -14,28 +12,27 @@ from ..dispatch import torch_threads
 def paste_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float | None, strict: bool) -> Tensor:
     """Computes `ops.paste.paste_reference`, rounding in the same order: the results are bit-equal."""
     (N, H), W = rows.shape, columns.shape[1]
-    masks, rows_, columns_ = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
-    if threshold is None:
-        out = torch.zeros(N, H, W)
-        _paste_soft(masks, rows_, columns_, out.numpy())
-        return out
-    out = torch.zeros(N, H, W, dtype=torch.bool)
-    _paste_hard(masks, rows_, columns_, np.float32(threshold), strict, out.numpy())
+    out = torch.zeros(N, H, W, dtype=torch.float32 if threshold is None else torch.bool)
+    masks, downward, across = (t.detach().contiguous().numpy() for t in (padded, rows, columns))
+    limit = None if threshold is None else np.float32(threshold)
+    _paste(masks, downward, across, limit, strict, out.numpy())
     return out
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
-def _paste_hard(masks, rows, columns, threshold, strict, out):  # noqa: ANN001, ANN202
+def _paste(masks, rows, columns, threshold, strict, out):  # noqa: ANN001, ANN202
     for n in numba.prange(len(masks)):
-        top, bottom = _reached(rows[n], masks.shape[1] - 1)
-        left, right = _reached(columns[n], masks.shape[1] - 1)
+        top, bottom = reached(rows[n], masks.shape[1] - 1)
+        left, right = reached(columns[n], masks.shape[1] - 1)
         across = _across(masks[n], columns[n, left:right])
         for y in range(top, bottom):
             low = min(int(rows[n, y]), masks.shape[1] - 2)
             share = rows[n, y] - np.float32(low)
             a, b, line = across[low], across[low + 1], out[n, y, left:right]
-            if strict:
+            if threshold is None:
+                for x in range(len(line)):
+                    line[x] = a[x] + share * (b[x] - a[x])
+            elif strict:
                 for x in range(len(line)):
                     line[x] = a[x] + share * (b[x] - a[x]) > threshold
             else:
@@ -43,23 +40,7 @@ def _paste_hard(masks, rows, columns, threshold, strict, out):  # noqa: ANN001, 
                     line[x] = a[x] + share * (b[x] - a[x]) >= threshold
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
-@no_type_check
-def _paste_soft(masks, rows, columns, out):  # noqa: ANN001, ANN202
-    for n in numba.prange(len(masks)):
-        top, bottom = _reached(rows[n], masks.shape[1] - 1)
-        left, right = _reached(columns[n], masks.shape[1] - 1)
-        across = _across(masks[n], columns[n, left:right])
-        for y in range(top, bottom):
-            low = min(int(rows[n, y]), masks.shape[1] - 2)
-            share = rows[n, y] - np.float32(low)
-            a, b, line = across[low], across[low + 1], out[n, y, left:right]
-            for x in range(len(line)):
-                line[x] = a[x] + share * (b[x] - a[x])
-
-
 @numba.njit(cache=True, nogil=True)
-@no_type_check
 def _across(mask, positions):  # noqa: ANN001, ANN202
     """Each row of the padded mask, interpolated at the columns' positions."""
     out = np.empty((len(mask), len(positions)), np.float32)
@@ -72,8 +53,7 @@ def _across(mask, positions):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check
-def _reached(positions, last):  # noqa: ANN001, ANN202
+def reached(positions, last):  # noqa: ANN001, ANN201
     """The pixels first..end - 1 whose positions lie inside the border; positions never decrease along the axis."""
     first, end = 0, len(positions)
     while first < end and positions[first] <= 0:

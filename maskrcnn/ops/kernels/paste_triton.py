@@ -28,19 +28,10 @@ def paste_triton(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float
 
 @triton.jit
 def _paste_kernel(
-    masks_ptr,  # [N, SIDE, SIDE]
-    rows_ptr,  # [N, H], fractional rows of the mask
-    columns_ptr,  # [N, W], fractional columns
-    out_ptr,  # [N, H, W]
-    SIDE,
-    H,
-    W,
-    threshold,
-    SOFT: tl.constexpr,
-    STRICT: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    masks_ptr, rows_ptr, columns_ptr,  # [N, SIDE, SIDE]; fractional rows and columns of the masks, [N, H] and [N, W]
+    out_ptr, SIDE, H, W, threshold,  # [N, H, W]
+    SOFT: tl.constexpr, STRICT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     n = tl.program_id(1).to(tl.int64)
     across = tl.cdiv(W, COLUMNS)
     y = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)

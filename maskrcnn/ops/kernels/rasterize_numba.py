@@ -3,14 +3,11 @@
 Serial and `nogil`: these run in forked or spawned workers, in which a parallel Numba kernel may crash.
 """
 
-from typing import no_type_check
-
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def rasterize_polygons_numba(points, offsets, frame, size):  # noqa: ANN001, ANN201
     mask = np.zeros((size, size), dtype=np.bool_)
     x1, y1 = frame[0], frame[1]
@@ -42,7 +39,6 @@ def rasterize_polygons_numba(points, offsets, frame, size):  # noqa: ANN001, ANN
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def rasterize_rle_numba(ends, height, width, frame, size):  # noqa: ANN001, ANN201
     mask = np.zeros((size, size), dtype=np.bool_)
     x1, y1 = frame[0], frame[1]
@@ -68,7 +64,6 @@ def rasterize_rle_numba(ends, height, width, frame, size):  # noqa: ANN001, ANN2
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _first_at_least(value, start, step, size):  # noqa: ANN001, ANN202
     """The first cell whose centre is at or beyond `value` in the direction of `step`, or `size`.
 
@@ -90,19 +85,13 @@ def _first_at_least(value, start, step, size):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _fill(marks, mask, forwards):  # noqa: ANN001, ANN202
     """A crossing counts for the centres at or right of it: from its mark on, or, on a mirrored axis, up to its mark."""
     size = len(mask)
     for row in range(size):
         winding = 0
-        if forwards:
-            for column in range(size):
-                winding += marks[row, column]
-                if winding != 0:
-                    mask[row, column] = True
-        else:
-            for column in range(size - 1, -1, -1):
-                winding += marks[row, column + 1]
-                if winding != 0:
-                    mask[row, column] = True
+        for step in range(size):
+            column = step if forwards else size - 1 - step
+            winding += marks[row, column if forwards else column + 1]
+            if winding != 0:
+                mask[row, column] = True

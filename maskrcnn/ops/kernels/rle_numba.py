@@ -5,11 +5,11 @@ that `paste` computes finds the pixel. A column takes M steps, however many pixe
 milliseconds, and any thread may call it.
 """
 
-from typing import no_type_check
-
 import numba
 import numpy as np
 from torch import Tensor
+
+from .paste_numba import reached
 
 
 def encode_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float, strict: bool) -> list[bytes]:
@@ -20,11 +20,10 @@ def encode_numba(padded: Tensor, rows: Tensor, columns: Tensor, threshold: float
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check  # Numba cannot compile a function wrapped by a type checker
 def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
     last, height, width = len(mask) - 1, len(rows), len(columns)
-    first_row, end_row = _reached(rows, last)
-    left, right = _reached(columns, last)
+    first_row, end_row = reached(rows, last)
+    left, right = reached(columns, last)
     starts = _row_starts(rows, first_row, end_row, last)
     column = np.empty(len(mask), np.float32)
     changes, count = np.empty(256, np.int64), 0
@@ -70,26 +69,12 @@ def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check
 def _is_set(column, k, position, threshold, strict):  # noqa: ANN001, ANN202
     value = column[k] + (position - np.float32(k)) * (column[k + 1] - column[k])
     return value > threshold if strict else value >= threshold
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check
-def _reached(positions, last):  # noqa: ANN001, ANN202
-    """The pixels first..end - 1 whose positions lie inside the border; positions never decrease along the axis."""
-    first, end = 0, len(positions)
-    while first < end and positions[first] <= 0:
-        first += 1
-    while end > first and positions[end - 1] >= last:
-        end -= 1
-    return first, end
-
-
-@numba.njit(cache=True, nogil=True)
-@no_type_check
 def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
     """The first pixel row that lies between mask rows k and k + 1, for k = 0..last."""
     starts = np.empty(last + 1, np.int64)
@@ -103,7 +88,6 @@ def _row_starts(rows, first, end, last):  # noqa: ANN001, ANN202
 
 
 @numba.njit(cache=True, nogil=True)
-@no_type_check
 def _string(changes, pixels):  # noqa: ANN001, ANN202
     """The compressed RLE, given the pixels at which the value changes; the first change is to set."""
     out, length = np.empty(7 * (len(changes) + 1), np.uint8), 0

@@ -79,8 +79,7 @@ def _slots_of_levels(boxes: Tensor, levels: Tensor, num_levels: int) -> list[Ten
 
 def _numbers(grid: Grid, level: int) -> tuple[np.float32, np.float32, int, int, int, bool]:
     y, x = grid.scales[level]
-    largest = min(grid.max_sampling or LARGEST_GRID, LARGEST_GRID)
-    return np.float32(y), np.float32(x), grid.sampling or -largest, grid.size, grid.every, grid.aligned
+    return np.float32(y), np.float32(x), grid.sampling or -LARGEST_GRID, grid.size, grid.every, grid.aligned
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -139,9 +138,8 @@ def _forward(pixels, boxes, slots, R, scale_y, scale_x, sampling, size, every, a
             for q in range(out.shape[2]):
                 sums[:] = 0
                 for i in range(first_y[p], first_y[p + 1]):
-                    for j in range(
-                        first_x[q], first_x[q + 1] - 1, 2
-                    ):  # two at a time: the sums are loaded half as often
+                    # Two at a time: the sums are loaded half as often.
+                    for j in range(first_x[q], first_x[q + 1] - 1, 2):
                         weight, other_weight = weights_y[i] * weights_x[j], weights_y[i] * weights_x[j + 1]
                         pixel, other = pixels[b, rows[i], cols[j]], pixels[b, rows[i], cols[j + 1]]
                         for c in range(C):
@@ -184,11 +182,8 @@ def _backward(grad, boxes, slots, R, scale_y, scale_x, sampling, size, every, al
             out[row // H, row % H] = 0
         for n in slots:
             b, box = n // R, boxes[n]
-            low, high = (
-                max(bounds[part] - b * H, 0),
-                min(bounds[part + 1] - b * H, H),
-            )  # this thread's rows of the image
-            if low >= high:
+            low, high = max(bounds[part] - b * H, 0), min(bounds[part + 1] - b * H, H)
+            if low >= high:  # none of this thread's rows belong to the image
                 continue
             first_y, rows, weights_y = _axis(box[1] * scale_y, box[3] * scale_y, H, sampling, size, every, aligned)
             first_x, cols, weights_x = _axis(box[0] * scale_x, box[2] * scale_x, W, sampling, size, every, aligned)

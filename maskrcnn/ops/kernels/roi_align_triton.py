@@ -16,8 +16,10 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from ..grids import LARGEST_GRID, Grid
+from .. import grids
+from ..grids import Grid
 
+LARGEST_GRID = tl.constexpr(grids.LARGEST_GRID)
 _TILE = 2048  # sums per program, bins times channels
 _MOST_MAPS = 8  # maps that a kernel takes as separate arguments
 
@@ -30,9 +32,8 @@ def roi_align_triton(pyramid: Sequence[Tensor], boxes: Tensor, levels: Tensor, v
     if len(maps) > _MOST_MAPS and len(set(scales)) == len({m.shape for m in maps}) == 1:
         # Stored masks are one map per object: too many arguments for a kernel, but all have the same shape.
         maps, scales, images, levels = [torch.cat(maps)], scales[:1], levels * B + images, levels.clamp(max=0)
-    most = min(grid.max_sampling or LARGEST_GRID, LARGEST_GRID)
     numbers = [number for pair in scales for number in pair]
-    out = _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned, most)
+    out = _roi_align(maps, boxes, levels, images, numbers, grid.size, grid.sampling, grid.aligned)
     return out[..., :: grid.every, :: grid.every]  # the others are computed as well
 
 
@@ -46,7 +47,6 @@ def _roi_align(
     size: int,
     sampling: int,
     aligned: bool,
-    most: int,
 ) -> Tensor:
     (B, R), C = levels.shape, pyramid[0].shape[1]
     out = pyramid[0].new_empty(B, R, size, size, C)
@@ -56,13 +56,13 @@ def _roi_align(
         with torch.cuda.device_of(out):
             _forward_kernel[launch](
                 maps, _sides(pyramid), tuple(scales), boxes.contiguous(), levels.contiguous(), images.contiguous(), out,
-                C, most, len(maps), size, sampling, aligned, *blocks, enable_fp_fusion=True,
+                C, len(maps), size, sampling, aligned, *blocks, enable_fp_fusion=True,
             )  # fmt: skip
     return out.permute(0, 1, 4, 2, 3)
 
 
 @_roi_align.register_fake
-def _(pyramid, boxes, levels, images, scales, size, sampling, aligned, most):
+def _(pyramid, boxes, levels, images, scales, size, sampling, aligned):
     out = pyramid[0].new_empty(*levels.shape, size, size, pyramid[0].shape[1])
     return out.permute(0, 1, 4, 2, 3)
 
@@ -78,59 +78,34 @@ def _roi_align_backward(
     scales: Sequence[float],
     sampling: int,
     aligned: bool,
-    most: int,
 ) -> list[Tensor]:
     """The gradients of the maps of `count` images."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     bins = grad.permute(0, 1, 3, 4, 2).contiguous()
     dtype = grad.dtype if deterministic else torch.float32
-    shapes = [(count, H, W, grad.shape[2]) for H, W in zip(sides[::2], sides[1::2], strict=True)]
-    maps = [grad.new_zeros(shape, dtype=dtype) for shape in shapes]
-    if bins.numel():
-        add = _add_in_order if deterministic else _add
-        given = boxes.contiguous(), levels.contiguous(), images.contiguous()
-        with torch.cuda.device_of(grad):
-            add(maps, bins, *given, tuple(scales), most, (bins.shape[2], sampling, aligned))
+    B, R, S, _, C = bins.shape
+    maps = [grad.new_zeros(count, H, W, C, dtype=dtype) for H, W in zip(sides[::2], sides[1::2], strict=True)]
+    given, numbers = (boxes.contiguous(), levels.contiguous(), images.contiguous()), (S, sampling, aligned)
+    with torch.cuda.device_of(grad):
+        if bins.numel() and deterministic:
+            _add_in_order(maps, bins, *given, scales, numbers)
+        elif bins.numel():
+            launch, blocks = _launch(B * R, S, C)
+            _atomic_backward_kernel[launch](
+                tuple(maps), tuple(sides), tuple(scales), *given, bins, C, len(maps), *numbers, *blocks,
+                enable_fp_fusion=True,
+            )  # fmt: skip
     return [pixels.to(grad.dtype).permute(0, 3, 1, 2) for pixels in maps]
 
 
 @_roi_align_backward.register_fake
-def _(grad, boxes, levels, images, count, sides, scales, sampling, aligned, most):
+def _(grad, boxes, levels, images, count, sides, scales, sampling, aligned):
     shapes = zip(sides[::2], sides[1::2], strict=True)
     return [grad.new_empty(count, H, W, grad.shape[2]).permute(0, 3, 1, 2) for H, W in shapes]
 
 
-def _add(
-    maps: list[Tensor],
-    bins: Tensor,
-    boxes: Tensor,
-    levels: Tensor,
-    images: Tensor,
-    scales: tuple[float, ...],
-    most: int,
-    numbers: tuple[int, int, bool],
-) -> None:
-    """Adds the bins' gradients to the maps, in no fixed order."""
-    B, R, S, _, C = bins.shape
-    launch, blocks = _launch(B * R, S, C)
-    sides = tuple(side for pixels in maps for side in pixels.shape[1:3])
-    _atomic_backward_kernel[launch](
-        tuple(maps), sides, scales, boxes, levels, images, bins, C, most, len(maps), *numbers, *blocks,
-        enable_fp_fusion=True,
-    )  # fmt: skip
-
-
-def _add_in_order(
-    maps: list[Tensor],
-    bins: Tensor,
-    boxes: Tensor,
-    levels: Tensor,
-    images: Tensor,
-    scales: tuple[float, ...],
-    most: int,
-    numbers: tuple[int, int, bool],
-) -> None:
-    """The same, adding the boxes in order at every pixel."""
+def _add_in_order(maps, bins, boxes, levels, images, scales, numbers):
+    """The same as `_atomic_backward_kernel`, adding the boxes in order at every pixel."""
     B, R = levels.shape
     for level, pixels in enumerate(maps):
         count, H, W, C = pixels.shape
@@ -138,21 +113,21 @@ def _add_in_order(
             columns, channels = min(16, triton.next_power_of_2(W)), min(256, triton.next_power_of_2(C))
             launch = (count * H, triton.cdiv(W, columns), triton.cdiv(C, channels))
             _owning_backward_kernel[launch](
-                pixels, bins, boxes, levels, images, level, H, W, *scales[2 * level : 2 * level + 2], B, R, C, most,
+                pixels, bins, boxes, levels, images, level, H, W, *scales[2 * level : 2 * level + 2], B, R, C,
                 *numbers, columns, channels, enable_fp_fusion=True,
             )  # fmt: skip
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    pyramid, boxes, levels, images, scales, _, sampling, aligned, most = inputs
+    pyramid, boxes, levels, images, scales, _, sampling, aligned = inputs
     ctx.save_for_backward(boxes, levels, images)
-    ctx.numbers = (len(pyramid[0]), list(_sides(pyramid)), list(scales), sampling, aligned, most)
+    ctx.numbers = (len(pyramid[0]), list(_sides(pyramid)), list(scales), sampling, aligned)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grads: list[Tensor | None] = list(_roi_align_backward(grad, *ctx.saved_tensors, *ctx.numbers))
     needed = ctx.needs_input_grad[0]
-    return [g if need else None for g, need in zip(grads, needed, strict=True)], *[None] * 8
+    return [g if need else None for g, need in zip(grads, needed, strict=True)], *[None] * 7
 
 
 _roi_align.register_autograd(_differentiate, setup_context=_save)
@@ -170,9 +145,9 @@ def _launch(boxes: int, size: int, channels: int) -> tuple[tuple[int, int, int],
 
 
 @triton.jit
-def _axis(low, high, scale, most, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr):
-    """Along one axis of a box, in feature pixels: the start and length of its bins, and the points per bin."""
-    start, end = low * scale, high * scale
+def _axis(box_ptr, scale, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr):
+    """Along the axis of a box whose ends are at 0 and 2: start and length of bins in feature pixels; points per bin."""
+    start, end = tl.load(box_ptr) * scale, tl.load(box_ptr + 2) * scale
     if ALIGNED:
         start, end = start - 0.5, end - 0.5
     length = end - start
@@ -182,7 +157,7 @@ def _axis(low, high, scale, most, SIZE: tl.constexpr, SAMPLING: tl.constexpr, AL
     if SAMPLING > 0:
         count = SAMPLING
     else:
-        count = tl.where(step > 0, tl.ceil(tl.minimum(step, most)), 0.0).to(tl.int32)
+        count = tl.where(step > 0, tl.ceil(tl.minimum(step, LARGEST_GRID)), 0.0).to(tl.int32)
     return start, step, count
 
 
@@ -205,6 +180,14 @@ def _lines(map_ptr, y, length, c):
 
 
 @triton.jit
+def _tile(C, SIZE: tl.constexpr, BINS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The box, the bins and the channels of a program, and which of them exist."""
+    bins = tl.program_id(1) * BINS + tl.arange(0, BINS)
+    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    return tl.program_id(0).to(tl.int64), bins, c, (bins < SIZE * SIZE)[:, None] & (c < C)[None, :]
+
+
+@triton.jit
 def _of_level(level, maps, sides, scales, LEVELS: tl.constexpr):
     """The map pointer, height, width and scales (feature pixels per canvas pixel) of a level."""
     map_ptr, H, W, scale_y, scale_x = maps[0], sides[0], sides[1], scales[0], scales[1]
@@ -218,36 +201,20 @@ def _of_level(level, maps, sides, scales, LEVELS: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    maps,  # pointers to the levels, each [B, H, W, C]
-    sides,  # H and W of each
-    scales,  # feature pixels per canvas pixel of each, y and x
-    boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 if the slot is empty
-    images_ptr,  # [B * R], the image of each box's map
-    out_ptr,  # [B * R, SIZE * SIZE, C]
-    C,
-    most,  # points per bin and axis
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    SAMPLING: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BINS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    n = tl.program_id(0).to(tl.int64)
-    bins = tl.program_id(1) * BINS + tl.arange(0, BINS)
-    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    wanted = (bins < SIZE * SIZE)[:, None] & (c < C)[None, :]
+    maps, sides, scales,  # of each level: pointer to [B, H, W, C]; H, W; feature pixels per canvas pixel, y, x
+    boxes_ptr, levels_ptr, images_ptr,  # of each slot, B * R: [4]; -1 if it is empty; the image of the box's map
+    out_ptr, C,  # [B * R, SIZE * SIZE, C]
+    LEVELS: tl.constexpr, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr,
+    BINS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    n, bins, c, wanted = _tile(C, SIZE, BINS, CHANNELS)
     level = tl.load(levels_ptr + n)
     sums = tl.zeros((BINS, CHANNELS), tl.float32)
     if level >= 0:
         map_ptr, H, W, scale_y, scale_x = _of_level(level, maps, sides, scales, LEVELS)
         map_ptr += tl.load(images_ptr + n).to(tl.int64) * H * W * C
-        box_ptr = boxes_ptr + n * 4
-        start_y, step_y, count_y = _axis(
-            tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
-        )
-        start_x, step_x, count_x = _axis(tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED)
+        start_y, step_y, count_y = _axis(boxes_ptr + n * 4 + 1, scale_y, SIZE, SAMPLING, ALIGNED)
+        start_x, step_x, count_x = _axis(boxes_ptr + n * 4, scale_x, SIZE, SAMPLING, ALIGNED)
         for i in range(count_y):
             top, down, at_top, at_down = _neighbours(start_y, step_y, bins // SIZE, i, count_y, H)
             for j in range(count_x):
@@ -267,35 +234,18 @@ def _forward_kernel(
 
 @triton.jit
 def _atomic_backward_kernel(
-    maps,  # pointers to the gradients of the levels, each float32 [B, H, W, C], initially zero
-    sides,  # H and W of each
-    scales,  # feature pixels per canvas pixel of each, y and x
-    boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 if the slot is empty
-    images_ptr,  # [B * R], the image of each box's map
-    grad_ptr,  # [B * R, SIZE * SIZE, C]
-    C,
-    most,
-    LEVELS: tl.constexpr,
-    SIZE: tl.constexpr,
-    SAMPLING: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BINS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    n = tl.program_id(0).to(tl.int64)
-    bins = tl.program_id(1) * BINS + tl.arange(0, BINS)
-    c = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    wanted = (bins < SIZE * SIZE)[:, None] & (c < C)[None, :]
+    maps, sides, scales, boxes_ptr, levels_ptr, images_ptr, grad_ptr, C,
+    LEVELS: tl.constexpr, SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr,
+    BINS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Arguments as in `_forward_kernel`; `maps` are the gradients, float32, initially zero."""
+    n, bins, c, wanted = _tile(C, SIZE, BINS, CHANNELS)
     level = tl.load(levels_ptr + n)
     if level >= 0:
         map_ptr, H, W, scale_y, scale_x = _of_level(level, maps, sides, scales, LEVELS)
         map_ptr += tl.load(images_ptr + n).to(tl.int64) * H * W * C
-        box_ptr = boxes_ptr + n * 4
-        start_y, step_y, count_y = _axis(
-            tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
-        )
-        start_x, step_x, count_x = _axis(tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED)
+        start_y, step_y, count_y = _axis(boxes_ptr + n * 4 + 1, scale_y, SIZE, SAMPLING, ALIGNED)
+        start_x, step_x, count_x = _axis(boxes_ptr + n * 4, scale_x, SIZE, SAMPLING, ALIGNED)
         grad = tl.load(grad_ptr + n * SIZE * SIZE * C + bins[:, None] * C + c[None, :], mask=wanted, other=0.0)
         share = grad.to(tl.float32) / tl.maximum(count_y * count_x, 1)
         for i in range(count_y):
@@ -332,26 +282,11 @@ def _weight(start, step, bin, count, side, pixels):
 
 @triton.jit
 def _owning_backward_kernel(
-    out_ptr,  # [count, H, W, C], the gradient of one level
-    grad_ptr,  # [B * R, SIZE, SIZE, C]
-    boxes_ptr,  # [B * R, 4]
-    levels_ptr,  # [B * R], -1 if the slot is empty
-    images_ptr,  # [B * R], the image of each box's map; b, B + b, 2 B + b, ... in the slots of image b
-    level,
-    H,
-    W,
-    scale_y,
-    scale_x,
-    B,
-    R,
-    C,
-    most,
-    SIZE: tl.constexpr,
-    SAMPLING: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    out_ptr, grad_ptr,  # the gradient of one level [count, H, W, C], and that of the bins [B * R, SIZE, SIZE, C]
+    boxes_ptr, levels_ptr, images_ptr,  # as in `_forward_kernel`; images b, B + b, 2 B + b, ... in the slots of image b
+    level, H, W, scale_y, scale_x, B, R, C,
+    SIZE: tl.constexpr, SAMPLING: tl.constexpr, ALIGNED: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     image, y = row // H, (row % H).to(tl.int32)
     x = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -360,13 +295,8 @@ def _owning_backward_kernel(
     for r in range(R):
         n = (image % B) * R + r
         if (tl.load(levels_ptr + n) == level) & (tl.load(images_ptr + n) == image):
-            box_ptr = boxes_ptr + n * 4
-            start_y, step_y, count_y = _axis(
-                tl.load(box_ptr + 1), tl.load(box_ptr + 3), scale_y, most, SIZE, SAMPLING, ALIGNED
-            )
-            start_x, step_x, count_x = _axis(
-                tl.load(box_ptr), tl.load(box_ptr + 2), scale_x, most, SIZE, SAMPLING, ALIGNED
-            )
+            start_y, step_y, count_y = _axis(boxes_ptr + n * 4 + 1, scale_y, SIZE, SAMPLING, ALIGNED)
+            start_x, step_x, count_x = _axis(boxes_ptr + n * 4, scale_x, SIZE, SAMPLING, ALIGNED)
             left = tl.program_id(1) * COLUMNS
             if _reaches(start_y, step_y, y, y, SIZE) & _reaches(start_x, step_x, left, left + COLUMNS - 1, SIZE):
                 for p in range(SIZE):
