@@ -29,7 +29,8 @@ from maskrcnn.training.optim import REFERENCE_IMAGES
 from maskrcnn.training.run import Run
 from maskrcnn.training.task import Task
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, recognise, to_whole
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
 from .scenes import box_of, ellipses, write_coco

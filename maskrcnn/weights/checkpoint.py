@@ -40,20 +40,12 @@ class Checkpoint(NamedTuple):
     provenance: dict[str, Any]
 
 
-def save_checkpoint(
-    path: str | Path,
-    model_state: Mapping[str, Tensor],
-    config: ModelConfig,
-    categories: tuple[Category, ...],
-    provenance: Mapping[str, Any],
-) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint atomically: `path` holds the old file or the whole new one, also after a crash."""
-    content = {
-        "model": to_dict(config),
-        "categories": [category._asdict() for category in categories],
-        "provenance": dict(provenance),
-    }
-    write_tensors(path, model_state, KEY, FORMAT, content)
+    config, categories, state, provenance = checkpoint
+    rows = [category._asdict() for category in categories]
+    content = {"model": to_dict(config), "categories": rows, "provenance": provenance}
+    write_tensors(path, state, KEY, FORMAT, content)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

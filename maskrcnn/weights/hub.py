@@ -65,14 +65,9 @@ def fetch(release: Release, *, offline: bool | None = None) -> Path:
 
 
 def place_of(release: Release) -> Path:
-    """The file of a release in the cache, whether it is there or not."""
-    return cache_folder() / release.file
-
-
-def cache_folder() -> Path:
-    """The folder of downloads: `MASKRCNN_CACHE`, else `maskrcnn` in the user's cache."""
+    """Where a release is kept: in `MASKRCNN_CACHE`, else `maskrcnn` in the user's cache. It need not be there yet."""
     own, shared = os.environ.get("MASKRCNN_CACHE"), os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(shared, "maskrcnn")
+    return (Path(own) if own else Path(shared, "maskrcnn")) / release.file
 
 
 def download(address: str, path: Path, *, digest: str, limit: int) -> None:

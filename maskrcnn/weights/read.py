@@ -25,7 +25,7 @@ from .interop.classes import name_classes
 from .interop.detectron import DETECTRON
 from .interop.detectron2 import DETECTRON2
 from .interop.infer import infer, infer_backbone, shapes_of
-from .interop.origin import Origin, rename_all
+from .interop.origin import Contents, Origin, rename_all
 from .interop.pickles import read_pickle, read_torch
 from .interop.torchvision import TORCHVISION
 
@@ -117,25 +117,14 @@ def _read(
 # --- other frameworks ------------------------------------------------------------------------------------------------
 
 
-class Contents(NamedTuple):
-    """A file of another framework: its tensors under their own names, and what else it holds."""
-
-    tensors: dict[str, Tensor]
-    rest: Mapping[str, Any]
-
-
 class Foreign(NamedTuple):
-    """Such a file, recognised: its tensors with our names and our order of rows."""
+    """A file of another framework, recognised: its tensors with our names and our order of rows."""
 
     path: str | Path
     origin: Origin
     contents: Contents
     state: dict[str, Tensor]
     strange: list[tuple[str, str]]  # names of tensors that have no place in ours, with words for the table
-
-    def config(self, structure: ModelConfig) -> ModelConfig:
-        """A config of this structure with the origin's settings."""
-        return self.origin.settle(structure, self.contents.tensors, self.contents.rest)
 
 
 def open_foreign(path: Path) -> Contents | None:
@@ -203,7 +192,7 @@ def to_whole(found: Foreign, settings: Sequence[str] = (), classes: Sequence[str
         what = f"does not hold a Mask R-CNN of a known kind: {error}"
         refuse(found.strange, found.path, f"{what}, and there is")
         raise CheckpointError(f"{found.path} {what}") from error
-    config = override(found.config(structure), settings)
+    config = override(found.origin.settle(structure, found.contents), settings)
     with torch.device("meta"):  # shapes without memory
         own = build(config).state_dict()
     # Live batch norms count their batches, frozen ones do not, whatever the file has.
@@ -225,7 +214,8 @@ def _to_backbone(found: Foreign, base: ModelConfig | None) -> Checkpoint:
     if (other := _network(base.backbone)) != network:
         raise ConfigError(f"{found.path} is a backbone {network}; that of {base.name} is one {other}")
     features = base.backbone.features
-    theirs = found.config(replace(base, backbone=replace(backbone, features=features)))
+    structure = replace(base, backbone=replace(backbone, features=features))
+    theirs = found.origin.settle(structure, found.contents)
     pixels = {name: getattr(theirs.input, name) for name in ("channel_order", "mean", "std")}
     norm = "frozen_bn" if theirs.backbone.norm == "bn" else theirs.backbone.norm
     eps = 1e-5 if found.origin is TORCHVISION else theirs.backbone.norm_eps  # only its detectors have epsilon 0

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from maskrcnn.weights.checkpoint import Checkpoint
-from maskrcnn.weights.read import Contents, recognise, to_whole
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 from tests.golden.drawn_weights import checkpoint as draw
 
 FOLDER = Path(__file__).parent

@@ -15,7 +15,7 @@ import pytest
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.weights import hub
-from maskrcnn.weights.hub import cache_folder, download, fetch, find, is_name
+from maskrcnn.weights.hub import download, fetch, find, is_name, place_of
 from maskrcnn.weights.manifest import Release, releases
 
 CONTENT = bytes(range(256)) * 400
@@ -354,4 +354,4 @@ def test_the_lock_of_a_killed_process_is_free(
 def test_the_cache_moves_with_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASKRCNN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "maskrcnn"
+    assert place_of(make_release("https://a/b.pth")) == tmp_path / "maskrcnn" / "torchvision" / "x.pth"

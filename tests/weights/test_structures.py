@@ -15,7 +15,8 @@ from torch import Tensor
 from maskrcnn.model.build import build
 from maskrcnn.structures import Images
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.read import Contents, recognise, to_whole
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 from tests.golden.drawn_weights import tensor
 
 CLASSES = 80
