@@ -67,7 +67,7 @@ def write(path: Path, model: str, origin: str, protocol: int) -> None:
     config = with_profile(preset(model), origin)
     found = Checkpoint(config, name_classes(config), build(config).state_dict(), {})
     if origin == "ours":
-        save_checkpoint(path, found.state, config, found.categories, {})
+        save_checkpoint(path, found)
     elif not protocol:
         write_foreign(path, found, origin)
     else:

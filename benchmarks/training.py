@@ -29,7 +29,8 @@ from maskrcnn.training.optim import REFERENCE_IMAGES
 from maskrcnn.training.run import Run
 from maskrcnn.training.task import Task
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.interop.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 
 from .harness import Left, Options, Row, Work, against, interleaved, require, run
 from .scenes import box_of, ellipses, write_coco
@@ -92,7 +93,9 @@ def our_step(
 ) -> Callable[[], float]:
     """A step of `training.loop` on the same batch again and again; gives the loss."""
     model = build(case.config)
-    restore(model, to_checkpoint(Contents(state, {}), "torchvision's first weights").state, "torchvision's weights")
+    restore(
+        model, to_whole(recognise(Contents(state, {}), "torchvision's first weights")).state, "torchvision's weights"
+    )
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
         batch=case.images,

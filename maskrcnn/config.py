@@ -12,7 +12,8 @@ import re
 import tomllib
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -181,17 +182,16 @@ class ModelConfig:
     classes: Count = 80  # K, without background
     crowds: Literal["ignore", "drop"] = "ignore"
     loss_counts: Literal["global", "rank"] = "global"
-    background: Literal["last"] = "last"
-    input: InputConfig = field(default_factory=InputConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    fpn: FPNConfig = field(default_factory=FPNConfig)
-    anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    box_arithmetic: BoxArithmetic = field(default_factory=BoxArithmetic)
-    rpn: RPNConfig = field(default_factory=RPNConfig)
-    pool: PoolConfig = field(default_factory=PoolConfig)
-    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
-    keypoint_head: KeypointHeadConfig = field(default_factory=KeypointHeadConfig)
+    input: InputConfig = InputConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    fpn: FPNConfig = FPNConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    box_arithmetic: BoxArithmetic = BoxArithmetic()
+    rpn: RPNConfig = RPNConfig()
+    pool: PoolConfig = PoolConfig()
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    mask_head: MaskHeadConfig = MaskHeadConfig()
+    keypoint_head: KeypointHeadConfig = KeypointHeadConfig()
 
 
 @dataclass(frozen=True)
@@ -255,15 +255,15 @@ class TrainConfig:
     log_every: CountOrZero = 20
     patience: CountOrZero = 0  # evaluations without improvement after which the run stops; 0 never stops early
     validation_loss: bool = True
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = AugmentConfig()
 
 
 @dataclass(frozen=True)
 class Config:
     """What a run's folder holds as config.toml."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
 
 
 _RESNETS = {
@@ -276,8 +276,19 @@ _RESNETS = {
     "X-152-32x8d": BackboneConfig(blocks=(3, 8, 36, 3), groups=32, width_per_group=8),
 }
 
+# For the demo: half the width of R-18-FPN and small anchors, on images of 128 to 256 pixels.
+_TINY = ModelConfig(
+    name="R-18-FPN-tiny",
+    input=InputConfig(min_size=0, max_size=512),
+    backbone=replace(_RESNETS["R-18"], width=32),
+    fpn=FPNConfig(channels=64),
+    anchors=AnchorConfig(sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,))),
+    rpn=RPNConfig(pre_nms_train=500, pre_nms_test=300, post_nms_train=300, post_nms_test=200),
+    box_head=BoxHeadConfig(channels=256, samples=64),
+    mask_head=MaskHeadConfig(channels=64, convs=2),
+)
 _WITHOUT_PYRAMID = ("R-18-C4", "R-34-C4", "R-50-C4", "R-101-C4", "R-18-C5", "R-50-C5", "R-50-DC5")
-MODEL_NAMES = ("R-18-FPN-tiny", *(f"{network}-FPN" for network in _RESNETS), *_WITHOUT_PYRAMID)
+MODEL_NAMES = (_TINY.name, *(f"{network}-FPN" for network in _RESNETS), *_WITHOUT_PYRAMID)
 
 
 def preset(name: str) -> ModelConfig:
@@ -286,38 +297,18 @@ def preset(name: str) -> ModelConfig:
         raise ConfigError(
             f"there is no model {name!r}{_nearest(name, MODEL_NAMES)}; the models are {', '.join(MODEL_NAMES)}"
         )
-    if name == "R-18-FPN-tiny":
-        return _tiny(name)
+    if name == _TINY.name:
+        return _TINY
     network, _, features = name.rpartition("-")
+    config = ModelConfig(name=name, backbone=replace(_RESNETS[network], features=features.lower()))  # type: ignore[arg-type]
     if features == "FPN":
-        return ModelConfig(name=name, backbone=_RESNETS[network])
-    return _one_level(name, network, features.lower())
-
-
-def _one_level(name: str, network: str, features: str) -> ModelConfig:
-    """Without a pyramid: all anchors, and all proposals, on one map."""
-    c4 = features == "c4"
-    return ModelConfig(
-        name=name,
-        backbone=replace(_RESNETS[network], features=features),  # type: ignore[arg-type]
+        return config
+    return replace(  # all anchors, and all proposals, are on one map
+        config,
         anchors=AnchorConfig(sizes=((32.0, 64.0, 128.0, 256.0, 512.0),)),
         rpn=RPNConfig(pre_nms_train=12000, pre_nms_test=6000, post_nms_train=2000),
-        box_head=BoxHeadConfig(kind="res5" if c4 else "2fc"),
-        mask_head=MaskHeadConfig(kind="res5" if c4 else "fcn"),
-    )
-
-
-def _tiny(name: str) -> ModelConfig:
-    """For the demo: half the width of R-18-FPN and small anchors, on images of 128 to 256 pixels."""
-    return ModelConfig(
-        name=name,
-        input=InputConfig(min_size=0, max_size=512),
-        backbone=replace(_RESNETS["R-18"], width=32),
-        fpn=FPNConfig(channels=64),
-        anchors=AnchorConfig(sizes=((12.0,), (24.0,), (48.0,), (96.0,), (192.0,))),
-        rpn=RPNConfig(pre_nms_train=500, pre_nms_test=300, post_nms_train=300, post_nms_test=200),
-        box_head=BoxHeadConfig(channels=256, samples=64),
-        mask_head=MaskHeadConfig(channels=64, convs=2),
+        box_head=BoxHeadConfig(kind="res5" if features == "C4" else "2fc"),
+        mask_head=MaskHeadConfig(kind="res5" if features == "C4" else "fcn"),
     )
 
 
@@ -372,16 +363,10 @@ def override(config: T, assignments: Iterable[str]) -> T:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"there is no setting {path!r}: {parent} has no parts")
-        node[leaf] = _parse(text)
+        node[leaf] = text  # unless it is a value of TOML
+        with suppress(tomllib.TOMLDecodeError):
+            node[leaf] = tomllib.loads(f"value = {text}")["value"]
     return from_dict(type(config), values)
-
-
-def _parse(text: str) -> Any:
-    """A TOML value; text that is not TOML is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _refuse_unknown(cls: type, values: dict[str, Any], prefix: str) -> None:

@@ -64,7 +64,7 @@ def open_model(
     checkpoint = read_checkpoint(source, settings=settings, classes=classes)
     target = choose_device(device)
     _compile_ahead(choose_precision("auto", target, checkpoint.config.profile), target)
-    model = build(checkpoint.config)
+    model = build(checkpoint.config, draw=False)
     restore(model, checkpoint.state, source)
     return model.to(target).eval(), checkpoint.categories
 

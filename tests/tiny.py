@@ -9,7 +9,7 @@ import torch
 from maskrcnn.categories import Category
 from maskrcnn.config import ModelConfig, preset
 from maskrcnn.model.build import build
-from maskrcnn.weights.checkpoint import save_checkpoint
+from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.scenes import CATEGORY_IDS
 
 CATEGORIES = tuple(Category(id, name) for name, id in CATEGORY_IDS.items())
@@ -36,5 +36,6 @@ def write_tiny_checkpoint(path: Path) -> Path:
         with torch.no_grad():
             model.box_head.class_logits.weight.normal_(0, 0.1)
             model.box_head.box_deltas.weight.normal_(0, 0.1)
-    save_checkpoint(path, model.state_dict(), tiny_config(), CATEGORIES, {"step": 7, "metrics": {"box": {"AP": 0.25}}})
+    provenance = {"step": 7, "metrics": {"box": {"AP": 0.25}}}
+    save_checkpoint(path, Checkpoint(tiny_config(), CATEGORIES, model.state_dict(), provenance))
     return path

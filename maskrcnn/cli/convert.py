@@ -27,7 +27,7 @@ def convert(
         raise ConfigError(f"{out}: our checkpoints are called *.safetensors; use --to to write another framework's")
     found = read_checkpoint(source, settings=settings or (), classes=_names(classes), offline=offline or None)
     if to is None:
-        save_checkpoint(out, found.state, found.config, found.categories, found.provenance)
+        save_checkpoint(out, found)
         print(f"wrote {out}: {found.config.name}, {found.config.classes} classes, settings of {found.config.profile}")
         return
     needed = write_foreign(out, found, to, force=force)

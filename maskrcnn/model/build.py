@@ -1,8 +1,11 @@
 """The parts list: `ModelConfig` to `MaskRCNN`, every part with its room's numbers."""
 
 from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..config import ModelConfig
 from ..errors import ConfigError
@@ -18,9 +21,27 @@ from .pooler import Pool
 from .rpn import RPN
 
 
-def build(config: ModelConfig) -> MaskRCNN:
-    """A `MaskRCNN` with fresh weights. Raises `ConfigError` for a combination that makes no sense."""
+def build(config: ModelConfig, *, draw: bool = True) -> MaskRCNN:
+    """A `MaskRCNN` with fresh weights or, unless `draw`, with undefined ones that will be replaced, which is faster.
+
+    Raises `ConfigError` for a combination that makes no sense.
+    """
     _check(config)
+    with nullcontext() if draw else _WithoutDraws():
+        return _assemble(config)
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Skips initialisation. On the meta device, drawing would import torch's compiler, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _assemble(config: ModelConfig) -> MaskRCNN:
     box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
     backbone, neck = _features(config)
     strides, channels = backbone.strides[-1:], backbone.channels[-1]

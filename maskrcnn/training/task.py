@@ -75,7 +75,8 @@ class Task(nn.Module):
         origin = {"data": run.train_data.fingerprint, "seed": run.config.train.seed, "release": __version__}
         if run.start is not None:  # its licence may bind the new weights
             origin["start"] = {"weights": Path(str(run.weights)).name, **run.start.provenance}
-        save_checkpoint(path, self.tensors(), run.config.model, run.train_data.categories, {**origin, **provenance})
+        categories = run.train_data.categories
+        save_checkpoint(path, Checkpoint(run.config.model, categories, dict(self.tensors()), {**origin, **provenance}))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds of the model."""

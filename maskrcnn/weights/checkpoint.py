@@ -7,6 +7,7 @@ every tensor is checked on reading: a damaged file is an error, never another mo
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,20 +40,12 @@ class Checkpoint(NamedTuple):
     provenance: dict[str, Any]
 
 
-def save_checkpoint(
-    path: str | Path,
-    model_state: Mapping[str, Tensor],
-    config: ModelConfig,
-    categories: tuple[Category, ...],
-    provenance: Mapping[str, Any],
-) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint atomically: `path` holds the old file or the whole new one, also after a crash."""
-    content = {
-        "model": to_dict(config),
-        "categories": [category._asdict() for category in categories],
-        "provenance": dict(provenance),
-    }
-    write_tensors(path, model_state, KEY, FORMAT, content)
+    config, categories, state, provenance = checkpoint
+    rows = [category._asdict() for category in categories]
+    content = {"model": to_dict(config), "categories": rows, "provenance": provenance}
+    write_tensors(path, state, KEY, FORMAT, content)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -118,12 +111,15 @@ def refuse(rows: Sequence[tuple[str, str]], path: str | Path, what: str = "does 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], kind: str, version: int, content: Any) -> None:
     """Writes tensors and JSON `content` as one safetensors file, atomically."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True)
     # One key only: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
     header = json.dumps({"format": version, "digest": _digest(text, plain), "content": text})
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in plain.values())
+    # safetensors refuses tensors that share memory.
+    alone = {n: t.clone() if owners[t.untyped_storage().data_ptr()] > 1 else t for n, t in plain.items()}
     with replacing(path) as temporary:
-        save_file(_unshared(plain), temporary, metadata={kind: header})
+        save_file(alone, temporary, metadata={kind: header})
 
 
 def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], Any]:
@@ -156,14 +152,3 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies the tensors that share memory with another; safetensors refuses them."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        memory = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if memory in seen else tensor
-        seen.add(memory)
-    return result

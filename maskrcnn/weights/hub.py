@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ from .manifest import Release, releases
 _CHUNK = 2**20
 _ATTEMPTS = 3
 _TIMEOUT = 30.0  # seconds without a byte
-_HTTPS = ("https",)
-
-Say = Callable[[str], None]
+_SCHEMES = ("https",)  # of addresses and redirects
 
 
 def is_name(source: str | Path) -> bool:
@@ -44,7 +42,7 @@ def find(name: str) -> Release:
     raise CheckpointError(f"there is no release {name!r}" + (f"; there is {', '.join(near)}" if near else ""))
 
 
-def fetch(release: Release, *, offline: bool | None = None, say: Say = print) -> Path:
+def fetch(release: Release, *, offline: bool | None = None) -> Path:
     """The file of a release, downloaded if it is not in the cache.
 
     `offline` forbids the download; None means as `MASKRCNN_OFFLINE` says. Raises `CheckpointError`.
@@ -56,9 +54,9 @@ def fetch(release: Release, *, offline: bool | None = None, say: Say = print) ->
         raise CheckpointError(
             f"{release.name} is not in the cache and downloads are switched off: put {release.address} at {path}"
         )
-    with _locked(path, say):
+    with _locked(path):
         if not path.is_file():  # no other process downloaded it while this one waited
-            say(f"{release.name}: {release.address} to {path}, licence: {release.licence}")
+            print(f"{release.name}: {release.address} to {path}, licence: {release.licence}")
             digest = release.digest
             if digest == "md5sum":
                 digest = _published_digest(f"{release.address}.md5sum", path.with_suffix(".md5sum"))
@@ -67,35 +65,27 @@ def fetch(release: Release, *, offline: bool | None = None, say: Say = print) ->
 
 
 def place_of(release: Release) -> Path:
-    """The file of a release in the cache, whether it is there or not."""
-    return cache_folder() / release.file
+    """Where a release is kept: in `MASKRCNN_CACHE`, else `maskrcnn` in the user's cache. It need not be there yet."""
+    own, shared = os.environ.get("MASKRCNN_CACHE"), os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(own) if own else Path(shared, "maskrcnn")) / release.file
 
 
-def cache_folder() -> Path:
-    """The folder of downloads: `MASKRCNN_CACHE`, else `maskrcnn` in the user's cache."""
-    if own := os.environ.get("MASKRCNN_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "maskrcnn"
-
-
-def download(address: str, path: Path, *, digest: str, limit: int, schemes: Collection[str] = _HTTPS) -> None:
+def download(address: str, path: Path, *, digest: str, limit: int) -> None:
     """Downloads `address` to `path`. Afterwards the whole, checked file is there, or none.
 
     Args:
         digest: "sha256:" or "md5:" and the first digits of the sum; empty to check nothing.
         limit: bytes that the file may have at most.
-        schemes: that the address and redirects may have.
 
     Raises `CheckpointError`. What was received stays beside `path` as `*.part`, and the next call resumes there.
     """
-    _check_scheme(address, schemes)
+    _check_scheme(address)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     by_hand = f"try again, or put it at {path} by hand"
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _resume(address, part, limit, schemes)
+            _resume(address, part, limit)
             break
         except (OSError, http.client.HTTPException) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
@@ -108,7 +98,7 @@ def download(address: str, path: Path, *, digest: str, limit: int, schemes: Coll
 
 
 @contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Holds a lock for `path` against other threads and processes. The lock of a process that dies is free."""
     from filelock import FileLock, Timeout
 
@@ -117,7 +107,7 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"waiting for another process, which downloads {path.name}")
+        print(f"waiting for another process, which downloads {path.name}")
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         warnings.warn(f"{path.parent} allows no locks ({error}): download in one process at a time", stacklevel=4)
@@ -130,17 +120,17 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
                 os.remove(f"{path}.lock")
 
 
-def _resume(address: str, part: Path, limit: int, schemes: Collection[str]) -> None:
+def _resume(address: str, part: Path, limit: int) -> None:
     """Appends to `part` what is missing. Raises `OSError` if the connection ends too early."""
     got = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={got}-"} if got else {})
     try:
-        response = urllib.request.build_opener(_SameHost(address, schemes)).open(request, timeout=_TIMEOUT)
+        response = urllib.request.build_opener(_SameHost(address)).open(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not got:
             raise
         part.unlink()  # it is longer than the file, so it is of another one
-        return _resume(address, part, limit, schemes)
+        return _resume(address, part, limit)
     with response:
         appends = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {got}-")
         got = got if appends else 0
@@ -164,19 +154,19 @@ def _resume(address: str, part: Path, limit: int, schemes: Collection[str]) -> N
 class _SameHost(urllib.request.HTTPRedirectHandler):
     """Follows redirects on the same host only."""
 
-    def __init__(self, address: str, schemes: Collection[str]) -> None:
-        self._host, self._schemes = urllib.parse.urlsplit(address).netloc, schemes
+    def __init__(self, address: str) -> None:
+        self._host = urllib.parse.urlsplit(address).netloc
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _check_scheme(newurl, self._schemes)
+        _check_scheme(newurl)
         if urllib.parse.urlsplit(newurl).netloc != self._host:
             raise CheckpointError(f"{req.full_url} leads to another host, {newurl}; it was not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _check_scheme(address: str, schemes: Collection[str]) -> None:
-    if urllib.parse.urlsplit(address).scheme not in schemes:
-        raise CheckpointError(f"{address} is not {' or '.join(schemes)}; nothing was downloaded")
+def _check_scheme(address: str) -> None:
+    if urllib.parse.urlsplit(address).scheme not in _SCHEMES:
+        raise CheckpointError(f"{address} is not {' or '.join(_SCHEMES)}; nothing was downloaded")
 
 
 def _published_digest(address: str, path: Path) -> str:

@@ -28,7 +28,7 @@ def ours(tmp_path: Path) -> Path:
         found.config, anchors=replace(found.config.anchors, sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)))
     )
     config = with_profile(config, "torchvision")
-    save_checkpoint(tmp_path / "ours.safetensors", found.state, config, CATEGORIES, {})
+    save_checkpoint(tmp_path / "ours.safetensors", found._replace(config=config, categories=CATEGORIES, provenance={}))
     return tmp_path / "ours.safetensors"
 
 

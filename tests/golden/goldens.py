@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from maskrcnn.weights.checkpoint import Checkpoint
-from maskrcnn.weights.interop.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 from tests.golden.drawn_weights import checkpoint as draw
 
 FOLDER = Path(__file__).parent
@@ -44,7 +45,7 @@ def checkpoint(model: str, settings: tuple[str, ...] = ()) -> Checkpoint:
         settings = ("backbone.norm_eps=1e-5", *settings)
     shapes = json.loads((FOLDER / f"{model}.keys.json").read_text())
     drawn = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in draw(shapes).items()}
-    return to_checkpoint(Contents(drawn, {}), model, settings=settings)
+    return to_whole(recognise(Contents(drawn, {}), model), settings)
 
 
 def image(name: str) -> Path:

@@ -12,7 +12,7 @@ from maskrcnn.errors import ConfigError, DataError
 from maskrcnn.training.distributed import Ranks, join_ranks
 from maskrcnn.training.run import claim_folder, resolve_precision
 from maskrcnn.training.task import Task, build_model
-from maskrcnn.weights.checkpoint import save_checkpoint
+from maskrcnn.weights.checkpoint import Checkpoint, save_checkpoint
 from maskrcnn.weights.interop.profiles import with_profile
 from tests.scenes import NONE, SMALL, TWO_APART, Scene, Thing, write_coco
 from tests.training.small import make_run
@@ -193,7 +193,7 @@ def test_weights_keep_their_switches_and_freeze_norms_and_stem(
     made, _ = make_run(data, "train.batch=4", "model.rpn.samples=33")
     path = tmp_path / "start.safetensors"
     start = build_model(made)
-    save_checkpoint(path, start.state_dict(), made.config.model, made.train_data.categories, {})
+    save_checkpoint(path, Checkpoint(made.config.model, made.train_data.categories, start.state_dict(), {}))
     write_coco(data, {"a.png": TWO_APART})
     tuned, _ = make_run(data, weights=path, model=None)
     assert tuned.config.model.rpn.samples == 33

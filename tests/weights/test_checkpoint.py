@@ -19,7 +19,7 @@ from maskrcnn.categories import Category
 from maskrcnn.config import preset
 from maskrcnn.errors import CheckpointError
 from maskrcnn.files import replacing
-from maskrcnn.weights.checkpoint import adopt, load_checkpoint, restore, save_checkpoint
+from maskrcnn.weights.checkpoint import Checkpoint, adopt, load_checkpoint, restore, save_checkpoint
 
 CATEGORIES = (
     Category(3, "Möwe", shared=True),
@@ -42,7 +42,7 @@ def make_state() -> dict[str, Tensor]:
 
 
 def write(path: Path) -> Path:
-    save_checkpoint(path, make_state(), CONFIG, CATEGORIES, {"step": 12})
+    save_checkpoint(path, Checkpoint(CONFIG, CATEGORIES, make_state(), {"step": 12}))
     return path
 
 

@@ -108,7 +108,7 @@ def test_answers_are_those_of_detectron(kind: str, seed: int, tmp_path: Path) ->
     assert len(expected.boxes) >= 5
     found = read_checkpoint(write(tmp_path / "model_final.pkl", blobs, CFG), settings=SETTINGS)
     assert found.config.profile == "detectron"
-    save_checkpoint(tmp_path / "m.safetensors", found.state, found.config, found.categories, found.provenance)
+    save_checkpoint(tmp_path / "m.safetensors", found)
     (result,) = load(tmp_path / "m.safetensors").predict([image])
     order = match(wanted_boxes, expected.labels, result.boxes, result.labels)
     assert len(result.boxes) == len(expected.boxes)

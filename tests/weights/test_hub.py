@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,13 +15,12 @@ import pytest
 
 from maskrcnn.errors import CheckpointError
 from maskrcnn.weights import hub
-from maskrcnn.weights.hub import cache_folder, download, fetch, find, is_name
+from maskrcnn.weights.hub import download, fetch, find, is_name, place_of
 from maskrcnn.weights.manifest import Release, releases
 
 CONTENT = bytes(range(256)) * 400
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()[:8]
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()[:6]
-SCHEMES = ("http",)
 
 Answer = Callable[[BaseHTTPRequestHandler, int], None]  # the request, and how many came before
 
@@ -129,14 +127,15 @@ def around(request: BaseHTTPRequestHandler, before: int) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(hub, "_SCHEMES", ("http",))
     started = Server()
     yield started
     started.stop()
 
 
 def get(server: Server, path: Path, *, digest: str = SHA, limit: int = 200_000) -> bytes:
-    download(server.address, path, digest=digest, limit=limit, schemes=SCHEMES)
+    download(server.address, path, digest=digest, limit=limit)
     return path.read_bytes()
 
 
@@ -206,7 +205,8 @@ def test_only_https_is_allowed(tmp_path: Path, address: str) -> None:
         download(address, tmp_path / "a.pkl", digest="", limit=10)
 
 
-def test_no_server_is_one_sentence(tmp_path: Path) -> None:
+def test_no_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_SCHEMES", ("http",))
     server = Server()
     server.stop()
     with pytest.raises(CheckpointError, match="could not be downloaded"):
@@ -260,13 +260,13 @@ def make_release(address: str, digest: str = SHA) -> Release:
     return Release("torchvision:x", address, digest, 200_000, "free", 1.0, None, None)
 
 
-def test_the_cache_comes_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_comes_first(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
-    said: list[str] = []
-    path = fetch(make_release(server.address), say=said.append)
+    path = fetch(make_release(server.address))
     assert path == tmp_path / "torchvision" / "x.pkl"
-    assert "licence: free" in said[0]
+    assert "licence: free" in capsys.readouterr().out
     assert fetch(make_release(server.address), offline=True) == path
     assert len(server.ranges) == 1
 
@@ -282,7 +282,6 @@ def test_offline_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytes
 
 def test_a_published_sum_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
 
     def answer_with(text: str) -> Answer:
         def answer(request: BaseHTTPRequestHandler, before: int) -> None:
@@ -295,9 +294,9 @@ def test_a_published_sum_is_used(server: Server, tmp_path: Path, monkeypatch: py
 
     server.answer = answer_with("0" * 32)
     with pytest.raises(CheckpointError, match="not the file that was released"):
-        fetch(make_release(server.address, "md5sum"), say=lambda _: None)
+        fetch(make_release(server.address, "md5sum"))
     server.answer = answer_with(hashlib.md5(CONTENT).hexdigest() + "  model_final.pkl\n")
-    assert fetch(make_release(server.address, "md5sum"), say=lambda _: None).read_bytes() == CONTENT
+    assert fetch(make_release(server.address, "md5sum")).read_bytes() == CONTENT
 
 
 # --- several at once -------------------------------------------------------------------------------------------------
@@ -308,34 +307,34 @@ def slow(request: BaseHTTPRequestHandler, before: int) -> None:
     honest(request, before)
 
 
-def test_later_callers_wait_and_find_the_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_callers_wait_and_find_the_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     server.answer = slow
-    said: list[str] = []
     with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(fetch, make_release(server.address), say=said.append) for _ in range(4)]
+        waiting = [pool.submit(fetch, make_release(server.address)) for _ in range(4)]
         assert {future.result(timeout=20).read_bytes() for future in waiting} == {CONTENT}
     assert len(server.ranges) == 1
-    assert sum("licence" in line for line in said) == 1
+    assert capsys.readouterr().out.count("licence") == 1
     assert [path.name for path in (tmp_path / "torchvision").iterdir()] == ["x.pkl"]
 
 
 def test_after_a_failure_the_next_caller_tries(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     server.answer = lambda request, before: slow(request, before) if before else missing(request, before)
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(fetch, make_release(server.address), say=lambda _: None) for _ in range(2)]
+        both = [pool.submit(fetch, make_release(server.address)) for _ in range(2)]
         errors = [future.exception(timeout=20) for future in both]
     assert sorted(type(error).__name__ for error in errors) == ["CheckpointError", "NoneType"]
     assert len(server.ranges) == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="this test takes the lock of another process with flock")
-def test_the_lock_of_a_killed_process_is_free(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_killed_process_is_free(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "download", partial(download, schemes=SCHEMES))
     place = tmp_path / "torchvision" / "x.pkl"
     place.parent.mkdir()
     program = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print('held'); time.sleep(60)"
@@ -343,11 +342,10 @@ def test_the_lock_of_a_killed_process_is_free(server: Server, tmp_path: Path, mo
     assert other.stdout is not None
     with other, ThreadPoolExecutor(1) as pool:
         assert other.stdout.readline() == "held\n"
-        said: list[str] = []
-        waiting = pool.submit(fetch, make_release(server.address), say=said.append)
-        while not said:
+        waiting = pool.submit(fetch, make_release(server.address))
+        while not (said := capsys.readouterr().out):
             time.sleep(0.01)
-        assert "waiting for another process, which downloads x.pkl" in said[0]
+        assert "waiting for another process, which downloads x.pkl" in said
         assert server.ranges == []
         other.kill()
         assert waiting.result(timeout=20).read_bytes() == CONTENT
@@ -356,4 +354,4 @@ def test_the_lock_of_a_killed_process_is_free(server: Server, tmp_path: Path, mo
 def test_the_cache_moves_with_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASKRCNN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "maskrcnn"
+    assert place_of(make_release("https://a/b.pth")) == tmp_path / "maskrcnn" / "torchvision" / "x.pth"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.errors import CheckpointError
-from maskrcnn.weights.interop.pickles import as_tensors, read_pickle, read_torch
+from maskrcnn.weights.interop.pickles import read_pickle, read_torch
 
 ARRAYS = {
     "weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -233,10 +233,3 @@ def test_damaged_torch_files_are_always_one_sentence(tmp_path: Path, zipped: boo
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with contextlib.suppress(CheckpointError):
         read_torch(path)
-
-
-def test_only_arrays_and_tensors_are_kept() -> None:
-    got = as_tensors({"a": np.zeros(2, np.float32), "b": torch.ones(1), "c": "text", "d": 3})
-    assert sorted(got) == ["a", "b"]
-    with pytest.raises(CheckpointError, match="list"):
-        as_tensors([1])

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from maskrcnn.config import preset
 from maskrcnn.errors import CheckpointError, ConfigError
-from maskrcnn.weights.read import read_checkpoint, read_start
+from maskrcnn.weights.read import read_checkpoint, read_start, unwrap
 from tests.tiny import CATEGORIES, tiny_config, write_tiny_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -358,14 +360,14 @@ def test_a_backbone_can_only_start_a_training(tmp_path: Path) -> None:
 
 def test_a_backbone_of_detectron2_brings_its_pixels_and_strides(tmp_path: Path) -> None:
     torch.save({"model": backbone_of("detectron2-mask_rcnn_R_50_FPN"), "matching_heuristics": True}, tmp_path / "r.pth")
-    got = read_start(tmp_path / "r.pth", model="R-50-C4").config
+    got = read_start(tmp_path / "r.pth", model=preset("R-50-C4")).config
     assert (got.name, got.backbone.features, got.backbone.stride_in) == ("R-50-C4", "c4", "1x1")
     assert (got.input.channel_order, got.input.mean) == ("bgr", (103.53, 116.28, 123.675))
-    state = read_start(tmp_path / "r.pth", model="R-50-C4").state
+    state = read_start(tmp_path / "r.pth", model=preset("R-50-C4")).state
     assert any(name.startswith("box_pool.trunk.2.") for name in state)
     assert not any(name.startswith("backbone.res5") for name in state)
     with pytest.raises(ConfigError, match=r"that of R-101-FPN is one of \(3, 4, 23, 3\) bottleneck blocks"):
-        read_start(tmp_path / "r.pth", model="R-101-FPN")
+        read_start(tmp_path / "r.pth", model=preset("R-101-FPN"))
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -384,3 +386,10 @@ def test_a_name_is_a_file_in_the_cache_with_its_licence(tmp_path: Path, monkeypa
     assert got.config.backbone.norm_eps == 0
     legacy = read_checkpoint("torchvision:keypointrcnn_resnet50_fpn_legacy", offline=True)
     assert legacy.config.backbone.norm_eps == 1e-5
+
+
+def test_only_arrays_and_tensors_are_kept() -> None:
+    got = unwrap({"a": np.zeros(2, np.float32), "b": torch.ones(1), "c": "text", "d": 3}, "a").tensors
+    assert sorted(got) == ["a", "b"]
+    with pytest.raises(CheckpointError, match="list"):
+        unwrap([1], "a")

@@ -15,7 +15,8 @@ from torch import Tensor
 from maskrcnn.model.build import build
 from maskrcnn.structures import Images
 from maskrcnn.weights.checkpoint import restore
-from maskrcnn.weights.interop.read import Contents, to_checkpoint
+from maskrcnn.weights.interop.origin import Contents
+from maskrcnn.weights.read import recognise, to_whole
 from tests.golden.drawn_weights import tensor
 
 CLASSES = 80
@@ -134,7 +135,7 @@ def test_every_layer_answers_as_in_detectron2(name: str, rng: np.random.Generato
     objectness = [reference.objectness(level) for level in levels]
     boxes, masks = reference.boxes(pooled), reference.masks(detail)
 
-    found = to_checkpoint(Contents(dict(reference.state), {}), name)
+    found = to_whole(recognise(Contents(dict(reference.state), {}), name))
     assert found.config.name == name
     model = build(found.config)
     restore(model, found.state, name)

@@ -17,9 +17,8 @@ from maskrcnn.weights.interop.classes import name_classes
 from maskrcnn.weights.interop.infer import empty_model
 from maskrcnn.weights.interop.pickles import read_pickle
 from maskrcnn.weights.interop.profiles import with_profile
-from maskrcnn.weights.interop.read import open_foreign
 from maskrcnn.weights.interop.write import TARGETS, inexpressible, to_foreign, write_foreign
-from maskrcnn.weights.read import read_checkpoint
+from maskrcnn.weights.read import open_foreign, read_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FULL = preset("R-50-FPN")

@@ -5,15 +5,13 @@ Detectron2's copies of those keep Caffe2's names, with norms that are not folded
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...config import ModelConfig
-from .origin import Origin, Row, State
+from .origin import Contents, Origin, Row, State
 from .profiles import with_profile
 from .rows import anchors_to_size_major, background_to_last
 
@@ -92,13 +90,14 @@ def _unfold(state: State) -> dict[str, Tensor]:
     return result
 
 
-def _settle(config: ModelConfig, theirs: State, rest: Mapping[str, Any]) -> ModelConfig:
+def _settle(config: ModelConfig, contents: Contents) -> ModelConfig:
     """Folded norms have epsilon 0, the rows of anchors are size-major by now, and the file's own settings count."""
     config = with_profile(config, "detectron")
-    unfolded = config.backbone.norm == "gn" or any(re.fullmatch(r".*_bn_(running_var|riv)", name) for name in theirs)
+    live = re.compile(r"_bn_(running_var|riv)$")
+    unfolded = config.backbone.norm == "gn" or any(map(live.search, contents.tensors))
     backbone = replace(config.backbone, norm_eps=1e-5 if unfolded else 0.0)
     weights = config.box_head.weights
-    if isinstance(text := rest.get("cfg"), str) and text:
+    if isinstance(text := contents.rest.get("cfg"), str) and text:
         if found := re.search(r"\bSTRIDE_1X1:\s*(true|false)", text, re.IGNORECASE):
             backbone = replace(backbone, stride_in="1x1" if found[1].lower() == "true" else "3x3")
         # Four numbers in brackets, or one a line; files that are too old to have the setting were trained with ones.

@@ -5,13 +5,12 @@ convolutions; ResNeXt and models with group norm have them in the 3x3.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...config import InputConfig, ModelConfig
 from .infer import depth
-from .origin import FIXED, Origin, Row, State, Target, conv_rows
+from .origin import FIXED, Contents, Origin, Row, Target, conv_rows
 from .profiles import with_profile
 
 _HEADS: tuple[Row, ...] = (
@@ -40,16 +39,16 @@ def _body(prefix: str) -> tuple[Row, ...]:
     )
 
 
-def _settle(config: ModelConfig, theirs: State, rest: Mapping[str, Any]) -> ModelConfig:
+def _settle(config: ModelConfig, contents: Contents) -> ModelConfig:
     """Its C5 is dilated. Older files hold their pixels; those of ImageNet's networks say whose weights they are."""
     if config.backbone.features == "c5":
         backbone = replace(config.backbone, features="dc5")
         config = replace(config, backbone=backbone, name=config.name.replace("-C5", "-DC5"))
-    config = with_profile(config, "detectron2")
+    config, theirs = with_profile(config, "detectron2"), contents.tensors
     if "pixel_mean" in theirs and "pixel_std" in theirs:
         mean, std = (tuple(theirs[name].flatten().tolist()) for name in ("pixel_mean", "pixel_std"))
         config = replace(config, input=replace(config.input, mean=mean, std=std))
-    if str(rest.get("__author__")).lower() == "torchvision":
+    if str(contents.rest.get("__author__")).lower() == "torchvision":
         pixels = InputConfig()  # those of torchvision
         changed = replace(config.input, channel_order="rgb", mean=pixels.mean, std=pixels.std)
         config = replace(config, input=changed, backbone=replace(config.backbone, stride_in="3x3"))
@@ -67,23 +66,6 @@ DETECTRON2 = Origin(
     to_ours=dict,
     settle=_settle,
 )
-
-
-def _table_to_write(config: ModelConfig) -> tuple[Row, ...]:
-    prefix = "backbone.bottom_up." if config.backbone.features == "fpn" else "backbone."
-    return *_body(prefix), *(_ONE_CONV if config.rpn.convs == 1 else _MORE_CONVS), *_HEADS
-
-
-def _choices(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
-    return {
-        "rpn.features": ("shared",),
-        "backbone.block": ("bottleneck", "basic") if config.backbone.features == "fpn" else ("bottleneck",),
-        "backbone.features": ("fpn", "c4", "dc5"),
-        "backbone.norm_eps": (1e-5,),
-        "box_head.res5_stride": (2,),
-        "mask_head.kind": ("fcn", "res5"),
-        "mask_head.threshold": (0.5,),
-    }
 
 
 _BASES = {"fpn": "Base-RCNN-FPN.yaml", "c4": "Base-RCNN-C4.yaml", "dc5": "Base-RCNN-DilatedC5.yaml"}
@@ -154,10 +136,22 @@ def _heads(config: ModelConfig) -> dict[str, Any]:
 
 
 TARGET = Target(
-    table=_table_to_write,
+    table=lambda config: (
+        *_body("backbone.bottom_up." if config.backbone.features == "fpn" else "backbone."),
+        *(_ONE_CONV if config.rpn.convs == 1 else _MORE_CONVS),
+        *_HEADS,
+    ),
     to_theirs=dict,
     fixed=FIXED,
-    choices=_choices,
+    choices=lambda config: {
+        "rpn.features": ("shared",),
+        "backbone.block": ("bottleneck", "basic") if config.backbone.features == "fpn" else ("bottleneck",),
+        "backbone.features": ("fpn", "c4", "dc5"),
+        "backbone.norm_eps": (1e-5,),
+        "box_head.res5_stride": (2,),
+        "mask_head.kind": ("fcn", "res5"),
+        "mask_head.threshold": (0.5,),
+    },
     suffixes=(".pth", ".pkl"),
     settings=_settings,
 )

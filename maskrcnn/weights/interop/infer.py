@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ...config import BackboneConfig, BoxHeadConfig, FPNConfig, KeypointHeadConfig, MaskHeadConfig, ModelConfig, preset
 from ...errors import CheckpointError
@@ -24,18 +23,8 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
 
 def empty_model(config: ModelConfig) -> MaskRCNN:
     """The model of a config on the meta device: tensors with names and shapes, but without values."""
-    with torch.device("meta"), _WithoutDraws():
-        return build(config)
-
-
-class _WithoutDraws(TorchFunctionMode):
-    """Skips initialisation. On the meta device, drawing would import torch's compiler, which takes a second."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is Tensor.normal_ or getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
+    with torch.device("meta"):
+        return build(config, draw=False)
 
 
 def infer(shapes: Shapes) -> ModelConfig:
@@ -55,9 +44,8 @@ def infer(shapes: Shapes) -> ModelConfig:
     anchors, known = _shape(shapes, "rpn.objectness.weight")[0], len(base.anchors.sizes[0]) * len(base.anchors.ratios)
     if anchors != known:  # sizes and ratios leave no other trace
         raise CheckpointError(f"it has {anchors} anchors a position, not {known}: their sizes and ratios are unknown")
-    fpn = base.fpn
-    if pyramid:
-        fpn = FPNConfig(_shape(shapes, "neck.outputs.0.conv.weight")[0], _head_norm(shapes, "neck.outputs.0"))
+    outputs = "neck.outputs.0"
+    fpn = FPNConfig(_shape(shapes, f"{outputs}.conv.weight")[0], _norm(shapes, outputs)) if pyramid else base.fpn
     group = f"-{backbone.groups}x{backbone.width_per_group}d" if backbone.groups > 1 else ""
     return replace(
         base,
@@ -86,7 +74,7 @@ def infer_backbone(shapes: Shapes, features: str = "fpn") -> BackboneConfig:
     per_group = second[1] * 64 // width if bottleneck else 64
     if second[0] != groups * per_group * width // 64 or second[0] % groups:
         raise CheckpointError(f"its backbone.res2.0.conv2 has shape {list(second)}, which fits no stem of {width}")
-    if (norm := _norm(shapes, "backbone.stem")) == "none":
+    if (norm := _norm(shapes, "backbone.stem", frozen="frozen_bn")) == "none":
         raise CheckpointError("it has no norm at backbone.stem.norm")
     return BackboneConfig(
         block="bottleneck" if bottleneck else "basic",
@@ -119,7 +107,7 @@ def _box_head(shapes: Shapes, base: BoxHeadConfig, classes: int) -> BoxHeadConfi
         # If the columns are no square map, the error is in the table of shapes that do not fit.
         pool_size=side if side * side * channels == columns else base.pool_size,
         channels=rows,
-        norm=_head_norm(shapes, "box_head.convs.0"),
+        norm=_norm(shapes, "box_head.convs.0"),
         class_agnostic=agnostic,
     )
 
@@ -133,7 +121,7 @@ def _mask_head(shapes: Shapes, base: MaskHeadConfig, classes: int) -> MaskHeadCo
         kind="fcn" if convs else "res5",
         convs=convs or base.convs,
         channels=channels,
-        norm=_head_norm(shapes, "mask_head.convs.0"),
+        norm=_norm(shapes, "mask_head.convs.0"),
         class_agnostic=classes > 1 and rows == 1,
     )
 
@@ -146,16 +134,10 @@ def _keypoint_head(shapes: Shapes) -> KeypointHeadConfig:
     return KeypointHeadConfig(enabled=True, num_keypoints=keypoints, convs=convs, channels=channels)
 
 
-def _norm(shapes: Shapes, stem: str) -> Any:
-    """Frozen norms are batch norms without a count of batches."""
-    ends = {"num_batches_tracked": "bn", "running_var": "frozen_bn", "weight": "gn"}
+def _norm(shapes: Shapes, stem: str, frozen: str = "bn") -> Any:
+    """The kind of a norm; `frozen` is that of batch norms without a count of batches, frozen only in the backbone."""
+    ends = {"num_batches_tracked": "bn", "running_var": frozen, "weight": "gn"}
     return next((kind for end, kind in ends.items() if f"{stem}.norm.{end}" in shapes), "none")
-
-
-def _head_norm(shapes: Shapes, stem: str) -> Any:
-    """Norms outside the backbone are never frozen, whether their batches were counted or not."""
-    kind = _norm(shapes, stem)
-    return "bn" if kind == "frozen_bn" else kind
 
 
 def _count(shapes: Shapes, stem: str) -> int:

@@ -18,10 +18,7 @@ Row = tuple[str, str]  # ours, theirs
 State = Mapping[str, Tensor]
 T = TypeVar("T")
 
-_WORDS = {
-    "x": r"weight|bias|running_mean|running_var|num_batches_tracked",
-    "c": r"conv[123]|shortcut",
-}
+_WORDS = {"x": r"weight|bias|running_mean|running_var|num_batches_tracked", "c": r"conv[123]|shortcut"}
 _FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
 
 # Settings that have one value in torchvision and one in Detectron2: the value in their profile.
@@ -33,6 +30,13 @@ FIXED = (
 )
 
 
+class Contents(NamedTuple):
+    """A file of another framework: its tensors under their own names, and what else it holds."""
+
+    tensors: dict[str, Tensor]
+    rest: Mapping[str, Any]
+
+
 class Origin(NamedTuple):
     """How the checkpoints of a framework are read."""
 
@@ -42,8 +46,7 @@ class Origin(NamedTuple):
     table: Sequence[Row]
     ignored: re.Pattern[str]  # tensors that are no weights of a Mask R-CNN
     to_ours: Callable[[State], dict[str, Tensor]]  # their order of rows to ours, under our names
-    settle: Callable[[ModelConfig, State, Mapping[str, Any]], ModelConfig]
-    """From a config with the structure, their tensors and the rest of their file to a config with their settings."""
+    settle: Callable[[ModelConfig, Contents], ModelConfig]  # a config with the structure to one with their settings
 
 
 class Target(NamedTuple):
@@ -70,24 +73,20 @@ def renamed(name: str, table: Sequence[Row], *, to_ours: bool) -> str | None:
 
 def rename_all(tensors: Mapping[str, T], table: Sequence[Row], *, to_ours: bool) -> tuple[dict[str, T], list[str]]:
     """Every tensor under its new name, and the names that match no row. Raises `CheckpointError` if two names meet."""
-    known: dict[str, T] = {}
     before: dict[str, str] = {}
     unknown = []
-    for name, tensor in tensors.items():
+    for name in tensors:
         other = renamed(name, table, to_ours=to_ours)
         if other is None:
             unknown.append(name)
-        elif other in known:
+        elif before.setdefault(other, name) != name:
             raise CheckpointError(f"{before[other]} and {name} are both {other}")
-        else:
-            known[other], before[other] = tensor, name
-    return known, unknown
+    return {other: tensors[name] for other, name in before.items()}, unknown
 
 
 def _translated(name: str, source: str, target: str) -> str | None:
     pattern, offsets = _compiled(source)
-    match = pattern.fullmatch(name)
-    if match is None:
+    if (match := pattern.fullmatch(name)) is None:
         return None
 
     def value(field: re.Match[str]) -> str:

@@ -12,13 +12,12 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...errors import CheckpointError
 
@@ -57,16 +56,6 @@ def read_torch(path: str | Path) -> Any:
         ) from error
 
 
-def as_tensors(values: Any) -> dict[str, Tensor]:
-    """The entries of a dict that are arrays or tensors, as tensors. Raises `CheckpointError` if it is no dict."""
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"a dict of tensors was expected, it is a {type(values).__name__}")
-    arrays = {str(name): value for name, value in values.items() if isinstance(value, np.ndarray | Tensor)}
-    return {
-        name: value.detach() if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in arrays.items()
-    }
-
-
 def _refused(error: BaseException) -> str:
     """torch's reason, without its long advice, which starts with running the file."""
     if not isinstance(error, pickle.UnpicklingError):
@@ -97,8 +86,6 @@ class _Unpickler(pickle.Unpickler):
 
 class _Call:
     """A function that the file may call but not change."""
-
-    __slots__ = ("_function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -173,43 +160,38 @@ def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _no_bytes() -> bytes:
-    return b""  # protocol 2 writes it as a call without arguments
-
-
 _NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _latin1,  # how protocol 2 writes bytes
-    ("__builtin__", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): lambda: b"",  # protocol 2 writes empty bytes as a call without arguments
     ("numpy", "ndarray"): None,  # is only ever an argument
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
 }
-_UNFINISHED = object()
 
 
 def _unwrapped(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
     """`value` with arrays instead of their descriptions. Dicts and lists are changed in place, to free what was read.
 
-    `done` maps the id of each container to itself and its result, so that one that occurs many times is walked once.
+    `done` maps the id of each container to itself and its result (None until it is known), so that one that occurs many
+    times is walked once.
     """
     if isinstance(value, _Array):
         return value.take()
     if not isinstance(value, dict | list | tuple):
         return value
     if id(value) in done:
-        result = done[id(value)][1]
-        if result is _UNFINISHED:
+        if done[id(value)][1] is None:
             raise CheckpointError("the file holds a container that contains itself")
-        return result
-    done[id(value)] = value, _UNFINISHED
+        return done[id(value)][1]
+    done[id(value)] = value, None
     if isinstance(value, tuple):
         result = tuple(_unwrapped(item, done) for item in value)
     else:
+        result = value
         for key in value if isinstance(value, dict) else range(len(value)):
             value[key] = _unwrapped(value[key], done)
-        result = value
     done[id(value)] = value, result
     return result

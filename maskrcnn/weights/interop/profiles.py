@@ -6,7 +6,7 @@ changes them to the numbers that the paper states. The others reproduce Detectro
 what a checkpoint says about itself is set afterwards.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ...config import ModelConfig
@@ -14,19 +14,10 @@ from ...errors import ConfigError
 
 Values = dict[str, Any]  # of `ModelConfig`, nested as it is
 
-_SWITCHES = {  # what a profile sets
-    "input": "channel_order mean std resize size_rounding canvas",
-    "backbone": "stride_in norm_eps",
-    "anchors": "rounding order stride",
-    "box_arithmetic": "inclusive frame nms_closed",
-    "rpn": "inside_only pre_nms_train pre_nms_test post_nms_train post_nms_test "
-    "min_size smooth_l1_beta normalise score",
-    "pool": "sampling aligned level_epsilon level_epsilon_place",
-    "box_head": "res5_stride samples smooth_l1_beta nms_iou min_size",
-    "mask_head": "target paste",
-    "keypoint_head": "upsample shift score frame points",
-}
+_ONE_MAP = {"rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000}}  # of every profile
 _OTHERS = {"crowds": "drop", "loss_counts": "rank", "keypoint_head": {"points": "pixels"}}
+# Frameworks with the stride of a ResNet in the 1x1 convolution have it in the 3x3 for ResNeXt and group norm.
+_STRIDE = {"backbone": {"stride_in": "3x3"}}
 _DETECTRON2 = {
     **_OTHERS,
     "input": {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)},
@@ -61,7 +52,31 @@ _TORCHVISION = {
     "mask_head": {"target": "soft", "paste": "padded"},
     "keypoint_head": {"shift": 0.0, "score": "logit", "points": "pixels"},
 }
-PROFILE_NAMES = ("ours", "paper", "detectron", "detectron2", "torchvision", "torchvision_v2")
+# For each profile: what it changes, and under which condition, see `with_profile`. Later values win.
+_PROFILES: dict[str, dict[str, Values]] = {
+    "ours": {},
+    "paper": {
+        "always": {"box_head": {"nms_iou": 0.3}},
+        "keypoints": {"box_head": {"nms_iou": 0.5}},
+        "one map": {"rpn": {"post_nms_test": 300}, "box_head": {"samples": 64}},
+        "C4": {"box_head": {"res5_stride": 1}},  # Figure 4: a 7 x 7 RoI
+    },
+    "detectron": {
+        "always": _DETECTRON,
+        "3x3": _STRIDE,
+        "one map": {"input": {"canvas": "exact"}, "rpn": {"normalise": "counted"}, "pool": {"sampling": 0}},
+    },
+    "detectron2": {
+        "always": _DETECTRON2,
+        "3x3": _STRIDE,
+        "32 groups": {"input": {"std": (57.375, 57.12, 58.395)}},  # X-101-32x8d was trained with that of ImageNet
+        "one map": {"input": {"canvas": "exact"}},
+        "keypoints": {"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}},
+    },
+    "torchvision": {"always": _TORCHVISION},
+    "torchvision_v2": {"always": {**_TORCHVISION, "backbone": {"norm_eps": 1e-5}}},  # its norms are live
+}
+PROFILE_NAMES = tuple(_PROFILES)
 
 
 def with_profile(config: ModelConfig, name: str) -> ModelConfig:
@@ -71,49 +86,23 @@ def with_profile(config: ModelConfig, name: str) -> ModelConfig:
     keypoints before, because the paper and Detectron2 use other numbers with them. Raises `ConfigError` for an unknown
     profile.
     """
-    if name not in PROFILE_NAMES:
+    if name not in _PROFILES:
         raise ConfigError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILE_NAMES)}")
-    c4 = {"rpn": {"pre_nms_train": 12000, "pre_nms_test": 6000, "post_nms_train": 2000}}
-    for values in (_defaults(), c4 if config.backbone.features != "fpn" else {}, *_steps(config)[name]):
+    net = config.backbone
+    holds = {
+        **{"always": True, "keypoints": config.keypoint_head.enabled},
+        **{"one map": net.features != "fpn", "C4": net.features == "c4"},
+        **{"3x3": net.groups > 1 or net.norm == "gn", "32 groups": net.groups == 32},
+    }
+    every = [_ONE_MAP, *(values for steps in _PROFILES.values() for values in steps.values())]
+    steps = [values for condition, values in (("one map", _ONE_MAP), *_PROFILES[name].items()) if holds[condition]]
+    for values in (*map(_defaults, every), *steps):
         changed = {k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in values.items()}
         config = replace(config, **changed)
     return replace(config, profile=name)
 
 
-def _defaults() -> Values:
-    config = ModelConfig()
-    rooms = {
-        room: {name: getattr(getattr(config, room), name) for name in names.split()}
-        for room, names in _SWITCHES.items()
-    }
-    return {"crowds": config.crowds, "loss_counts": config.loss_counts, **rooms}
-
-
-def _steps(config: ModelConfig) -> dict[str, tuple[Values, ...]]:
-    """For each profile, what to change after the defaults; later values win."""
-    net, keypoints, one_map = config.backbone, config.keypoint_head.enabled, config.backbone.features != "fpn"
-    # Frameworks with the stride of a ResNet in the 1x1 convolution have it in the 3x3 for ResNeXt and group norm.
-    stride = {"backbone": {"stride_in": "3x3"}} if net.groups > 1 or net.norm == "gn" else {}
-    return {
-        "ours": (),
-        "paper": (
-            {"box_head": {"nms_iou": 0.5 if keypoints else 0.3}},
-            {"rpn": {"post_nms_test": 300}, "box_head": {"samples": 64}} if one_map else {},
-            {"box_head": {"res5_stride": 1}} if net.features == "c4" else {},  # Figure 4: a 7 x 7 RoI
-        ),
-        "detectron": (
-            _DETECTRON,
-            stride,
-            {"input": {"canvas": "exact"}, "rpn": {"normalise": "counted"}, "pool": {"sampling": 0}} if one_map else {},
-        ),
-        "detectron2": (
-            _DETECTRON2,
-            stride,
-            # X-101-32x8d was trained with a standard deviation on ImageNet.
-            {"input": {"std": (57.375, 57.12, 58.395)}} if net.groups == 32 else {},
-            {"input": {"canvas": "exact"}} if one_map else {},
-            {"rpn": {"post_nms_train": 1500}, "box_head": {"smooth_l1_beta": 0.5}} if keypoints else {},
-        ),
-        "torchvision": (_TORCHVISION,),
-        "torchvision_v2": (_TORCHVISION, {"backbone": {"norm_eps": 1e-5}}),  # its norms are live
-    }
+def _defaults(values: Values) -> Values:
+    """The defaults of the settings in `values`, which leave no trace of the profile before."""
+    ours = asdict(ModelConfig())
+    return {k: {name: ours[k][name] for name in v} if isinstance(v, dict) else ours[k] for k, v in values.items()}

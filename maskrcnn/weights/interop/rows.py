@@ -4,47 +4,45 @@ torchvision and Detectron give the background row 0 in scores, deltas and masks.
 the last row of the scores and has no deltas and no mask.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...categories import Category
+from .origin import State
 
 _LOGITS, _DELTAS, _MASKS = "box_head.class_logits", "box_head.box_deltas", "mask_head.predictor"
 _ENDS = ("weight", "bias")
 
 
-def background_to_last(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def background_to_last(state: State) -> dict[str, Tensor]:
     """`state` in our order. The background's rows of deltas and masks are dropped.
 
     If deltas are class-agnostic there are eight rows, of which the last four count; a class-agnostic mask has one row.
     """
-    result = dict(state)
-    for logits, deltas, masks in _predictors():
-        if logits in state:
-            result[logits] = state[logits].roll(-1, 0)
-            if deltas in state:
-                result[deltas] = state[deltas][4:]
-            if masks in state and len(state[masks]) == len(state[logits]):
-                result[masks] = state[masks][1:]
-    return result
+    return _moved(state, -1, lambda rows, background: rows[background:])
 
 
-def background_to_first(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def background_to_first(state: State) -> dict[str, Tensor]:
     """The inverse of `background_to_last`. The background's rows of deltas and masks are zeros."""
+    return _moved(state, 1, lambda rows, background: torch.cat((torch.zeros_like(rows[:background]), rows)))
+
+
+def _moved(state: State, shift: int, change: Callable[[Tensor, int], Tensor]) -> dict[str, Tensor]:
+    """`state` with the scores rolled by `shift`, and rows for the background taken off or added elsewhere."""
     result = dict(state)
     for logits, deltas, masks in _predictors():
         if logits in state:
-            result[logits] = state[logits].roll(1, 0)
+            result[logits] = state[logits].roll(shift, 0)
             if deltas in state:
-                result[deltas] = torch.cat((torch.zeros_like(state[deltas][:4]), state[deltas]))
-            if masks in state and len(state[masks]) == len(state[logits]) - 1:
-                result[masks] = torch.cat((torch.zeros_like(state[masks][:1]), state[masks]))
+                result[deltas] = change(state[deltas], 4)
+            if masks in state and len(state[masks]) == len(state[logits]) - max(shift, 0):
+                result[masks] = change(state[masks], 1)
     return result
 
 
-def anchors_to_size_major(state: Mapping[str, Tensor], *, ratios: int = 3) -> dict[str, Tensor]:
+def anchors_to_size_major(state: State, *, ratios: int = 3) -> dict[str, Tensor]:
     """`state` with the RPN's rows moved from ratio-major order (all sizes of a ratio together) to size-major."""
     result = dict(state)
     for name, values in (("rpn.objectness", 1), ("rpn.deltas", 4)):
@@ -57,10 +55,7 @@ def anchors_to_size_major(state: Mapping[str, Tensor], *, ratios: int = 3) -> di
 
 
 def carry_rows(
-    start: Mapping[str, Tensor],
-    fresh: Mapping[str, Tensor],
-    before: Sequence[Category],
-    after: Sequence[Category],
+    start: State, fresh: State, before: Sequence[Category], after: Sequence[Category]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """`start` with predictors for the classes `after`: rows of `start` for names that are in `before`, else of `fresh`.
 

@@ -5,12 +5,11 @@ never occur. The files released for v1 have older names than today's modules; bo
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...config import BackboneConfig, ModelConfig
-from .origin import FIXED, Origin, Row, State, Target, conv_rows
+from .origin import FIXED, Contents, Origin, Row, Target, conv_rows
 from .profiles import with_profile
 from .rows import background_to_first, background_to_last
 
@@ -46,12 +45,11 @@ _OLD: tuple[Row, ...] = (  # the released files of v1
 )
 
 
-def _settle(config: ModelConfig, theirs: State, rest: Mapping[str, Any]) -> ModelConfig:
+def _settle(config: ModelConfig, contents: Contents) -> ModelConfig:
     """v2 has batch norms in its heads. The files released for v1, all R-50 with frozen norms, need epsilon 0."""
     config = with_profile(config, "torchvision_v2" if config.fpn.norm == "bn" else "torchvision")
-    backbone = replace(config.backbone, norm_eps=1e-5)
-    released = backbone == BackboneConfig()
-    return replace(config, backbone=replace(backbone, norm_eps=0.0) if released else backbone)
+    eps = 0.0 if replace(config.backbone, norm_eps=1e-5) == BackboneConfig() else 1e-5
+    return replace(config, backbone=replace(config.backbone, norm_eps=eps))
 
 
 TORCHVISION = Origin(
@@ -63,24 +61,6 @@ TORCHVISION = Origin(
     to_ours=background_to_last,
     settle=_settle,
 )
-
-
-def _table_to_write(config: ModelConfig) -> tuple[Row, ...]:
-    return _SHARED + (_ONE_LAYER if config.box_head.kind == "4conv1fc" else _TWO_LAYERS)
-
-
-def _choices(config: ModelConfig) -> dict[str, tuple[Any, ...]]:
-    return {
-        "input.channels": (3,),
-        "rpn.features": ("shared",),
-        "backbone.features": ("fpn",),
-        "backbone.width": (64,),
-        "backbone.stride_in": ("3x3",),
-        "backbone.norm": ("frozen_bn", "bn"),
-        "box_head.class_agnostic": (False,),
-        "mask_head.class_agnostic": (False,),
-        "mask_head.kind": ("fcn",),
-    }
 
 
 def _settings(config: ModelConfig) -> dict[str, Any]:
@@ -114,10 +94,20 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
 
 
 TARGET = Target(
-    table=_table_to_write,
+    table=lambda config: _SHARED + (_ONE_LAYER if config.box_head.kind == "4conv1fc" else _TWO_LAYERS),
     to_theirs=background_to_first,
     fixed=(*FIXED, "input.channel_order", "pool.aligned", "rpn.min_size"),
-    choices=_choices,
+    choices=lambda config: {
+        "input.channels": (3,),
+        "rpn.features": ("shared",),
+        "backbone.features": ("fpn",),
+        "backbone.width": (64,),
+        "backbone.stride_in": ("3x3",),
+        "backbone.norm": ("frozen_bn", "bn"),
+        "box_head.class_agnostic": (False,),
+        "mask_head.class_agnostic": (False,),
+        "mask_head.kind": ("fcn",),
+    },
     suffixes=(".pth", ".pt"),
     settings=_settings,
 )

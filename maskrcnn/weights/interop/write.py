@@ -28,9 +28,8 @@ def write_foreign(path: str | Path, checkpoint: Checkpoint, to: str, *, force: b
     path = Path(path)
     if to not in TARGETS:
         raise ConfigError(f"checkpoints can be written for {' and '.join(TARGETS)}, not for {to!r}")
-    suffixes = TARGETS[to].suffixes
-    if path.suffix not in suffixes:
-        raise ConfigError(f"{path}: a checkpoint for {to} is called {' or '.join('*' + suffix for suffix in suffixes)}")
+    if path.suffix not in TARGETS[to].suffixes:
+        raise ConfigError(f"{path}: a checkpoint for {to} is called *{' or *'.join(TARGETS[to].suffixes)}")
     foreign = to_foreign(checkpoint, to, force=force)
     with replacing(path) as temporary:
         if path.suffix == ".pkl":
