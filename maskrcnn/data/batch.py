@@ -59,26 +59,18 @@ class PackedBatch(NamedTuple):
 
 @dataclass
 class BatchMaker(data.Dataset):
-    """Makes the batch of a `BatchPlan`. It holds only the data set's buffers and settings, so it is cheap to pickle.
-
-    Args:
-        policy: the canvas of images that are not cropped.
-        masks: whether to make masks.
-        replace: an image that cannot be read is replaced by the next one of the data set that has the same canvas, or
-            by another one of its batch if there is none; otherwise it is left out.
-        views: how often each image is prepared, for test-time augmentation.
-
-    The others are those of `TrainLoader`.
-    """
+    """Makes the batch of a `BatchPlan`. It holds only the data set's buffers and settings, so it is cheap to pickle."""
 
     dataset: Dataset
     model: ModelConfig
     augmentation: AugmentConfig
     seed: int
-    policy: str
-    masks: bool
+    policy: str  # the canvas of images that are not cropped
+    masks: bool  # whether to make masks
+    # An image that cannot be read is replaced by the next one of the data set that has the same canvas, or by another
+    # one of its batch if there is none; otherwise it is left out.
     replace: bool
-    views: TTA = ONE_VIEW
+    views: TTA = ONE_VIEW  # of each image, for test-time augmentation
 
     def __post_init__(self) -> None:
         self.rule = self.model.input
@@ -104,8 +96,7 @@ class BatchMaker(data.Dataset):
         made: list[tuple[int, Sample]] = []
         problems: list[tuple[int, str]] = []
         for index in plan.indices:
-            found = self._first_readable(index, plan.epoch, plan.canvas, problems)
-            if found is not None:
+            if found := self._first_readable(index, plan.epoch, plan.canvas, problems):
                 made.append(found)
         if self.replace and not made:  # no image of this canvas can be read: take one of any canvas
             found = self._first_readable(plan.indices[0], plan.epoch, None, problems)
@@ -130,16 +121,9 @@ class BatchMaker(data.Dataset):
         return None
 
     def _sample(self, index: int, epoch: int) -> Sample:
-        record = self.dataset.record(index)
-        return augment(
-            self._read(record),
-            record,
-            np.random.default_rng(self.sample_seed(index, epoch)),
-            self.augmentation,
-            self.model,
-            masks=self.masks,
-            flip_pairs=self.flip_pairs,
-        )
+        record, rng = self.dataset.record(index), np.random.default_rng(self.sample_seed(index, epoch))
+        image = self._read(record)
+        return augment(image, record, rng, self.augmentation, self.model, masks=self.masks, flip_pairs=self.flip_pairs)
 
     def _read(self, record: Record) -> np.ndarray:
         return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)

@@ -48,20 +48,17 @@ class _Loader:
 
     def _stream(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         for packed in self._from_workers(plans) if self._workers else map(self._maker.__getitem__, plans):
-            self._account(packed)
+            for image_id, reason in packed.problems:
+                sentence = f"{self.dataset.source}, image {image_id}: {reason}"
+                if self._strict:
+                    raise DataError(sentence)
+                if image_id not in self.problems:
+                    self.problems[image_id] = reason
+                    self._warn(f"{sentence}; {'another image takes its place' if self._maker.replace else 'left out'}")
             if packed.images is not None:
                 yield packed
-
-    def _account(self, packed: PackedBatch) -> None:
-        for image_id, reason in packed.problems:
-            sentence = f"{self.dataset.source}, image {image_id}: {reason}"
-            if self._strict:
-                raise DataError(sentence)
-            if image_id not in self.problems:
-                self.problems[image_id] = reason
-                self._warn(f"{sentence}; {'another image takes its place' if self._maker.replace else 'left out'}")
-        if self._maker.replace and packed.images is None:
-            raise DataError(f"{self.dataset.source}: no image can be read; the last: {packed.problems[-1][1]}")
+            elif self._maker.replace:
+                raise DataError(f"{self.dataset.source}: no image can be read; the last: {packed.problems[-1][1]}")
 
     def _from_workers(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         """The workers stay from epoch to epoch; their sampler is one list, which gets each epoch's plans."""

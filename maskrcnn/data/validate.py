@@ -141,7 +141,7 @@ class _Check:
 
     def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
         own_id = int(self.ids[i]) if self.has_id[i] else None
-        self.report.add(kind, reason, image_id=int(self.image_ids[i]), annotation_id=own_id, detail=detail)
+        self.report.add(kind, reason, detail, int(self.image_ids[i]), own_id)
 
     def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
@@ -185,8 +185,7 @@ class _Check:
         sizes = self.sizes[owner_of]
         inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
         good = finite & (part_areas > 0) & inside
-        has_good = np.zeros(len(self.alive), bool)
-        has_good[owner_of[good]] = True
+        has_good = np.bincount(owner_of[good], minlength=len(self.alive)) > 0
         for reason, bad in (
             ("polygon with invalid coordinates", ~finite),
             ("polygon without an area", finite & (part_areas == 0)),
@@ -194,9 +193,7 @@ class _Check:
         ):
             for i in np.sort(owner_of[bad & has_good[owner_of]]).tolist():
                 self._report(i, "part", reason)
-            lost = np.zeros(len(self.alive), bool)
-            lost[owner_of[bad]] = True
-            self._drop(lost & ~has_good, reason)
+            self._drop((np.bincount(owner_of[bad], minlength=len(self.alive)) > 0) & ~has_good, reason)
         first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
         if len(first):
             whole = owner_of[good][first]
