@@ -161,9 +161,6 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
     return _upright(_turn(moved, geometry)).astype(np.float32)
 
 
-# --- pixels ------------------------------------------------------------------------------------------------------
-
-
 def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
     """Resizes only the part of the image that the crop shows, then mirrors and turns it."""
     y1, x1, y2, x2 = geometry.window
@@ -196,9 +193,6 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
 
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-
-
-# --- objects -----------------------------------------------------------------------------------------------------
 
 
 def _see(
@@ -238,16 +232,14 @@ def _cut(
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     share = (inner[:, 2:] - inner[:, :2]).prod(axis=1) / np.maximum(area, 1e-9)
     boxes, share = np.where(cut[:, None], inner, boxes), np.where(cut, share, 1.0)
-    for i in np.flatnonzero(cut) if bits is not None else ():
-        assert bits is not None
-        total = np.count_nonzero(bits[i])
-        if not total:
-            continue
+    if bits is None:
+        return boxes, share
+    for i in np.flatnonzero(cut & bits.any(axis=(1, 2))):
         edges_x = np.linspace(frames[i, 0], frames[i, 2], MASK_SIDE + 1)
         edges_y = np.linspace(frames[i, 1], frames[i, 3], MASK_SIDE + 1)
         columns, rows = _centres_inside(edges_x, limits[0]), _centres_inside(edges_y, limits[1])
         part = bits[i, rows, columns]
-        share[i] = np.count_nonzero(part) / total
+        share[i] = np.count_nonzero(part) / np.count_nonzero(bits[i])
         if share[i]:
             x1, x2 = _extent(np.asarray(part.any(axis=0)), columns, edges_x, limits[0])
             y1, y2 = _extent(np.asarray(part.any(axis=1)), rows, edges_y, limits[1])
@@ -357,8 +349,6 @@ def _move_keypoints(
     moved = np.concatenate((turned, keypoints[..., 2:]), axis=-1)
     moved = np.where(labelled[..., None], moved, 0).astype(np.float32)
     if geometry.mirror_x != geometry.mirror_y and len(flip_pairs):
-        order = np.arange(moved.shape[1])
-        for a, b in flip_pairs:
-            order[a], order[b] = b, a
-        moved = moved[:, order]
+        left, right = np.array(flip_pairs).T
+        moved[:, np.r_[left, right]] = moved[:, np.r_[right, left]]
     return moved

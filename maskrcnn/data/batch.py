@@ -24,7 +24,6 @@ from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
 from .dataset import Dataset, Record
 
-FEWEST_SLOTS = 16
 _64_BITS = 2**64 - 1
 
 
@@ -194,10 +193,7 @@ def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
 
 def slots(most: int) -> int:
     """G: the first of 16, 32, 64, ... that holds `most` objects."""
-    count = FEWEST_SLOTS
-    while count < most:
-        count *= 2
-    return count
+    return max(16, 1 << (most - 1).bit_length())
 
 
 def unpack(packed: PackedBatch, *, gt: bool = True) -> Batch:

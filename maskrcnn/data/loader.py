@@ -103,8 +103,7 @@ class TrainLoader(_Loader):
         dataset: images without objects are kept and trained on.
         model: its way from an image to the canvas, and what it learns. Keypoints come if the data set has them.
         augmentation: see `augment`.
-        batch: images of one rank and batch.
-        seed: of the run.
+        batch, seed: images of one rank and batch; seed of the run.
         rank, world: this process, and how many there are.
         workers: processes that read ahead; 0 reads in this process.
         strict: an image that cannot be read raises `DataError`. Otherwise `warn` is called once for it, and the next

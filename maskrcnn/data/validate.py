@@ -27,9 +27,6 @@ _LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
 
-# --- single values -------------------------------------------------------------------------------------------------
-
-
 def integer(value: Any) -> int | None:
     """`value` as an int64 if it is a whole number (12 or 12.0, but not True), else None."""
     if type(value) is float and value.is_integer():
@@ -69,9 +66,6 @@ def wrong_name(name: Any) -> str | None:
     if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
         return "file name that leaves the image folder"
     return None
-
-
-# --- objects -------------------------------------------------------------------------------------------------------
 
 
 class Stated(NamedTuple):
@@ -248,9 +242,6 @@ class _Check:
             self._report(i, "repair", "missing or repeated annotation id, replaced by a new one", str(new))
             ids[i] = new
         return ids
-
-
-# --- masks, measured without drawing them --------------------------------------------------------------------------
 
 
 def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.ndarray]]) -> list[np.ndarray]:
