@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.config import AugmentConfig, ModelConfig
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import TrainLoader
 
@@ -47,7 +47,7 @@ def compare(options: Options) -> list[Row | Left]:
 
 def ours(path: Path) -> Callable[[], int]:
     """An epoch; gives the objects seen."""
-    loader = TrainLoader(read_dataset(path), InputConfig(), AugmentConfig(), batch=BATCH, workers=WORKERS)
+    loader = TrainLoader(read_dataset(path), ModelConfig(), AugmentConfig(), batch=BATCH, workers=WORKERS)
     epochs = iter(range(1 << 30))
 
     def epoch() -> int:

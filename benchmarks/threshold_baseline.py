@@ -13,6 +13,7 @@ size of a part that do best on a twelfth of the training images are used on val.
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def one_class(dataset: Dataset) -> Dataset:
     """The same objects, all of one class."""
     objects = dataset.objects._replace(labels=np.zeros_like(dataset.objects.labels))
     first = dataset.categories[0]._replace(id=1)
-    return Dataset(dataset.source, (first,), dataset.images, objects, dataset.fingerprint, dataset.report, dataset.rows)
+    return replace(dataset, categories=(first,), objects=objects)
 
 
 def main() -> int:

@@ -67,7 +67,7 @@ def compare_case(case: Case, options: Options) -> list[Row | Left]:
     with tempfile.TemporaryDirectory() as folder:
         loader = EvalLoader(
             read_dataset(write_coco(Path(folder), scenes, labels, case.classes)),
-            case.config.input,
+            case.config,
             batch=case.images,
             gt=True,
         )

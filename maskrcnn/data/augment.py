@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..canvas import fit, resize
-from ..config import AugmentConfig, InputConfig
+from ..config import AugmentConfig, InputConfig, ModelConfig
 from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
 from .bitmaps import draw_bitmap, nearest_pixels, windows
 from .dataset import Record
@@ -41,6 +41,21 @@ class Geometry(NamedTuple):
         """(height, width) of the result."""
         y1, x1, y2, x2 = self.window
         return (x2 - x1, y2 - y1) if self.quarter_turns % 2 else (y2 - y1, x2 - x1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut off."""
+        return self.window == (0, 0, *self.resized)
+
+    @property
+    def limits(self) -> np.ndarray:
+        """(width, height) of the crop before it is turned."""
+        y1, x1, y2, x2 = self.window
+        return np.array([x2 - x1, y2 - y1], dtype=np.float64)
+
+    def crop(self, points: np.ndarray) -> np.ndarray:
+        """Points (x, y), [... 2], of the original image in the pixels of the crop."""
+        return points * self.scales[::-1] - [self.window[1], self.window[0]]
 
 
 class Sample(NamedTuple):
@@ -95,13 +110,10 @@ def augment(
     record: Record,
     rng: np.random.Generator,
     config: AugmentConfig,
-    rule: InputConfig,
+    model: ModelConfig,
     *,
     masks: bool = True,
-    mask_rule: str = "hard",
     flip_pairs: Sequence[tuple[int, int]] = (),
-    keypoint_shift: float = 0.0,
-    inclusive: bool = False,
 ) -> Sample:
     """The image, uint8 [H W I] of the record's size, and its objects, augmented by the choices of `rng`. Neither
     argument is changed.
@@ -114,57 +126,47 @@ def augment(
     no mask loss. So does a crowd, which has no mask loss anyway, and an object so thin that it covers no cell's centre.
 
     Args:
+        model: its way from an image to the canvas, the form of the masks that it learns (`MaskHeadConfig.target`), and
+            how it counts keypoints (`KeypointHeadConfig.shift`, `BoxArithmetic.inclusive`).
         masks: whether to make masks; otherwise `masks` and `frames` are None.
-        mask_rule: form of the masks (`MaskHeadConfig.target`): "hard" our own, "soft" bitmaps, "polygon" outlines.
         flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
-        keypoint_shift: added to the annotated keypoints, which are pixel indices; 0.5 makes them positions.
-        inclusive: a mirror treats even unshifted keypoints as indices, x to W - x - 1 (Detectron; torchvision W - x).
     """
-    geometry = draw_geometry(rng, record.size, config, rule)
-    pixels = _jitter(_move_pixels(image, geometry, rule), rng, config)
-    seen = _see(record, geometry, config.min_visible, masks)
-    boxes, frames, bits = _upright(_turn(seen.boxes, geometry)), _turn(seen.frames, geometry), seen.bits
-    outlines = None
-    if bits is not None and mask_rule != "hard":
-        bits, frames, outlines = _as_annotated(record, seen.index, geometry, mask_rule)
+    geometry = draw_geometry(rng, record.size, config, model.input)
+    pixels = _jitter(_move_pixels(image, geometry, model.input), rng, config)
+    index, boxes, frames, bits, ignore = _see(record, geometry, config.min_visible, masks)
+    frames, outlines, keypoints = _turn(frames, geometry), None, None
+    if bits is not None and model.mask_head.target != "hard":
+        bits, frames, outlines = _as_annotated(record, index, geometry, model.mask_head.target)
     elif bits is not None and geometry.quarter_turns % 2:
         bits = bits.swapaxes(1, 2)
-    keypoints = None if record.keypoints is None else record.keypoints[seen.index]
+    if record.keypoints is not None:
+        keypoints = _move_keypoints(record.keypoints[index], geometry, flip_pairs, model)
     return Sample(
         image=pixels,
         scales=geometry.scales,
-        boxes=boxes,
-        labels=record.labels[seen.index],
-        ignore=seen.ignore,
+        boxes=_upright(_turn(boxes, geometry)),
+        labels=record.labels[index],
+        ignore=ignore,
         masks=bits,
         frames=frames if masks else None,
-        keypoints=None
-        if keypoints is None
-        else _move_keypoints(keypoints, geometry, flip_pairs, keypoint_shift, inclusive),
+        keypoints=keypoints,
         outlines=outlines,
     )
 
 
 def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Boxes [n 4] of the original image as `augment` moves them: those in view, cut to it, float32 [m 4], in order."""
-    y1, x1, y2, x2 = geometry.window
-    moved = boxes * np.tile(geometry.scales[::-1], 2) - np.tile([x1, y1], 2)
-    moved = moved.clip(0, np.tile([x2 - x1, y2 - y1], 2))
-    moved = moved[(moved[:, 2:] > moved[:, :2]).all(axis=1)]
+    moved = geometry.crop(boxes.reshape(-1, 2, 2)).clip(0, geometry.limits)
+    moved = moved[(moved[:, 1] > moved[:, 0]).all(axis=1)].reshape(-1, 4)
     return _upright(_turn(moved, geometry)).astype(np.float32)
-
-
-# --- pixels ------------------------------------------------------------------------------------------------------
 
 
 def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
     """Resizes only the part of the image that the crop shows, then mirrors and turns it."""
     y1, x1, y2, x2 = geometry.window
     step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
-    if (y1, x1, y2, x2) == (0, 0, *geometry.resized):
-        window = None
-    else:
-        # rounding must not reach beyond the image
+    window = None
+    if not geometry.whole:  # rounding must not reach beyond the image
         right, bottom = min(x2 * step_x, image.shape[1]), min(y2 * step_y, image.shape[0])
         window = (y1 * step_y, x1 * step_x, bottom, right)
     steps = (step_y, step_x) if rule.resize == "opencv" else None
@@ -193,33 +195,22 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
-# --- objects -----------------------------------------------------------------------------------------------------
-
-
-class _Seen(NamedTuple):
-    """The objects that the crop shows at least in part, in its pixels, before mirrors and turns."""
-
-    index: np.ndarray  # [n], into the record
-    boxes: np.ndarray  # float32 [n 4]
-    frames: np.ndarray  # float32 [n 4]
-    bits: np.ndarray | None  # bool [n S S]
-    ignore: np.ndarray  # bool [n]
-
-
-def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) -> _Seen:
-    """Only the objects in the crop get masks; those on its border are cut to what their bits show inside."""
-    scale, offset = np.tile(geometry.scales[::-1], 2), np.tile([geometry.window[1], geometry.window[0]], 2)
-    whole = geometry.window == (0, 0, *geometry.resized)
-    y1, x1, y2, x2 = geometry.window
-    limits = np.array([x2 - x1, y2 - y1], dtype=np.float64)
-    boxes = record.boxes * scale - offset
-    index = np.flatnonzero(((boxes[:, :2] < limits) & (boxes[:, 2:] > 0)).all(axis=1) | whole)
+def _see(
+    record: Record, geometry: Geometry, min_visible: float, masks: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """The objects that the crop shows at least in part: their index in the record, boxes and frames (float32 [n 4], in
+    pixels of the crop before mirrors and turns), bits, and whether to ignore them. Those on the border of the crop are
+    cut to what their bits show inside.
+    """
+    limits = geometry.limits
+    boxes = geometry.crop(record.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+    index = np.flatnonzero(((boxes[:, :2] < limits) & (boxes[:, 2:] > 0)).all(axis=1) | geometry.whole)
     boxes, ignore = boxes[index], record.ignore[index]
     frames, bits = boxes, None
     if masks:
         original, bits = _masks(record, index)
-        frames = original * scale - offset
-    if not whole:
+        frames = geometry.crop(original.reshape(-1, 2, 2)).reshape(-1, 4)
+    if not geometry.whole:
         low, high = np.minimum(boxes, frames)[:, :2], np.maximum(boxes, frames)[:, 2:]
         cut = np.asarray(((low < 0) | (high > limits)).any(axis=1))
         boxes, share = _cut(boxes, frames, bits, cut, limits)
@@ -227,7 +218,7 @@ def _see(record: Record, geometry: Geometry, min_visible: float, masks: bool) ->
         left = ~cut | ((share > 0) & (boxes[:, 2:] - boxes[:, :2] >= _SMALLEST).all(axis=1))
         index, boxes, frames, ignore = index[left], boxes[left], frames[left], ignore[left]
         bits = None if bits is None else bits[left]
-    return _Seen(index, boxes.astype(np.float32), frames.astype(np.float32), bits, ignore)
+    return index, boxes.astype(np.float32), frames.astype(np.float32), bits, ignore
 
 
 def _cut(
@@ -241,16 +232,14 @@ def _cut(
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     share = (inner[:, 2:] - inner[:, :2]).prod(axis=1) / np.maximum(area, 1e-9)
     boxes, share = np.where(cut[:, None], inner, boxes), np.where(cut, share, 1.0)
-    for i in np.flatnonzero(cut) if bits is not None else ():
-        assert bits is not None
-        total = np.count_nonzero(bits[i])
-        if not total:
-            continue
+    if bits is None:
+        return boxes, share
+    for i in np.flatnonzero(cut & bits.any(axis=(1, 2))):
         edges_x = np.linspace(frames[i, 0], frames[i, 2], MASK_SIDE + 1)
         edges_y = np.linspace(frames[i, 1], frames[i, 3], MASK_SIDE + 1)
         columns, rows = _centres_inside(edges_x, limits[0]), _centres_inside(edges_y, limits[1])
         part = bits[i, rows, columns]
-        share[i] = np.count_nonzero(part) / total
+        share[i] = np.count_nonzero(part) / np.count_nonzero(bits[i])
         if share[i]:
             x1, x2 = _extent(np.asarray(part.any(axis=0)), columns, edges_x, limits[0])
             y1, y2 = _extent(np.asarray(part.any(axis=1)), rows, edges_y, limits[1])
@@ -305,8 +294,7 @@ def _as_annotated(
     outlines = None
     if rule == "polygon":
         polygons = [segmentation if isinstance(segmentation, list) else [] for segmentation in found]
-        offset, scale = np.array([geometry.window[1], geometry.window[0]]), np.array(geometry.scales[::-1])
-        outlines = [[_turn_points(part * scale - offset, geometry) for part in parts] for parts in polygons]
+        outlines = [[_turn_points(geometry.crop(part), geometry) for part in parts] for parts in polygons]
         found = [None if isinstance(segmentation, list) else segmentation for segmentation in found]
     y1, x1, y2, x2 = geometry.window
     rows, columns = (
@@ -337,9 +325,7 @@ def _upright(boxes: np.ndarray) -> np.ndarray:
 
 def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Mirrors and turns (x, y), [... 2]."""
-    y1, x1, y2, x2 = geometry.window
-    width, height = x2 - x1, y2 - y1
-    x, y = points[..., 0], points[..., 1]
+    (width, height), x, y = geometry.limits.tolist(), points[..., 0], points[..., 1]
     x = width - x if geometry.mirror_x else x
     y = height - y if geometry.mirror_y else y
     for _ in range(geometry.quarter_turns):
@@ -348,22 +334,21 @@ def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _move_keypoints(
-    keypoints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], shift: float, inclusive: bool
+    keypoints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], model: ModelConfig
 ) -> np.ndarray:
     """Keypoints outside the crop become unlabelled (0, 0, 0). One mirror exchanges left and right, two do not.
 
-    Of `inclusive` keypoints the centres of their pixels are mirrored and turned.
+    Annotated keypoints are pixel indices; a shift of 0.5 makes them positions. Inclusive ones are mirrored and turned
+    as indices even without a shift: x to W - x - 1 (Detectron; torchvision W - x).
     """
-    y1, x1, y2, x2 = geometry.window
-    points = (keypoints[..., :2] + shift) * geometry.scales[::-1] - [x1, y1]
-    labelled = (keypoints[..., 2] > 0) & (points >= 0).all(-1) & (points <= [x2 - x1, y2 - y1]).all(-1)
-    aside = np.array(geometry.scales[::-1]) * ((0.5 - shift) if inclusive else 0.0)
+    shift = model.keypoint_head.shift
+    points = geometry.crop(keypoints[..., :2] + shift)
+    labelled = (keypoints[..., 2] > 0) & (points >= 0).all(-1) & (points <= geometry.limits).all(-1)
+    aside = np.array(geometry.scales[::-1]) * ((0.5 - shift) if model.box_arithmetic.inclusive else 0.0)
     turned = _turn_points(points + aside, geometry) - (aside[::-1] if geometry.quarter_turns % 2 else aside)
     moved = np.concatenate((turned, keypoints[..., 2:]), axis=-1)
     moved = np.where(labelled[..., None], moved, 0).astype(np.float32)
     if geometry.mirror_x != geometry.mirror_y and len(flip_pairs):
-        order = np.arange(moved.shape[1])
-        for a, b in flip_pairs:
-            order[a], order[b] = b, a
-        moved = moved[:, order]
+        left, right = np.array(flip_pairs).T
+        moved[:, np.r_[left, right]] = moved[:, np.r_[right, left]]
     return moved

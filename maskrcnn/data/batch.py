@@ -6,7 +6,7 @@ image's canvas follows from the data set alone, before anything is read.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.utils import data
 
 from ..canvas import canvas_size, join, prepare_views, to_images
 from ..categories import flip_pairs
-from ..config import ONE_VIEW, TTA, AugmentConfig, InputConfig
+from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
 from ..errors import DataError
 from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
@@ -24,7 +24,6 @@ from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
 from .dataset import Dataset, Record
 
-FEWEST_SLOTS = 16
 _64_BITS = 2**64 - 1
 
 
@@ -49,44 +48,31 @@ class PackedBatch(NamedTuple):
 
     images: Images | None  # None if no image could be read
     counts: Tensor  # int64 [B], objects of each image
-    boxes: Tensor  # float32 [N 4]
-    labels: Tensor  # int64 [N]
-    ignore: Tensor  # bool [N]
-    masks: Tensor | None  # uint8 [N ceil(S*S/8)], packed
-    frames: Tensor | None  # float32 [N 4]
-    keypoints: Tensor | None  # float32 [N J 3]
+    objects: dict[str, Tensor]  # fields of `GroundTruth`, [N ...]
+    bits: Tensor | None  # uint8 [N ceil(S*S/8)], the masks
+    mask_side: int  # S
+    outlines: Outlines | None  # spans [N 2]
     image_ids: Tensor  # int64 [B]
     problems: tuple[tuple[int, str], ...]  # id and reason of each image that could not be read
-    mask_side: int = MASK_SIDE  # S
-    outlines: Outlines | None = None  # spans [N 2]
 
 
 @dataclass
 class BatchMaker(data.Dataset):
-    """Makes the batch of a `BatchPlan`. It holds only the data set's buffers and settings, so it is cheap to pickle.
-
-    Args:
-        policy: the canvas of images that are not cropped.
-        replace: an image that cannot be read is replaced by the next one of the data set that has the same canvas, or
-            by another one of its batch if there is none; otherwise it is left out.
-        views: how often each image is prepared, for test-time augmentation.
-
-    The others are those of `TrainLoader`.
-    """
+    """Makes the batch of a `BatchPlan`. It holds only the data set's buffers and settings, so it is cheap to pickle."""
 
     dataset: Dataset
-    rule: InputConfig
+    model: ModelConfig
     augmentation: AugmentConfig
     seed: int
-    policy: str
-    masks: bool
-    keypoint_shift: float
+    policy: str  # the canvas of images that are not cropped
+    masks: bool  # whether to make masks
+    # An image that cannot be read is replaced by the next one of the data set that has the same canvas, or by another
+    # one of its batch if there is none; otherwise it is left out.
     replace: bool
-    mask_rule: str = "hard"
-    views: TTA = ONE_VIEW
-    inclusive: bool = False
+    views: TTA = ONE_VIEW  # of each image, for test-time augmentation
 
     def __post_init__(self) -> None:
+        self.rule = self.model.input
         self.flip_pairs = flip_pairs(self.dataset.categories)
         self.image_ids, self.sizes = self.dataset.image_ids, self.dataset.sizes
 
@@ -109,8 +95,7 @@ class BatchMaker(data.Dataset):
         made: list[tuple[int, Sample]] = []
         problems: list[tuple[int, str]] = []
         for index in plan.indices:
-            found = self._first_readable(index, plan.epoch, plan.canvas, problems)
-            if found is not None:
+            if found := self._first_readable(index, plan.epoch, plan.canvas, problems):
                 made.append(found)
         if self.replace and not made:  # no image of this canvas can be read: take one of any canvas
             found = self._first_readable(plan.indices[0], plan.epoch, None, problems)
@@ -135,19 +120,9 @@ class BatchMaker(data.Dataset):
         return None
 
     def _sample(self, index: int, epoch: int) -> Sample:
-        record = self.dataset.record(index)
-        return augment(
-            self._read(record),
-            record,
-            np.random.default_rng(self.sample_seed(index, epoch)),
-            self.augmentation,
-            self.rule,
-            masks=self.masks,
-            mask_rule=self.mask_rule,
-            flip_pairs=self.flip_pairs,
-            keypoint_shift=self.keypoint_shift,
-            inclusive=self.inclusive,
-        )
+        record, rng = self.dataset.record(index), np.random.default_rng(self.sample_seed(index, epoch))
+        image = self._read(record)
+        return augment(image, record, rng, self.augmentation, self.model, masks=self.masks, flip_pairs=self.flip_pairs)
 
     def _read(self, record: Record) -> np.ndarray:
         return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
@@ -169,28 +144,26 @@ class BatchMaker(data.Dataset):
     ) -> PackedBatch:
         indices, samples = [index for index, _ in made], [sample for _, sample in made]
 
-        def together(field: str, *shape: int) -> Tensor:
-            arrays = [getattr(sample, field) for sample in samples]
-            return torch.from_numpy(np.concatenate(arrays)) if arrays else torch.zeros(0, *shape)
-
-        masks, frames, side = _pack_masks(samples) if self.masks else (None, None, MASK_SIDE)
-        outlines = None
-        if self.masks and self.mask_rule == "polygon":
+        fields = ["boxes", "labels", "ignore", *(["keypoints"] if self.dataset.num_keypoints else [])]
+        objects = {
+            field: torch.from_numpy(np.concatenate([getattr(sample, field) for sample in samples]))
+            for field in (fields if made else ())
+        }
+        bits, side, outlines = None, MASK_SIDE, None
+        if self.masks:
+            bits, objects["mask_boxes"], side = _pack_masks(samples)
+        if self.masks and self.model.mask_head.target == "polygon":
             packed = pack_polygons([polygons for sample in samples for polygons in sample.outlines or []])
             outlines = Outlines(*map(torch.from_numpy, packed))
         return PackedBatch(
             images=self._images(indices, samples, plan) if made else None,
             counts=torch.tensor([len(sample.labels) for sample in samples], dtype=torch.int64),
-            boxes=together("boxes", 4),
-            labels=together("labels"),
-            ignore=together("ignore"),
-            masks=masks,
-            frames=frames,
-            keypoints=together("keypoints", self.dataset.num_keypoints, 3) if self.dataset.num_keypoints else None,
-            image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
-            problems=problems,
+            objects=objects,
+            bits=bits,
             mask_side=side,
             outlines=outlines,
+            image_ids=torch.from_numpy(self.image_ids[indices].astype(np.int64)),
+            problems=problems,
         )
 
 
@@ -220,10 +193,7 @@ def sample_seed(run_seed: int, epoch: int, image_id: int) -> int:
 
 def slots(most: int) -> int:
     """G: the first of 16, 32, 64, ... that holds `most` objects."""
-    count = FEWEST_SLOTS
-    while count < most:
-        count *= 2
-    return count
+    return max(16, 1 << (most - 1).bit_length())
 
 
 def unpack(packed: PackedBatch, *, gt: bool = True) -> Batch:
@@ -243,22 +213,13 @@ def unpack(packed: PackedBatch, *, gt: bool = True) -> Batch:
             table[b, :count] = source[end - count : end]
         return torch.from_numpy(table)
 
-    masks = None
-    if packed.masks is not None:
-        side = packed.mask_side
-        bits = np.unpackbits(packed.masks.numpy(), axis=1, count=side * side).view(np.bool_)
-        masks = laid_out(torch.from_numpy(bits.reshape(-1, side, side)))
-    outlines = packed.outlines
+    objects, outlines, side = dict(packed.objects), packed.outlines, packed.mask_side
+    if packed.bits is not None:
+        bits = np.unpackbits(packed.bits.numpy(), axis=1, count=side * side).view(np.bool_)
+        objects["masks"] = torch.from_numpy(bits.reshape(-1, side, side))
     if outlines is not None:
         outlines = outlines._replace(spans=laid_out(outlines.spans))
-    truth = GroundTruth(
-        boxes=laid_out(packed.boxes),
-        labels=laid_out(packed.labels),
-        masks=masks,
-        mask_boxes=None if packed.frames is None else laid_out(packed.frames),
-        keypoints=None if packed.keypoints is None else laid_out(packed.keypoints),
-        ignore=laid_out(packed.ignore),
-        valid=torch.arange(G) < packed.counts[:, None],
-        outlines=outlines,
-    )
+    fields: dict[str, Any] = dict.fromkeys(("masks", "mask_boxes", "keypoints"))
+    fields |= {name: laid_out(values) for name, values in objects.items()}
+    truth = GroundTruth(**fields, valid=torch.arange(G) < packed.counts[:, None], outlines=outlines)
     return Batch(images, truth, packed.image_ids)

@@ -6,6 +6,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class DatasetBuilder:
     ) -> None:
         self.source, self.roots = source, tuple(roots)
         self.categories = _checked(categories, source)
-        self.report = Report(source.name, strict=strict, path=source)
+        self.report = Report(source, strict)
         self._labels: dict[int | None, int] = {category.id: label for label, category in enumerate(self.categories)}
         self._slices = keypoint_slices(self.categories)
         self._num_keypoints = max(part.stop for part in self._slices)
@@ -56,7 +57,7 @@ class DatasetBuilder:
         self._rows: dict[int | None, int] = {}
         self._image_ids, self._sizes, self._root_of = array("q"), array("q"), bytearray()
         self._names, self._name_stops = bytearray(), array("q", [0])
-        self._listings: dict[Path, frozenset[str]] = {}
+        self._listing = cache(_list)
         self._missing = 0
         # Objects, as `Stated` describes them.
         self._integers, self._reals, self._keypoints = array("q"), array("d"), array("f")
@@ -67,7 +68,7 @@ class DatasetBuilder:
         """Counts and reports an image or an annotation that cannot be added at all; `ids` as in `Report.add`."""
         total = f"{kind}s_in_file"
         setattr(self.report, total, getattr(self.report, total) + 1)
-        self.report.add(kind, reason, detail=detail, **ids)
+        self.report.add(kind, reason, detail, **ids)
 
     def add_image(self, image_id: Any, name: Any, height: Any = None, width: Any = None) -> None:
         """Adds an image, or reports why not.
@@ -80,28 +81,28 @@ class DatasetBuilder:
         self.report.images_in_file += 1
         number = integer(image_id)
         if number is None:
-            return self.report.add("image", "image without an id", detail=f"id {show(image_id)}, file {show(name)}")
+            return self.report.add("image", "image without an id", f"id {show(image_id)}, file {show(name)}")
         if number in self._rows:
-            return self._skip("repeated image id", number)
+            return self.report.add("image", "repeated image id", "", number)
         self._rows[number] = -1
         wrong = wrong_name(name)
         if wrong is not None:
-            return self._skip(wrong, number, f"{name!r:.200}")
+            return self.report.add("image", wrong, f"{name!r:.200}", number)
         root = self._root_with(name)
         if root is None:
             self._missing += 1
-            return self._skip("missing image file", number, name)
+            return self.report.add("image", "missing image file", name, number)
         if height is None and width is None:
             try:
                 height, width = image_size(self.roots[root] / name)
             except DataError as error:
-                return self._skip("unreadable image", number, str(error))
+                return self.report.add("image", "unreadable image", str(error), number)
             self.report.add("repair", "height and width not stated, taken from the file", image_id=number)
         size = integer(height) or 0, integer(width) or 0
         if min(size) <= 0:
-            return self._skip("invalid height or width", number, f"{height!r:.30} x {width!r:.30}")
+            return self.report.add("image", "invalid height or width", f"{height!r:.30} x {width!r:.30}", number)
         if size[0] * size[1] > MAX_PIXELS:
-            return self._skip("too many pixels", number, f"{size[0]} x {size[1]}")
+            return self.report.add("image", "too many pixels", f"{size[0]} x {size[1]}", number)
         self._rows[number] = len(self._image_ids)
         self._image_ids.append(number)
         self._sizes.extend(size)
@@ -195,29 +196,20 @@ class DatasetBuilder:
             string_offsets=_column(self._string_stops, np.int64),
         )
         objects = check_objects(stated, images.ids, images.sizes, self.report)
-        return Dataset(self.source, self.categories, images, objects, fingerprint, self.report)
-
-    # --- images ----------------------------------------------------------------------------------------------------
-
-    def _skip(self, reason: str, image_id: int, detail: str = "") -> None:
-        self.report.add("image", reason, image_id=image_id, detail=detail)
+        rows = np.arange(len(images.ids))
+        return Dataset(self.source, self.categories, images, objects, fingerprint, self.report, rows)
 
     def _root_with(self, name: str) -> int | None:
         """The index of the root that holds the file. A folder is listed once, however many images it has."""
         parent, _, last = name.rpartition("/")
         for place, root in enumerate(self.roots):
             folder = root / parent if parent else root
-            listing = self._listings.get(folder)
-            if listing is None:
-                listing = self._listings[folder] = _list(folder)
-            if last in listing:
+            if last in self._listing(folder):
                 return place
         return None
 
-    # --- objects ---------------------------------------------------------------------------------------------------
-
     def _drop(self, ids: _Ids, reason: str, detail: str = "", kind: Kind = "annotation") -> None:
-        self.report.add(kind, reason, image_id=ids[0], annotation_id=ids[1], detail=detail)
+        self.report.add(kind, reason, detail, *ids)
 
     def _read_keypoints(self, ids: _Ids, label: int, given: Any) -> bytes | str:
         """float32 [J 3] as bytes, or what is wrong."""
@@ -245,8 +237,7 @@ class DatasetBuilder:
             return self._drop(ids, "segmentation that is neither polygons nor RLE", show(given))
         first, faults = len(self._part_stops) - 1, []
         for part in given if isinstance(given[0], list) else [given]:  # or one polygon without the list around it
-            fault = self._add_polygon(part)
-            if fault is not None:
+            if fault := self._add_polygon(part):
                 faults.append(fault)
         last = len(self._part_stops) - 1
         if last == first:
@@ -297,9 +288,9 @@ def _checked(categories: Iterable[Category], source: Path) -> tuple[Category, ..
         raise DataError(f"{source}: there are no categories")
     for what in ("id", "name"):
         counts = Counter(str(getattr(category, what)) for category in categories)
-        if repeated := sorted(value for value, count in counts.items() if count > 1):
-            listed = f"{', '.join(repeated)} occurs more than once\n{category_table(categories)}"
-            raise DataError(f"{source}: the category {what} {listed}")
+        if repeated := ", ".join(sorted(value for value, count in counts.items() if count > 1)):
+            table = category_table(categories)
+            raise DataError(f"{source}: the category {what} {repeated} occurs more than once\n{table}")
     return categories
 
 

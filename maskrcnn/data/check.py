@@ -14,7 +14,7 @@ from .problems import Problem, problem_lines
 
 LISTED = 10  # problems written out for each reason
 _CATEGORIES_LISTED = 100
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_QUANTILES = {"smallest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "largest": 1.0}
 _LOW_IOU = 0.5  # below it, even with the best anchor centred on it, an object is learned by the fallback rule alone
 
 
@@ -87,9 +87,6 @@ def best_anchor_iou(sides: np.ndarray, model: ModelConfig) -> np.ndarray:
     return (common / union).max(axis=1, initial=0)
 
 
-# --- lines -------------------------------------------------------------------------------------------------------
-
-
 def _images(dataset: Dataset) -> Iterator[str]:
     report, counts = dataset.report, dataset.annotation_counts
     empty = int((counts == 0).sum())
@@ -140,15 +137,12 @@ def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:
     if not len(sides):
         return
     sizes = np.sqrt(sides.prod(axis=1))
-    values = (f"{_name(q)} {x:.0f}" for q, x in zip(_QUANTILES, np.quantile(sizes, _QUANTILES), strict=True))
+    found = np.quantile(sizes, list(_QUANTILES.values()))
+    values = (f"{name} {size:.0f}" for name, size in zip(_QUANTILES, found, strict=True))
     yield f"object sizes {', '.join(values)}   (square root of the box's area in pixels, resized for {model.name})"
     anchors = sorted({size for level in model.anchors.sizes for size in level})
     yield f"anchors      {', '.join(f'{size:g}' for size in anchors)}"
     yield from (f"  note: {sentence}" for sentence in advice(dataset, model))
-
-
-def _name(quantile: float) -> str:
-    return {0.0: "smallest", 0.5: "median", 1.0: "largest"}.get(quantile, f"{quantile:.0%}")
 
 
 def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
@@ -159,17 +153,16 @@ def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
     sizes = np.sqrt(sides.prod(axis=1))
     anchors = sorted({size for level in model.anchors.sizes for size in level})
     sentences = []
-    small, large = float((sizes < anchors[0] / 2).mean()), float((sizes > anchors[-1] * 2).mean())
-    if small > 0.05:
-        sentences.append(
-            f"{small:.0%} of the objects are smaller than half the smallest anchor ({anchors[0]:g}); "
-            f"{_suggestion(model, sizes, 0.05)}, or enlarge the images (model.input.min_size)"
-        )
-    if large > 0.05:
-        sentences.append(
-            f"{large:.0%} of the objects are larger than twice the largest anchor ({anchors[-1]:g}); "
-            f"{_suggestion(model, sizes, 0.95)}, or make the images smaller (model.input.min_size)"
-        )
+    small, large = (sizes < anchors[0] / 2).mean(), (sizes > anchors[-1] * 2).mean()
+    for share, what, end, quantile, remedy in (
+        (small, "smaller than half the smallest", anchors[0], 0.05, "enlarge the images"),
+        (large, "larger than twice the largest", anchors[-1], 0.95, "make the images smaller"),
+    ):
+        if share > 0.05:
+            sentences.append(
+                f"{share:.0%} of the objects are {what} anchor ({end:g}); "
+                f"{_suggestion(model, sizes, quantile)}, or {remedy} (model.input.min_size)"
+            )
     thin = float((best_anchor_iou(sides, model) < _LOW_IOU).mean())
     if thin > 0.25 and not sentences:
         sentences.append(

@@ -5,6 +5,7 @@ No Python object exists per annotation, so COCO's 860,000 objects stay small, an
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -72,37 +73,23 @@ class ObjectTable(NamedTuple):
         return self._replace(offsets=np.concatenate([[0], np.cumsum(keep)])[self.offsets], **columns)
 
 
+@dataclass(eq=False, repr=False)
 class Dataset:
     """Images and their objects, in the order of the source, or a part of them (`subset`).
 
     It is cheap to pickle: a worker that is spawned with it maps the large buffers instead of copying them.
-
-    Args:
-        source: the file or folder that was read.
-        categories: sorted by id. Labels count from 0 in their order.
-        images, objects: the tables.
-        fingerprint: SHA-256 of the annotations' bytes.
-        report: what was dropped and repaired.
-        rows: int64 [N], the rows of `images` that belong to this data set; default all.
     """
 
-    def __init__(
-        self,
-        source: Path,
-        categories: tuple[Category, ...],
-        images: ImageTable,
-        objects: ObjectTable,
-        fingerprint: str,
-        report: Report,
-        rows: np.ndarray | None = None,
-    ) -> None:
-        self.source = source
-        self.categories = categories
-        self.images = share(images)
-        self.objects = share(objects)
-        self.fingerprint = fingerprint
-        self.report = report
-        self.rows = np.arange(len(images.ids)) if rows is None else rows
+    source: Path  # the file or folder that was read
+    categories: tuple[Category, ...]  # labels count from 0 in their order
+    images: ImageTable
+    objects: ObjectTable
+    fingerprint: str  # SHA-256 of the annotations' bytes
+    report: Report  # what was dropped and repaired
+    rows: np.ndarray  # int64 [N], the rows of `images` that belong to this data set
+
+    def __post_init__(self) -> None:
+        self.images, self.objects = share(self.images), share(self.objects)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -177,10 +164,7 @@ class Dataset:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """The images at `indices`, in that order, over the same buffers."""
-        rows = self.rows[np.asarray(indices, dtype=np.int64)]
-        return Dataset(
-            self.source, self.categories, self.images, self.objects, self.fingerprint, self.report, rows=rows
-        )
+        return replace(self, rows=self.rows[np.asarray(indices, dtype=np.int64)])
 
 
 def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -213,10 +197,7 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
     if (new_label < 0).any():
         objects = objects.select(labels >= 0)
     unmatched = [category.name for category in dataset.categories if category.name not in label_of]
-    mapped = Dataset(
-        dataset.source, categories, dataset.images, objects, dataset.fingerprint, dataset.report, rows=dataset.rows
-    )
-    return mapped, unmatched
+    return replace(dataset, categories=categories, objects=objects), unmatched
 
 
 def match_categories(train: Dataset, val: Dataset) -> Dataset:
@@ -267,9 +248,7 @@ def _map_keypoints(dataset: Dataset, categories: tuple[Category, ...], new_label
     targets, sources = keypoint_slices(categories), keypoint_slices(dataset.categories)
     mapped = np.zeros((len(keypoints), max((part.stop for part in targets), default=0), 3), dtype=keypoints.dtype)
     for old, new in enumerate(new_label.tolist()):
-        if new < 0:
-            continue
-        if not dataset.categories[old].keypoints and categories[new].shared:
+        if new < 0 or (categories[new].shared and not dataset.categories[old].keypoints):
             continue
         if dataset.categories[old].keypoints != categories[new].keypoints:
             has, expected = (", ".join(c.keypoints) or "none" for c in (dataset.categories[old], categories[new]))

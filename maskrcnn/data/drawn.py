@@ -63,12 +63,10 @@ class Shape(NamedTuple):
     def inside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """bool [len(y) len(x)]: which points of a grid, both axes ascending, lie in the shape."""
         mask = np.zeros((len(y), len(x)), dtype=bool)
-        for part in self.parts:
-            rows, columns, inside = _inside_polygon(part, x, y)
-            mask[rows, columns] |= inside
-        for hole in self.holes:
-            rows, columns, inside = _inside_polygon(hole, x, y)
-            mask[rows, columns] &= ~inside
+        for polygons, value in ((self.parts, True), (self.holes, False)):
+            for polygon in polygons:
+                rows, columns, inside = _inside_polygon(polygon, x, y)
+                mask[rows, columns][inside] = value
         return mask
 
 

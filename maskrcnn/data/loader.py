@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from ..config import ONE_VIEW, TTA, AugmentConfig, InputConfig
+from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
 from ..errors import DataError
 from .augment import NO_AUGMENTATION
 from .batch import Batch, BatchMaker, BatchPlan, PackedBatch, unpack
@@ -48,20 +48,17 @@ class _Loader:
 
     def _stream(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         for packed in self._from_workers(plans) if self._workers else map(self._maker.__getitem__, plans):
-            self._account(packed)
+            for image_id, reason in packed.problems:
+                sentence = f"{self.dataset.source}, image {image_id}: {reason}"
+                if self._strict:
+                    raise DataError(sentence)
+                if image_id not in self.problems:
+                    self.problems[image_id] = reason
+                    self._warn(f"{sentence}; {'another image takes its place' if self._maker.replace else 'left out'}")
             if packed.images is not None:
                 yield packed
-
-    def _account(self, packed: PackedBatch) -> None:
-        for image_id, reason in packed.problems:
-            sentence = f"{self.dataset.source}, image {image_id}: {reason}"
-            if self._strict:
-                raise DataError(sentence)
-            if image_id not in self.problems:
-                self.problems[image_id] = reason
-                self._warn(f"{sentence}; {'another image takes its place' if self._maker.replace else 'left out'}")
-        if self._maker.replace and packed.images is None:
-            raise DataError(f"{self.dataset.source}: no image can be read; the last: {packed.problems[-1][1]}")
+            elif self._maker.replace:
+                raise DataError(f"{self.dataset.source}: no image can be read; the last: {packed.problems[-1][1]}")
 
     def _from_workers(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         """The workers stay from epoch to epoch; their sampler is one list, which gets each epoch's plans."""
@@ -104,18 +101,13 @@ class TrainLoader(_Loader):
 
     Args:
         dataset: images without objects are kept and trained on.
-        rule: the model's way from an image to the canvas.
+        model: its way from an image to the canvas, and what it learns. Keypoints come if the data set has them.
         augmentation: see `augment`.
-        batch: images of one rank and batch.
-        seed: of the run.
+        batch, seed: images of one rank and batch; seed of the run.
         rank, world: this process, and how many there are.
         workers: processes that read ahead; 0 reads in this process.
-        masks: whether the model learns masks. Keypoints come if the data set has them.
-        mask_rule: the form in which it learns them (`MaskHeadConfig.target`).
-        keypoint_shift: added to annotated keypoints (`KeypointHeadConfig.shift`).
-        inclusive: how a mirror counts unshifted keypoints (`BoxArithmetic.inclusive`), see `augment`.
-        strict: an image that cannot be read raises `DataError`. Otherwise `warn` is called once for it, and
-            the next image of the same canvas replaces it.
+        strict: an image that cannot be read raises `DataError`. Otherwise `warn` is called once for it, and the next
+            image of the same canvas replaces it.
         pin_memory: page-locked pixels, for copies to a GPU.
         warn: called with one line; default the logger of this module.
 
@@ -125,7 +117,7 @@ class TrainLoader(_Loader):
     def __init__(
         self,
         dataset: Dataset,
-        rule: InputConfig,
+        model: ModelConfig,
         augmentation: AugmentConfig,
         *,
         batch: int,
@@ -133,17 +125,12 @@ class TrainLoader(_Loader):
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
-        masks: bool = True,
-        mask_rule: str = "hard",
-        keypoint_shift: float = 0.0,
-        inclusive: bool = False,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
-        policy = "exact" if rule.canvas == "exact" else "buckets"
-        kept = (dataset, rule, augmentation, seed, policy)
-        maker = BatchMaker(*kept, masks, keypoint_shift, replace=True, mask_rule=mask_rule, inclusive=inclusive)
+        policy = "exact" if model.input.canvas == "exact" else "buckets"
+        maker = BatchMaker(dataset, model, augmentation, seed, policy, model.mask_head.enabled, replace=True)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 
@@ -193,24 +180,20 @@ class EvalLoader(_Loader):
     def __init__(
         self,
         dataset: Dataset,
-        rule: InputConfig,
+        model: ModelConfig,
         *,
         batch: int = 1,
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
         gt: bool = False,
-        masks: bool = True,
-        mask_rule: str = "hard",
-        keypoint_shift: float = 0.0,
         views: TTA = ONE_VIEW,
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
     ) -> None:
-        masks = masks and gt
-        kept = (dataset, rule, NO_AUGMENTATION, 0, rule.canvas)
-        maker = BatchMaker(*kept, masks, keypoint_shift, False, mask_rule, views)
+        masks = gt and model.mask_head.enabled
+        maker = BatchMaker(dataset, model, NO_AUGMENTATION, 0, model.input.canvas, masks, replace=False, views=views)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.gt = gt
         self._whole = self._plan(batch, range(rank, len(dataset), world))

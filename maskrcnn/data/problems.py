@@ -1,6 +1,7 @@
 """What readers find wrong with the user's data: every problem, dropped or repaired, and the report of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -21,46 +22,41 @@ class Problem(NamedTuple):
     detail: str = ""
 
     def __str__(self) -> str:
-        where = [self.file]
-        if self.image_id is not None:
-            where.append(f"image {self.image_id}")
-        if self.annotation_id is not None:
-            where.append(f"annotation {self.annotation_id}")
+        ids = {"image": self.image_id, "annotation": self.annotation_id}
+        where = [self.file, *(f"{what} {id}" for what, id in ids.items() if id is not None)]
         return f"{', '.join(where)}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
+@dataclass
 class Report:
     """The totals of a file and every problem in it. Nothing is dropped without an entry here.
 
     With `strict` the first thing that would be dropped raises a `DataError`; a repair never does.
     """
 
-    def __init__(self, file: str, *, strict: bool = False, path: Path | None = None) -> None:
-        self.file = file  # its name in lists of problems
-        self.path = str(path or file)  # its name in an error, which stands alone
-        self.strict = strict
-        self.images_in_file = 0
-        self.annotations_in_file = 0
-        self.lost_with_image = 0  # annotations whose image was dropped
-        self.problems: list[Problem] = []
+    path: str | Path
+    strict: bool = False
+    images_in_file: int = 0
+    annotations_in_file: int = 0
+    lost_with_image: int = 0  # annotations whose image was dropped
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The file's name, for lists of problems. An error, which stands alone, has its path."""
+        return Path(self.path).name
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the problems out if a process is being spawned: workers have no use for them."""
         return self.__dict__ | ({"problems": []} if get_spawning_popen() else {})
 
     def add(
-        self,
-        kind: Kind,
-        reason: str,
-        *,
-        image_id: int | None = None,
-        annotation_id: int | None = None,
-        detail: str = "",
+        self, kind: Kind, reason: str, detail: str = "", image_id: int | None = None, annotation_id: int | None = None
     ) -> None:
         """Adds a problem. Raises `DataError` if the report is strict and something is lost."""
         problem = Problem(kind, self.file, image_id, annotation_id, reason, detail)
         if self.strict and kind != "repair":
-            raise DataError(str(problem._replace(file=self.path)))
+            raise DataError(str(problem._replace(file=str(self.path))))
         self.problems.append(problem)
 
     def count(self, kind: Kind) -> int:
@@ -76,9 +72,8 @@ class Report:
 
     def summary(self) -> str:
         """One sentence on what was dropped and repaired; empty if nothing was."""
-        words: tuple[tuple[Kind, str], ...] = (("image", "image"), ("annotation", "annotation"), ("part", "polygon"))
-        counts = [(self.count(kind), word) for kind, word in words]
-        parts = [f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count]
+        counts = {"image": self.count("image"), "annotation": self.count("annotation"), "polygon": self.count("part")}
+        parts = [f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
         lost = f"{' and '.join(parts)} dropped" if parts else ""
         if self.lost_with_image:
             lost += f", {self.lost_with_image} annotations lost with their image"

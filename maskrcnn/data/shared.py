@@ -21,23 +21,19 @@ class _Anonymous(mmap.mmap):
 
     fd: int
 
-    def __new__(cls, size: int, fd: int = -1) -> "_Anonymous":
-        if fd < 0:
-            fd = os.memfd_create("maskrcnn")
+    def __new__(cls, size: int, sent: Any = None) -> "_Anonymous":
+        fd = os.memfd_create("maskrcnn") if sent is None else sent.detach()
+        if sent is None:
             os.ftruncate(fd, size)
         memory = super().__new__(cls, fd, size)
         memory.fd = fd
         return memory
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (len(self), reduction.DupFd(self.fd))
+        return _Anonymous, (len(self), reduction.DupFd(self.fd))
 
     def __del__(self) -> None:
         os.close(self.fd)
-
-
-def _reopen(size: int, fd: Any) -> _Anonymous:
-    return _Anonymous(size, fd.detach())
 
 
 class _Handle(NamedTuple):

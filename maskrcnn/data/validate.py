@@ -27,9 +27,6 @@ _LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
 
-# --- single values -------------------------------------------------------------------------------------------------
-
-
 def integer(value: Any) -> int | None:
     """`value` as an int64 if it is a whole number (12 or 12.0, but not True), else None."""
     if type(value) is float and value.is_integer():
@@ -69,9 +66,6 @@ def wrong_name(name: Any) -> str | None:
     if posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts:
         return "file name that leaves the image folder"
     return None
-
-
-# --- objects -------------------------------------------------------------------------------------------------------
 
 
 class Stated(NamedTuple):
@@ -141,7 +135,7 @@ class _Check:
 
     def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
         own_id = int(self.ids[i]) if self.has_id[i] else None
-        self.report.add(kind, reason, image_id=int(self.image_ids[i]), annotation_id=own_id, detail=detail)
+        self.report.add(kind, reason, detail, int(self.image_ids[i]), own_id)
 
     def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
@@ -185,8 +179,7 @@ class _Check:
         sizes = self.sizes[owner_of]
         inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
         good = finite & (part_areas > 0) & inside
-        has_good = np.zeros(len(self.alive), bool)
-        has_good[owner_of[good]] = True
+        has_good = np.bincount(owner_of[good], minlength=len(self.alive)) > 0
         for reason, bad in (
             ("polygon with invalid coordinates", ~finite),
             ("polygon without an area", finite & (part_areas == 0)),
@@ -194,9 +187,7 @@ class _Check:
         ):
             for i in np.sort(owner_of[bad & has_good[owner_of]]).tolist():
                 self._report(i, "part", reason)
-            lost = np.zeros(len(self.alive), bool)
-            lost[owner_of[bad]] = True
-            self._drop(lost & ~has_good, reason)
+            self._drop((np.bincount(owner_of[bad], minlength=len(self.alive)) > 0) & ~has_good, reason)
         first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
         if len(first):
             whole = owner_of[good][first]
@@ -251,9 +242,6 @@ class _Check:
             self._report(i, "repair", "missing or repeated annotation id, replaced by a new one", str(new))
             ids[i] = new
         return ids
-
-
-# --- masks, measured without drawing them --------------------------------------------------------------------------
 
 
 def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.ndarray]]) -> list[np.ndarray]:

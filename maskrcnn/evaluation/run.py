@@ -61,9 +61,7 @@ def evaluate(
     train_json, val_json = find_splits(data, keypoints=keypoints)
     dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
-    loader = EvalLoader(
-        dataset, engine.config.input, batch=batch, workers=workers, strict=strict, views=engine.backend.views
-    )
+    loader = EvalLoader(dataset, engine.config, batch=batch, workers=workers, strict=strict, views=engine.backend.views)
     metrics = measure(engine, loader, detect_rows(engine, loader))
     loader.close()
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}

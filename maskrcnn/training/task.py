@@ -35,10 +35,9 @@ class Task(nn.Module):
         config = run.config
         self.loader = TrainLoader(
             run.train_data,
-            config.model.input,
+            config.model,
             config.train.augment,
             seed=config.train.seed,
-            inclusive=config.model.box_arithmetic.inclusive,
             **_reading(run),
         )
         gt = config.train.validation_loss
@@ -90,20 +89,17 @@ class Task(nn.Module):
 
 def eval_loader(run: Run, data: Dataset, *, gt: bool = False) -> EvalLoader:
     """This rank's share of a data set's images, as the model sees them in prediction."""
-    return EvalLoader(data, run.config.model.input, gt=gt, **_reading(run))
+    return EvalLoader(data, run.config.model, gt=gt, **_reading(run))
 
 
 def _reading(run: Run) -> dict[str, Any]:
     """What both loaders need to know."""
-    model, ranks = run.config.model, run.ranks
+    ranks = run.ranks
     return {
         "batch": run.config.train.batch,
         "rank": ranks.rank,
         "world": ranks.world,
         "workers": run.config.train.workers,
-        "masks": model.mask_head.enabled,
-        "mask_rule": model.mask_head.target,
-        "keypoint_shift": model.keypoint_head.shift,
         "strict": run.strict,
         "pin_memory": ranks.device.type == "cuda",
     }

@@ -208,7 +208,7 @@ def propose(
     restore_rpn(network, checkpoint.state, weights)
     keypoints = config.keypoint_head.enabled
     dataset = read_dataset(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
-    loader = EvalLoader(dataset, config.input, batch=batch, workers=workers, strict=strict)
+    loader = EvalLoader(dataset, config, batch=batch, workers=workers, strict=strict)
     engine = Engine.of(network.to(choose_device(device)), checkpoint.categories, precision)
     found = compute_proposals(engine, loader, training=True)
     loader.close()

@@ -2,11 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.config import (
+    AugmentConfig,
+    BoxArithmetic,
+    InputConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ModelConfig,
+)  # fmt: skip
 from maskrcnn.data.augment import MASK_SIDE, NO_AUGMENTATION, augment, draw_geometry
 from maskrcnn.data.dataset import Record
 
@@ -14,6 +22,19 @@ KEEP = InputConfig(min_size=0, max_size=2000)
 EVERYTHING = AugmentConfig(
     scale=(0.6, 1.7), crop=64, horizontal_flip=0.5, vertical_flip=0.5, rotate90=True, min_visible=0.0
 )
+
+
+def learning(rule=KEEP, *, target: Any = "hard", shift=0.0, inclusive=False):
+    """A model that learns objects in this form."""
+    return ModelConfig(
+        input=rule,
+        box_arithmetic=BoxArithmetic(inclusive=inclusive),
+        mask_head=MaskHeadConfig(target=target),
+        keypoint_head=KeypointHeadConfig(shift=shift),
+    )
+
+
+MODEL = learning()
 
 
 def rectangle(x1, y1, x2, y2):
@@ -83,7 +104,7 @@ def test_mask_and_box_say_what_the_image_shows(kind, kernel):
     rule = replace(KEEP, resize=kernel)
     cut, turned = 0, set()
     for seed in range(60):
-        sample = augment(image, record, np.random.default_rng(seed), EVERYTHING, rule)
+        sample = augment(image, record, np.random.default_rng(seed), EVERYTHING, learning(rule))
         geometry = draw_geometry(np.random.default_rng(seed), record.size, EVERYTHING, rule)
         assert sample.image.shape[:2] == geometry.size
         turned.add((geometry.mirror_x, geometry.mirror_y, geometry.quarter_turns))
@@ -104,7 +125,7 @@ def test_mask_and_box_say_what_the_image_shows(kind, kernel):
 def test_nothing_changes_without_augmentation(rng):
     image = rng.integers(0, 256, (90, 110, 3), dtype=np.uint8)
     bitmap, outline = l_shape()
-    sample = augment(image, record_of([outline], bitmap.shape), rng, NO_AUGMENTATION, KEEP)
+    sample = augment(image, record_of([outline], bitmap.shape), rng, NO_AUGMENTATION, MODEL)
     assert (sample.image == image).all()
     assert sample.scales == (1.0, 1.0)
     assert sample.boxes.tolist() == [[30, 20, 80, 70]]
@@ -115,7 +136,7 @@ def test_nothing_changes_without_augmentation(rng):
 def test_whole_objects_keep_their_exact_box():
     record = record_of([rectangle(30.3, 30.7, 36.1, 39.9)], (70, 70))
     config = AugmentConfig(crop=64, horizontal_flip=1.0)
-    sample = augment(blank(record.size), record, np.random.default_rng(1), config, KEEP)
+    sample = augment(blank(record.size), record, np.random.default_rng(1), config, MODEL)
     _, x1, _, x2 = draw_geometry(np.random.default_rng(1), record.size, config, KEEP).window
     expected = [x2 - 36.1, x2 - 30.3]
     assert x1 > 0
@@ -127,7 +148,7 @@ def test_whole_objects_keep_their_exact_box():
 def cropped(record, config, seed=0, **options):
     """The sample, and the window of the crop."""
     geometry = draw_geometry(np.random.default_rng(seed), record.size, config, KEEP)
-    sample = augment(blank(record.size), record, np.random.default_rng(seed), config, KEEP, **options)
+    sample = augment(blank(record.size), record, np.random.default_rng(seed), config, MODEL, **options)
     return sample, geometry.window
 
 
@@ -175,7 +196,7 @@ def test_box_only_objects_and_crowds_have_no_mask():
         boxes=[[10, 10, 20, 20], [30, 30, 60, 60], [5, 5, 9, 9]],
         ignore=[False, True, False],
     )
-    sample = augment(blank(record.size), record, np.random.default_rng(0), NO_AUGMENTATION, KEEP)
+    sample = augment(blank(record.size), record, np.random.default_rng(0), NO_AUGMENTATION, MODEL)
     assert sample.masks.any(axis=(1, 2)).tolist() == [False, False, True]
     assert sample.ignore.tolist() == [False, True, False]
     assert len(sample.boxes) == 3
@@ -183,7 +204,7 @@ def test_box_only_objects_and_crowds_have_no_mask():
 
 def test_an_image_without_objects_is_one():
     record = record_of([], (80, 60))
-    sample = augment(blank(record.size), record, np.random.default_rng(0), EVERYTHING, KEEP)
+    sample = augment(blank(record.size), record, np.random.default_rng(0), EVERYTHING, MODEL)
     assert sample.boxes.shape == (0, 4)
     assert sample.masks.shape == (0, MASK_SIDE, MASK_SIDE)
 
@@ -198,7 +219,7 @@ def test_keypoints_follow_the_image():
     config = replace(EVERYTHING, scale=(1.0, 2.0))
     labelled = 0
     for seed in range(30):
-        sample = augment(image, record, np.random.default_rng(seed), config, KEEP, keypoint_shift=0.5)
+        sample = augment(image, record, np.random.default_rng(seed), config, learning(shift=0.5))
         if sample.keypoints is None or not len(sample.keypoints):
             continue
         assert sample.keypoints[0, 2].tolist() == [0, 0, 0]
@@ -220,7 +241,7 @@ def test_a_mirror_exchanges_left_and_right_and_two_do_not(across, down, expected
     keypoints = np.array([[[10, 20, 2], [20, 30, 1]]], dtype=np.float32)
     record = record_of([rectangle(5, 5, 90, 70)], (80, 100), keypoints=keypoints)
     config = AugmentConfig(horizontal_flip=across, vertical_flip=down)
-    sample = augment(blank(record.size), record, np.random.default_rng(0), config, KEEP, flip_pairs=[(0, 1)])
+    sample = augment(blank(record.size), record, np.random.default_rng(0), config, MODEL, flip_pairs=[(0, 1)])
     assert sample.keypoints[0].tolist() == expected
 
 
@@ -231,14 +252,20 @@ def test_a_mirrored_keypoint_is_where_its_framework_puts_it(shift, inclusive, ex
     """
     record = record_of([rectangle(5, 5, 90, 70)], (80, 100), keypoints=np.array([[[10, 20, 2]]], dtype=np.float32))
     config = AugmentConfig(horizontal_flip=1.0)
-    how = {"keypoint_shift": shift, "inclusive": inclusive}
     for scale in (1, 2):
         rule = replace(KEEP, zoom=float(scale))
-        sample = augment(blank(record.size), record, np.random.default_rng(0), config, rule, **how)
+        sample = augment(
+            blank(record.size),
+            record,
+            np.random.default_rng(0),
+            config,
+            learning(rule, shift=shift, inclusive=inclusive),
+        )
         assert sample.keypoints[0].tolist() == [[scale * expected, scale * (20 + shift), 2]]
     config = AugmentConfig(horizontal_flip=0.0, rotate90=True)
+    model = learning(shift=shift, inclusive=inclusive)
     places = {
-        tuple(augment(blank(record.size), record, np.random.default_rng(seed), config, KEEP, **how).keypoints[0, 0, :2])
+        tuple(augment(blank(record.size), record, np.random.default_rng(seed), config, model).keypoints[0, 0, :2])
         for seed in range(30)
     }
     x, y, across, down = 10 + shift, 20 + shift, expected, expected - 30  # of 80 lines and 100 columns
@@ -259,7 +286,7 @@ def test_the_same_generator_gives_the_same_sample_and_arguments_stay(rng):
     record = record_of([outline], bitmap.shape)
     before = image.copy(), record.boxes.copy(), record.ignore.copy()
     config = replace(EVERYTHING, brightness=0.3, contrast=0.3, saturation=0.3)
-    first, again, other = (augment(image, record, np.random.default_rng(s), config, KEEP) for s in (5, 5, 6))
+    first, again, other = (augment(image, record, np.random.default_rng(s), config, MODEL) for s in (5, 5, 6))
     assert first.image.tobytes() == again.image.tobytes()
     assert first.boxes.tobytes() == again.boxes.tobytes()
     assert first.image.tobytes() != other.image.tobytes()
@@ -270,10 +297,10 @@ def test_the_same_generator_gives_the_same_sample_and_arguments_stay(rng):
 def test_colour_leaves_geometry_alone_and_stays_in_range(rng):
     image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     record = record_of([rectangle(5, 5, 20, 20)], (40, 40))
-    plain = augment(image, record, np.random.default_rng(3), EVERYTHING, KEEP)
+    plain = augment(image, record, np.random.default_rng(3), EVERYTHING, MODEL)
     colourful = replace(EVERYTHING, brightness=0.9, contrast=0.9, saturation=0.9)
     for rule in (KEEP, replace(KEEP, resize="float")):
-        sample = augment(image, record, np.random.default_rng(3), colourful, rule)
+        sample = augment(image, record, np.random.default_rng(3), colourful, learning(rule))
         assert (sample.boxes == plain.boxes).all()
         assert sample.image.dtype == (np.uint8 if rule is KEEP else np.float32)
         assert sample.image.min() >= 0
@@ -287,7 +314,7 @@ def test_each_colour_change_does_what_its_name_says(rng):
 
     def spread(strength):
         config = AugmentConfig(horizontal_flip=0.0, **strength)
-        samples = [augment(image, record, np.random.default_rng(s), config, KEEP).image for s in range(20)]
+        samples = [augment(image, record, np.random.default_rng(s), config, MODEL).image for s in range(20)]
         means = np.array([s.mean() for s in samples])
         contrasts = np.array([s.mean(axis=2).std() for s in samples])
         colours = np.array([s.std(axis=2).mean() for s in samples])
@@ -307,7 +334,7 @@ def test_a_grey_image_and_five_channels_pass(rng):
     config = replace(EVERYTHING, brightness=0.2, contrast=0.2, saturation=0.2)
     for channels in (1, 5):
         image = rng.integers(0, 256, (50, 40, channels), dtype=np.uint8)
-        assert augment(image, record_of([], (50, 40)), rng, config, KEEP).image.shape[2] == channels
+        assert augment(image, record_of([], (50, 40)), rng, config, MODEL).image.shape[2] == channels
 
 
 def test_scale_is_log_uniform_and_an_image_without_crop_stays_within_max_size():

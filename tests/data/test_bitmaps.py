@@ -10,7 +10,7 @@ from maskrcnn.config import AugmentConfig, InputConfig
 from maskrcnn.data.augment import augment, draw_geometry
 from maskrcnn.data.bitmaps import draw_bitmap, grown, nearest_pixels, windows
 from maskrcnn.data.loader import TrainLoader
-from tests.data.test_augment import EVERYTHING, KEEP, blank, l_shape, record_of, rle_of
+from tests.data.test_augment import EVERYTHING, KEEP, blank, l_shape, learning, record_of, rle_of
 from tests.data.test_loader import write
 
 
@@ -45,7 +45,7 @@ def test_bitmaps_go_where_the_image_goes() -> None:
     for seed in range(40):
         geometry = draw_geometry(np.random.default_rng(seed), record.size, EVERYTHING, KEEP)
         for rule, resample in (("polygon", "pillow"), ("soft", "torch")):
-            sample = augment(blank(record.size), record, np.random.default_rng(seed), EVERYTHING, KEEP, mask_rule=rule)
+            sample = augment(blank(record.size), record, np.random.default_rng(seed), EVERYTHING, learning(target=rule))
             assert (sample.outlines is None) == (rule == "soft")
             if not len(sample.boxes):
                 continue
@@ -60,7 +60,7 @@ def test_outlines_go_where_the_boxes_go() -> None:
     record = record_of([outline], (90, 110))
     far = replace(EVERYTHING, crop=0)  # nothing is cut, so a box is its outline's
     for seed in range(20):
-        sample = augment(blank(record.size), record, np.random.default_rng(seed), far, KEEP, mask_rule="polygon")
+        sample = augment(blank(record.size), record, np.random.default_rng(seed), far, learning(target="polygon"))
         (points,) = sample.outlines[0]
         assert points.shape == outline[0].shape
         np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], sample.boxes[0], atol=1e-4)
@@ -99,11 +99,11 @@ def test_a_batch_carries_them(tmp_path) -> None:
     dataset = write(tmp_path, 4, objects=lambda i: (3, 0, 1, 2)[i])
     rule = InputConfig(min_size=0, zoom=2.0, max_size=512, canvas="multiple-of-32")
     crop = AugmentConfig(crop=200, horizontal_flip=0.0)
-    (soft,) = TrainLoader(dataset, rule, crop, batch=4, mask_rule="soft").batches(0)
+    (soft,) = TrainLoader(dataset, learning(rule, target="soft"), crop, batch=4).batches(0)
     assert soft.gt.outlines is None
     assert soft.gt.masks.shape == (4, 16, 22, 22)
     assert (soft.gt.masks.sum((2, 3))[soft.gt.valid] == 400).all()
-    (polygon,) = TrainLoader(dataset, rule, crop, batch=4, mask_rule="polygon").batches(0)
+    (polygon,) = TrainLoader(dataset, learning(rule, target="polygon"), crop, batch=4).batches(0)
     assert polygon.gt.outlines is not None
     points, parts, spans = polygon.gt.outlines
     assert polygon.gt.masks.shape == (4, 16, 1, 1)

@@ -65,6 +65,7 @@ def dataset(categories=(APPLE, PEAR, STONE), name="data.json", images=4):
         ),
         "0" * 64,
         Report("data.json"),
+        np.arange(n),
     )
 
 
@@ -228,7 +229,7 @@ def test_a_report_counts_and_tells() -> None:
 def test_a_strict_report_raises_what_is_lost_but_not_what_is_repaired() -> None:
     report = Report("data.json", strict=True)
     report.add("repair", "box recomputed")
-    named = Report("data.json", strict=True, path=Path("folder/data.json"))
+    named = Report(Path("folder/data.json"), strict=True)
     with pytest.raises(DataError, match=r"^folder/data\.json, image 4"):
         named.add("image", "image file that is missing", image_id=4)
     for kind in ("image", "annotation", "part"):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.config import ONE_VIEW, TTA, AugmentConfig, InputConfig
+from maskrcnn.config import ONE_VIEW, TTA, AugmentConfig, InputConfig, MaskHeadConfig, ModelConfig
 from maskrcnn.data.augment import MASK_SIDE
 from maskrcnn.data.batch import sample_seed, slots, unpack
 from maskrcnn.data.formats import read_dataset
@@ -24,7 +24,7 @@ from maskrcnn.data.loader import EvalLoader, TrainLoader
 from maskrcnn.errors import DataError
 from maskrcnn.ops.nms import nms
 
-KEEP = InputConfig(min_size=0, max_size=512)
+KEEP = ModelConfig(input=InputConfig(min_size=0, max_size=512))
 CROP = AugmentConfig(crop=48, scale=(0.7, 1.4), vertical_flip=0.5, rotate90=True, brightness=0.2)
 SIZES = [(40, 60), (60, 40), (64, 64), (50, 90)]
 
@@ -176,10 +176,10 @@ def test_a_sample_is_the_same_in_any_batch_and_another_one_in_the_next_epoch(dat
 @pytest.mark.parametrize("canvas", ["multiple-of-32", "buckets", "exact"])
 def test_a_batch_has_one_canvas_and_is_full(dataset, canvas):
     augmentation = AugmentConfig(min_sizes=(48, 64), rotate90=True)
-    rule = InputConfig(min_size=64, max_size=120, canvas=canvas)
+    model = ModelConfig(input=InputConfig(min_size=64, max_size=120, canvas=canvas))
     seen, lengths = Counter(), set()
     for rank in (0, 1):
-        loader = TrainLoader(dataset, rule, augmentation, batch=2, rank=rank, world=2)
+        loader = TrainLoader(dataset, model, augmentation, batch=2, rank=rank, world=2)
         for epoch in range(8):
             batches = list(loader.batches(epoch))  # `to_images` raises if an image does not fit its canvas
             lengths.add(len(batches))
@@ -209,7 +209,9 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
         assert (batch.gt.boxes[b, : len(record.boxes)].numpy() == record.boxes).all()
         assert batch.images.seeds[b] == sample_seed(0, 0, record.image_id)
     assert batch.gt.keypoints is None
-    (boxes_only,) = TrainLoader(dataset, KEEP, config, batch=4, masks=False).batches(0)
+    (boxes_only,) = TrainLoader(
+        dataset, replace(KEEP, mask_head=MaskHeadConfig(enabled=False)), config, batch=4
+    ).batches(0)
     assert boxes_only.gt.masks is None
     assert boxes_only.gt.mask_boxes is None
 
@@ -217,7 +219,7 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
 def test_keypoints_come_if_the_data_has_them(tmp_path):
     dataset = write(tmp_path, 4, objects=lambda i: 2, keypoints=True)
     config = AugmentConfig(crop=96, horizontal_flip=1.0)
-    (batch,) = TrainLoader(dataset, KEEP, config, batch=4, keypoint_shift=0.5).batches(0)
+    (batch,) = TrainLoader(dataset, KEEP, config, batch=4).batches(0)
     keypoints = batch.gt.keypoints[batch.gt.valid]
     assert keypoints.shape == (8, 2, 3)
     assert (keypoints[:, 0, 0] < keypoints[:, 1, 0]).all()  # "left" is left in the mirror, too: the pair was exchanged
@@ -321,9 +323,9 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
     nms(boxes, boxes[..., 0], torch.zeros(2, 200, dtype=torch.int64), everywhere, iou=0.5, top=10)  # starts threads
     break_images(dataset, 3)
     reported = []
-    rule = replace(KEEP, resize="float")
-    here = TrainLoader(dataset, rule, CROP, batch=2, warn=reported.append)
-    away = TrainLoader(dataset, rule, CROP, batch=2, workers=2, warn=reported.append)
+    model = replace(KEEP, input=replace(KEEP.input, resize="float"))
+    here = TrainLoader(dataset, model, CROP, batch=2, warn=reported.append)
+    away = TrainLoader(dataset, model, CROP, batch=2, workers=2, warn=reported.append)
     before = torch.random.get_rng_state()
     try:
         for epoch in (0, 1):
@@ -343,11 +345,12 @@ def test_workers_give_the_same_and_survive_parallel_kernels(dataset):
 
 KILLED = """
 import os, signal, sys
-from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.config import AugmentConfig, InputConfig, ModelConfig
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import TrainLoader
 
-loader = TrainLoader(read_dataset(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+model = ModelConfig(input=InputConfig(min_size=0))
+loader = TrainLoader(read_dataset(sys.argv[1]), model, AugmentConfig(crop=32), batch=2, workers=2)
 next(loader.batches(0))
 print(*(worker.pid for worker in loader._torch_loader._iterator._workers), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -356,13 +359,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 TERMINATED = """
 import os, signal, sys
-from maskrcnn.config import AugmentConfig, InputConfig
+from maskrcnn.config import AugmentConfig, InputConfig, ModelConfig
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import TrainLoader
 
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
-loader = TrainLoader(read_dataset(sys.argv[1]), InputConfig(min_size=0), AugmentConfig(crop=32), batch=2, workers=2)
+model = ModelConfig(input=InputConfig(min_size=0))
+loader = TrainLoader(read_dataset(sys.argv[1]), model, AugmentConfig(crop=32), batch=2, workers=2)
 batches = loader.batches(0)
 next(batches)
 os.killpg(0, signal.SIGTERM)  # which this process catches
@@ -403,7 +407,7 @@ def is_alive(pid):
 @pytest.mark.data
 def test_masks_of_real_nuclei_have_the_annotated_areas(test_data):
     dataset = read_dataset(test_data / "nuclei" / "val.json").subset(range(8))
-    for batch in EvalLoader(dataset, InputConfig(min_size=0, max_size=2000), gt=True):
+    for batch in EvalLoader(dataset, ModelConfig(input=InputConfig(min_size=0, max_size=2000)), gt=True):
         for b, image_id in enumerate(batch.image_ids.tolist()):
             record = dataset.record(int(np.flatnonzero(dataset.image_ids == image_id)[0]))
             n = len(record.boxes)

@@ -58,16 +58,7 @@ def forward(network: torch.nn.Module, found: Checkpoint, name: str) -> Losses:
     keypoints = found.config.keypoint_head.enabled
     data = read_dataset(FOLDER / "instances.json", keypoints=keypoints)
     index = [data.record(i).path.stem for i in range(len(data))].index(name)
-    rules = found.config
-    loader = EvalLoader(
-        data.subset([index]),
-        rules.input,
-        gt=True,
-        masks=rules.mask_head.enabled,
-        mask_rule=rules.mask_head.target,
-        keypoint_shift=rules.keypoint_head.shift,
-    )
-    (batch,) = loader
+    (batch,) = EvalLoader(data.subset([index]), found.config, gt=True)
     gt = batch.gt
     assert gt is not None
     return cast(MaskRCNN, network).loss(batch.images, relabelled(gt, data.categories, found.categories))

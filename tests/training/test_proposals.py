@@ -57,8 +57,9 @@ def true_boxes(dataset) -> dict[int, torch.Tensor]:
 )
 def test_boxes_go_where_the_image_goes(tmp_path: Path, augmentation: AugmentConfig) -> None:
     """The true boxes as proposals, over epochs: they lie on the loader's own, which have no mask to be cut by."""
-    dataset, rule = read_dataset(write_coco(tmp_path, SCENES)), tiny_config().input
-    loader = TrainLoader(dataset, rule, augmentation, batch=2, masks=False)
+    dataset, config = read_dataset(write_coco(tmp_path, SCENES)), tiny_config()
+    rule, boxes_only = config.input, replace(config, mask_head=replace(config.mask_head, enabled=False))
+    loader = TrainLoader(dataset, boxes_only, augmentation, batch=2)
     kept, seen = true_boxes(dataset), 0
     for epoch in range(6):
         for images, gt, image_ids in loader.batches(epoch):
@@ -136,7 +137,7 @@ def test_a_models_proposals_are_those_of_its_training_step_in_pixels_of_the_imag
     model = build(checkpoint.config)
     model.load_state_dict(checkpoint.state)
     model = prepare(model)
-    for images, _, image_ids in EvalLoader(dataset, checkpoint.config.input):
+    for images, _, image_ids in EvalLoader(dataset, checkpoint.config):
         with torch.inference_mode():
             wanted = model.propose(images, training=True)
         got = boxes[int(image_ids)]
@@ -154,7 +155,7 @@ def test_an_image_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     write_coco(tmp_path, SCENES)
     (tmp_path / "images" / "c.png").write_text("no image")
     dataset = read_dataset(tmp_path / "train.json")
-    loader = EvalLoader(dataset, OWN.input, warn=lambda text: None)
+    loader = EvalLoader(dataset, OWN, warn=lambda text: None)
     found = compute_proposals(Engine.of(build(OWN), [], "fp32"), loader, training=False)
     assert sorted(found) == [1, 2, 3, 4]
     assert len(found[3][0]) == 0

@@ -7,23 +7,13 @@ name stands for, and which format reads them.
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ..dataset import Dataset
 from . import coco
 
-_TRAIN_NAMES = (
-    "train.json",
-    "instances_train*.json",
-    "annotations/instances_train*.json",
-    "train/_annotations.coco.json",
-)
-_VAL_NAMES = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
+_TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
+_VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
 
 
-def read_dataset(
-    path: str | Path, images_dir: str | Path | None = None, *, strict: bool = False, keypoints: bool = False
-) -> Dataset:
-    """The data set in `path`, whatever its format. Arguments and errors are those of `coco.read`."""
-    return coco.read(path, images_dir, strict=strict, keypoints=keypoints)
+read_dataset = coco.read  # with another format, the function that chooses between them
 
 
 def find_splits(
@@ -45,10 +35,10 @@ def find_splits(
         raise DataError(
             f"{data}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
         )
-    train = _find(data, _TRAIN_NAMES, keypoints)
+    train = _find(data, _TRAIN, keypoints)
     if train is None:
-        raise DataError(f"{data}: no annotations there; expected one of {', '.join(_TRAIN_NAMES)}")
-    return train, Path(val) if val is not None else _find(data, _VAL_NAMES, keypoints)
+        raise DataError(f"{data}: no annotations there; expected one of {', '.join(_TRAIN)}")
+    return train, Path(val) if val is not None else _find(data, _VAL, keypoints)
 
 
 def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:

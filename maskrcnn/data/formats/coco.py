@@ -101,11 +101,10 @@ def write(dataset: Dataset, path: str | Path) -> None:
     """Writes a data set as a COCO json, atomically. Polygons stay polygons, run lengths are compressed; objects with a
     score have it, so predictions can be written, too.
     """
+    ids, sizes = dataset.image_ids.tolist(), dataset.sizes.tolist()
     images = (
-        {"id": image_id, "file_name": dataset.name(i), "height": height, "width": width}
-        for i, (image_id, (height, width)) in enumerate(
-            zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
-        )
+        {"id": ids[i], "file_name": dataset.name(i), "height": sizes[i][0], "width": sizes[i][1]}
+        for i in range(len(dataset))
     )
     rows = {"images": images, "annotations": _rows(dataset), "categories": map(_category, dataset.categories)}
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -116,9 +115,6 @@ def write(dataset: Dataset, path: str | Path) -> None:
                 file.write(msgspec.json.encode(entry))
             file.write(b"]")
         file.write(b"}\n")
-
-
-# --- the file ------------------------------------------------------------------------------------------------------
 
 
 def _split(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]] | None:
@@ -193,9 +189,6 @@ def _roots(path: Path) -> tuple[Path, ...]:
     return tuple(roots)
 
 
-# --- categories ----------------------------------------------------------------------------------------------------
-
-
 def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Category]:
     """The categories, with their keypoints if `keypoints` are wanted."""
     categories = []
@@ -265,9 +258,6 @@ def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
     places = {name.lower(): place for place, name in enumerate(names)}
     mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}
     return tuple((place, other) for place, other in mirrored.items() if other is not None and place < other)
-
-
-# --- rows to write -------------------------------------------------------------------------------------------------
 
 
 def _category(category: Category) -> dict[str, Any]:
