@@ -19,7 +19,7 @@ import torch
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.formats import read_dataset
-from maskrcnn.evaluation.coco import evaluate_rows
+from maskrcnn.evaluation.coco import measure_rows
 from maskrcnn.ops.rle import encode
 
 from .harness import AnswersDiffer, Left, Options, Row, Work, against, interleaved, run
@@ -61,7 +61,7 @@ def same(ours: Figures, theirs: Figures, who: str) -> str:
 
 
 def ours(dataset: Dataset, rows: list[dict[str, Any]]) -> Figures:
-    metrics = evaluate_rows(dataset, rows, tasks=("box", "mask"))
+    metrics, _ = measure_rows(dataset, rows, tasks=("box", "mask"))
     return [metrics[task][name] for task in ("box", "mask") for name in NAMES]
 
 

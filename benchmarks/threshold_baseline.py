@@ -22,7 +22,7 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.demo import DATA_SEED, TRAIN_IMAGES, VAL_IMAGES
-from maskrcnn.evaluation.coco import evaluate_rows
+from maskrcnn.evaluation.coco import measure_rows
 from maskrcnn.images import read_image
 from maskrcnn.ops.rle import counts_from_bitmap, string_from_counts
 
@@ -164,12 +164,12 @@ def measure(folder: Path) -> float:
     for image in IMAGES:
         rows = predict(tuning, image, known)
         for smallest in SMALLEST_PARTS:
-            found = evaluate_rows(tuning, at_least(smallest, rows), tasks=["mask"])["mask"]["AP"]
+            found = measure_rows(tuning, at_least(smallest, rows), tasks=["mask"])[0]["mask"]["AP"]
             print(f"{image.__name__:>16}, parts of {smallest:>3} pixels or more: mask AP {found:.3f} on train images")
             best = max(best, (found, image, smallest), key=lambda entry: entry[0])
     rows = at_least(best[2], predict(val, best[1], known))
-    metrics = evaluate_rows(val, rows, tasks=["box", "mask"])
-    anything = evaluate_rows(one_class(val), [{**row, "category_id": 1} for row in rows[::3]], tasks=["mask"])
+    metrics, _ = measure_rows(val, rows, tasks=["box", "mask"])
+    anything, _ = measure_rows(one_class(val), [{**row, "category_id": 1} for row in rows[::3]], tasks=["mask"])
     print(f"val, {best[1].__name__}, {best[2]} pixels: mask AP {metrics['mask']['AP']:.3f}", end=", ")
     print(f"AP50 {metrics['mask']['AP50']:.3f}; box AP {metrics['box']['AP']:.3f}", end="; ")
     print(f"mask AP without regard to class {anything['mask']['AP']:.3f}")

@@ -8,6 +8,7 @@ xyxy in continuous pixels: pixel i covers [i, i + 1), so positions are scaled wi
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,19 +33,18 @@ class Fit(NamedTuple):
     scales: tuple[float, float]
 
 
-def fit(
-    height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
-) -> Fit:
+def fit(height: int, width: int, rule: InputConfig) -> Fit:
     """How an image is resized: the shorter side to `min_size`, or the longer side to `max_size` if that is smaller.
 
     `min_size` 0 keeps the size of the image, times `zoom`, up to `max_size`. `size_rounding` is `half_up` (Detectron2),
     `half_even` (Detectron, which has one scale for both axes) or `floor` (torchvision, whose product may be 799.99...).
     Each repeats the framework's own sequence of float64 operations, because the last bit can change the size.
     """
+    min_size, max_size, zoom = rule.min_size, rule.max_size, rule.zoom
     shorter, longer = min(height, width), max(height, width)
     if min_size == 0 and zoom == 1 and longer <= max_size:
         return Fit((height, width), (1.0, 1.0))
-    match size_rounding:
+    match rule.size_rounding:
         case "half_up":
             scale = min_size / shorter if min_size else zoom
             short, long = float(min_size or scale * shorter), scale * longer
@@ -63,16 +63,9 @@ def fit(
             size = max(round(height * scale), 1), max(round(width * scale), 1)
             return Fit(size, (scale, scale))
         case _:
-            raise ValueError(f"size_rounding must be half_up, floor or half_even, not {size_rounding!r}")
+            raise ValueError(f"size_rounding must be half_up, floor or half_even, not {rule.size_rounding!r}")
     size = max(new_height, 1), max(new_width, 1)
     return Fit(size, (size[0] / height, size[1] / width))
-
-
-def resized_size(
-    height: int, width: int, *, min_size: int, max_size: int, size_rounding: str = "half_up", zoom: float = 1.0
-) -> tuple[int, int]:
-    """The (height, width) to which an image is resized; see `fit`."""
-    return fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom).size
 
 
 def resize(
@@ -141,15 +134,13 @@ def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_si
     sizes: a side is rounded up to the next sixth of `min_size` (800 x 1067 to 800 x 1088, 800 x 1333 to 800 x 1344) or,
     if images keep their own size, to the next quarter of a power of two; both up to the next multiple of 32.
     """
-    match policy:
-        case "exact":
-            return size
-        case "multiple-of-32":
-            return _up(size[0]), _up(size[1])
-        case "buckets":
-            return _bucket(size[0], min_size, max_size), _bucket(size[1], min_size, max_size)
-        case _:
-            raise ValueError(f"the canvas must be multiple-of-32, buckets or exact, not {policy!r}")
+    if policy == "exact":
+        return size
+    if policy == "multiple-of-32":
+        return _up(size[0]), _up(size[1])
+    if policy == "buckets":
+        return _bucket(size[0], min_size, max_size), _bucket(size[1], min_size, max_size)
+    raise ValueError(f"the canvas must be multiple-of-32, buckets or exact, not {policy!r}")
 
 
 def _up(side: float) -> int:
@@ -167,22 +158,12 @@ def to_images(
     images: Sequence[np.ndarray],
     original_sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
-    policy: str = "multiple-of-32",
-    *,
-    canvas: tuple[int, int] | None = None,
-    scales: Sequence[tuple[float, float]] | None = None,
+    canvas: tuple[int, int],
+    scales: Sequence[tuple[float, float]],
 ) -> Images:
-    """A batch of resized images [h w I] that have the same canvas, stored channels last.
-
-    `canvas` overrides `policy`, such as for crops. `scales` are by default the quotients of the sizes. Raises
-    ValueError if the images need different canvases.
-    """
+    """A batch of resized images [h w I] on a canvas, stored channels last. ValueError if one does not fit."""
     sizes = [(image.shape[0], image.shape[1]) for image in images]
-    canvases = {canvas} if canvas else {canvas_size(size, policy) for size in sizes}
-    if len(canvases) != 1:
-        raise ValueError(f"a batch has one canvas, but these images need {sorted(canvases)}")
-    (chosen,) = canvases
-    batch = np.zeros((len(images), *chosen, images[0].shape[2]), dtype=images[0].dtype)
+    batch = np.zeros((len(images), *canvas, images[0].shape[2]), dtype=images[0].dtype)
     for b, image in enumerate(images):
         batch[b, : sizes[b][0], : sizes[b][1]] = image
     return _images(batch, sizes, original_sizes, seeds, scales)
@@ -193,42 +174,27 @@ def _images(
     sizes: Sequence[tuple[int, int]],
     original_sizes: Sequence[tuple[int, int]],
     seeds: Sequence[int],
-    scales: Sequence[tuple[float, float]] | None,
+    scales: Sequence[tuple[float, float]],
 ) -> Images:
     """`batch` [B H W I] holds the canvases with the images on them."""
-    original = torch.tensor(original_sizes, dtype=torch.int64)
-    quotients = torch.tensor(sizes, dtype=torch.float64) / original
     return Images(
         pixels=torch.from_numpy(batch).permute(0, 3, 1, 2),
         sizes=torch.tensor(sizes, dtype=torch.int64),
-        original_sizes=original,
-        scales=(torch.tensor(scales, dtype=torch.float64) if scales else quotients).float(),
+        original_sizes=torch.tensor(original_sizes, dtype=torch.int64),
+        scales=torch.tensor(scales, dtype=torch.float64).float(),
         seeds=torch.tensor(seeds, dtype=torch.int64),
     )
 
 
-def prepare_image(
-    array: np.ndarray,
-    *,
-    min_size: int,
-    max_size: int,
-    resize: str = "pillow",
-    size_rounding: str = "half_up",
-    canvas: str = "multiple-of-32",
-    zoom: float = 1.0,
-    seed: int = 0,
-) -> Images:
-    """One image, uint8 [h w I], as a batch of one on its canvas. `join` makes larger batches.
-
-    The other keywords are the fields of `InputConfig`; see `fit`, `resize` and `canvas_size`.
-    """
+def prepare_image(array: np.ndarray, rule: InputConfig) -> Images:
+    """One image, uint8 [h w I], as a batch of one on its canvas. `join` makes larger batches."""
     height, width = array.shape[:2]
-    size, scales = fit(height, width, min_size=min_size, max_size=max_size, size_rounding=size_rounding, zoom=zoom)
-    steps = (1 / scales[0], 1 / scales[1]) if resize == "opencv" else None
-    on = canvas_size(size, canvas, min_size=min_size, max_size=max_size)
-    batch = np.zeros((1, *on, array.shape[2]), np.uint8 if resize == "pillow" else np.float32)
-    _resize(array, size, resize, steps=steps, out=batch[0, : size[0], : size[1]])
-    return _images(batch, [size], [(height, width)], [seed], [scales])
+    size, scales = fit(height, width, rule)
+    steps = (1 / scales[0], 1 / scales[1]) if rule.resize == "opencv" else None
+    canvas = canvas_size(size, rule.canvas, min_size=rule.min_size, max_size=rule.max_size)
+    batch = np.zeros((1, *canvas, array.shape[2]), np.uint8 if rule.resize == "pillow" else np.float32)
+    resize(array, size, rule.resize, steps=steps, out=batch[0, : size[0], : size[1]])
+    return _images(batch, [size], [(height, width)], [0], [scales])
 
 
 def prepare_views(array: np.ndarray, rule: InputConfig, views: TTA = ONE_VIEW) -> Images:
@@ -239,23 +205,17 @@ def prepare_views(array: np.ndarray, rule: InputConfig, views: TTA = ONE_VIEW) -
     shift it.
     """
     arrays = (array, np.ascontiguousarray(array[:, ::-1])) if views.flip else (array,)
-    first, *others = (
-        prepare_image(
-            image,
+    rules = [
+        replace(
+            rule,
             min_size=max(round(rule.min_size * scale), 1) if rule.min_size else 0,
             max_size=max(round(rule.max_size * scale), 1),
             zoom=rule.zoom * scale,
-            resize=rule.resize,
-            size_rounding=rule.size_rounding,
-            canvas=rule.canvas,
         )
-        for image in arrays
         for scale in views.scales
-    )
+    ]
+    first, *others = (prepare_image(image, resized) for image in arrays for resized in rules)
     return first._replace(views=tuple(others))
-
-
-_resize = resize  # in `prepare_image`, `resize` is the setting
 
 
 def join(batches: Sequence[Images]) -> Images:

@@ -11,7 +11,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,6 +315,14 @@ def preset(name: str) -> ModelConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as nested dicts for TOML and JSON: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    rows: dict[str, Any] = {}
+    for name, value in tree.items():
+        rows |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return rows
 
 
 def from_dict(cls: type[T], values: dict[str, Any]) -> T:

@@ -12,7 +12,7 @@ from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
 from .data.formats import read_dataset
 from .evaluation.coco import measure_rows
-from .files import fingerprint, replacing
+from .files import fingerprint, write_json
 from .predict import load
 from .reports.run_report import read_history, write_report
 from .training.train import train
@@ -20,22 +20,12 @@ from .training.train import train
 MODEL = "R-18-FPN-tiny"
 TRAIN_IMAGES, VAL_IMAGES, DATA_SEED = 1400, 120, 1
 EPOCHS = 5.4
-SETTINGS = (
-    "train.batch=8",
-    "train.optimizer=adamw",
-    "train.lr=0.008",
-    "train.weight_decay=0.05",
-    "train.schedule=cosine",
-    "train.warmup_steps=50",
-    "train.ema=0.99",
-    "train.workers=0",  # reading is cheap here, and a worker would take a core from training
-    "model.fpn.norm=bn",
-    "model.mask_head.norm=bn",
-    "model.box_head.positive_fraction=0.3",
-    "model.box_head.smooth_l1_beta=0.1",
-    "train.evaluate_every=0",
+SETTINGS = (  # no workers: reading is cheap here, and a worker would take a core from training
+    "train.batch=8", "train.optimizer=adamw", "train.lr=0.008", "train.weight_decay=0.05", "train.schedule=cosine",
+    "train.warmup_steps=50", "train.ema=0.99", "train.workers=0", "model.fpn.norm=bn", "model.mask_head.norm=bn",
+    "model.box_head.positive_fraction=0.3", "model.box_head.smooth_l1_beta=0.1", "train.evaluate_every=0",
     "train.validation_loss=false",
-)
+)  # fmt: skip
 OVERLAYS, SHOWN = 40, 12  # images that get an overlay, and those of them that the report shows
 
 OWN_DATA = """maskrcnn train DATA --model R-18-FPN --out runs/mine
@@ -57,13 +47,10 @@ def demo(out: Path) -> dict[str, Any]:
     else:
         print(f"evaluating on the {VAL_IMAGES} validation images, and drawing what was found")
         metrics = _evaluate(checkpoint, out)
-        _write_json(metrics_json, metrics)
-        _write_json(done, weights)
-    figures = ", ".join(
-        f"{task} AP {metrics[task]['AP']:.3f}, AP50 {metrics[task]['AP50']:.3f}"
-        for task in ("box", "mask")
-        if task in metrics
-    )
+        write_json(metrics_json, metrics)
+        write_json(done, weights)
+    measured = [(task, metrics[task]) for task in ("box", "mask") if task in metrics]
+    figures = ", ".join(f"{task} AP {found['AP']:.3f}, AP50 {found['AP50']:.3f}" for task, found in measured)
     print(f"on the validation images: {figures}")
     print(f"{out / 'report.html'} shows the run, {out / 'predictions'} the predictions", end=" ")
     print(f"({time.perf_counter() - began:.0f} s)\n")
@@ -96,8 +83,3 @@ def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
         command=OWN_DATA,
     )
     return metrics
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ Training, evaluation and prediction all use this reader. Its rules do not depend
 - 16-bit values are scaled by their range: if the largest value is below 256 they are used as they are, below 4096 as
   12-bit (most microscope cameras), else as 16-bit. Floats within 0..1 are multiplied by 255, within 0..255 used as they
   are, else stretched from their minimum to their maximum. Bits become 0 and 255.
-- EXIF orientation is applied (`exif="apply"`). If the size in the annotations is known and fits only the rotated or
+- EXIF orientation is applied. If the size in the annotations is known and fits only the rotated or
   only the unrotated image, that one is used, so annotations made on the unrotated image stay right.
 - The number of pixels is checked in the header, before anything is decoded.
 - Animations and multi-page files are refused, because it is unknown which page is meant.
@@ -20,7 +20,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -34,54 +34,32 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF", "JPEG2000")  # no PostScript or PDF
 _ORIENTATION = 0x0112
-_DECODER_ERRORS = (  # raised by Pillow's decoders on broken files
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,  # the WebP decoder enforces Pillow's limit, whatever ours is
-)
+# What Pillow's decoders raise on broken files. The WebP decoder enforces Pillow's own limit on pixels as well.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError,
+    RuntimeError, MemoryError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
-def read_image(
-    source: ImageLike,
-    *,
-    channels: int = 3,
-    max_pixels: int = MAX_PIXELS,
-    exif: Literal["apply", "ignore"] = "apply",
-    annotated_size: tuple[int, int] | None = None,
-    name: str | None = None,
-) -> np.ndarray:
+def read_image(source: ImageLike, *, channels: int = 3, annotated_size: tuple[int, int] | None = None) -> np.ndarray:
     """The image as a contiguous array, uint8 [H W channels], that the caller may change; three channels are RGB.
 
     Args:
         source: a path (also `.npy`), the bytes of an image file, an array [H W] or [H W C], or a PIL image.
         channels: number of channels of the result. 1 is luminance; other numbers than 1 and 3 must match the source.
-        max_pixels: an image with more pixels is refused before it is decoded.
-        exif: whether to apply the orientation stored by the camera. Arrays have none.
         annotated_size: the (height, width) stated in the annotations of this image.
-        name: the name of the image in messages; by default its path.
 
-    Raises `DataError`, naming the file, if the image cannot be read or does not fit.
+    Raises `DataError`, naming the file, if the image cannot be read, does not fit or has more than `MAX_PIXELS`.
     """
-    name = name or (str(source) if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})")
+    name = str(source) if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
     if isinstance(source, np.ndarray):
         array, turn = source, 1
     elif isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".npy"):
-        array, turn = _open_npy(Path(source), name, max_pixels), 1
+        array, turn = _open_npy(Path(source), name), 1
     else:
-        array, turn = _decode(source, name, channels, max_pixels)
-    _check_shape(array, name, max_pixels)
-    if _applies(turn, array.shape[:2], exif, annotated_size):
+        array, turn = _decode(source, name, channels)
+    _check_shape(array, name)
+    if _applies(turn, array.shape[:2], annotated_size):
         array = _turned(array, turn)
     if annotated_size is not None and array.shape[:2] != tuple(annotated_size):
         raise DataError(
@@ -89,33 +67,27 @@ def read_image(
             f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
         )
     array = _with_channels(_to_uint8(array, name), channels, name)
-    return np.array(
-        array, order="C"
-    )  # a copy: NumPy's view of a PIL image is read-only, and the caller's array must not change
+    return np.array(array, order="C")  # a copy: a PIL image's view is read-only, and the source must not change
 
 
-def image_size(path: str | os.PathLike[str], *, exif: Literal["apply", "ignore"] = "apply") -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) of an image, from its header, as `read_image` would return it. Raises `DataError`."""
     if str(path).lower().endswith(".npy"):
-        shape = _open_npy(Path(path), str(path), MAX_PIXELS).shape
+        shape = _open_npy(Path(path), str(path)).shape
         return int(shape[0]), int(shape[1])
     with _closing(_open(path, str(path))) as image:
         width, height = image.size
-        turned = exif == "apply" and _orientation(image) >= 5
-    return (width, height) if turned else (height, width)
+        return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _decode(
-    source: str | os.PathLike[str] | bytes | Image.Image, name: str, channels: int, max_pixels: int
-) -> tuple[np.ndarray, int]:
+def _decode(source: str | os.PathLike[str] | bytes | Image.Image, name: str, channels: int) -> tuple[np.ndarray, int]:
     """The pixels as stored, in a mode that NumPy supports, and the EXIF orientation (1..8)."""
-    own = isinstance(source, Image.Image)
-    image: Image.Image = source if isinstance(source, Image.Image) else _open(source, name)
-    with contextlib.nullcontext(image) if own else _closing(image):
-        _check_pixels((image.height, image.width), name, max_pixels)
+    opened = contextlib.nullcontext(source) if isinstance(source, Image.Image) else _closing(_open(source, name))
+    with opened as image:
+        _check_pixels((image.height, image.width), name)
         try:
             # Phones append previews to a JPEG (MPO); the photo is its first image.
             if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -182,10 +154,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
     mode = image.mode
-    if mode in ("L", "RGB", "F") or mode.startswith("I"):
-        image.load()
-        return image
-    if channels == 4 and mode in ("RGBA", "CMYK"):
+    if mode in ("L", "RGB", "F") or mode.startswith("I") or (channels == 4 and mode in ("RGBA", "CMYK")):
         image.load()
         return image
     if mode in ("1", "LA", "La"):
@@ -195,44 +164,40 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("RGB")
 
 
-def _open_npy(path: Path, name: str, max_pixels: int) -> np.ndarray:
+def _open_npy(path: Path, name: str) -> np.ndarray:
     """The array of a `.npy` file, memory-mapped, so that its shape is known before anything is read."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (*_DECODER_ERRORS,) as error:
+    except _DECODER_ERRORS as error:
         raise DataError(f"{name}: cannot be read as .npy ({error})") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise DataError(f"{name}: is an archive; expected one array")
-    _check_shape(array, name, max_pixels)
+    _check_shape(array, name)
     return array
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------
 
 
-def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _check_pixels(size: tuple[int, int], name: str) -> None:
     height, width = size
     if height <= 0 or width <= 0:
         raise DataError(f"{name}: the image is empty, {height} x {width}")
-    if height * width > max_pixels:
-        raise DataError(f"{name}: {height} x {width} pixels are more than the {max_pixels:,} allowed (max_pixels)")
+    if height * width > MAX_PIXELS:
+        raise DataError(f"{name}: {height} x {width} pixels are more than the {MAX_PIXELS:,} of images.MAX_PIXELS")
 
 
-def _check_shape(array: np.ndarray, name: str, max_pixels: int) -> None:
+def _check_shape(array: np.ndarray, name: str) -> None:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] == 0):
         raise DataError(f"{name}: the array has shape {list(array.shape)}; expected [H W] or [H W C]")
-    _check_pixels(array.shape[:2], name, max_pixels)
+    _check_pixels(array.shape[:2], name)
 
 
-def _applies(turn: int, size: tuple[int, int], exif: str, annotated_size: tuple[int, int] | None) -> bool:
-    """Whether to apply the orientation: as the annotations need it if only one reading fits, else as `exif` says."""
-    if turn == 1:
-        return False
+def _applies(turn: int, size: tuple[int, int], annotated_size: tuple[int, int] | None) -> bool:
+    """Whether to apply the orientation: yes, unless the annotations fit only the image as it is stored."""
     turned = size[::-1] if turn >= 5 else size
-    if annotated_size is not None and turned != size and tuple(annotated_size) in (size, turned):
-        return tuple(annotated_size) == turned
-    return exif == "apply"
+    return turn != 1 and (turned == size or annotated_size is None or tuple(annotated_size) != size)
 
 
 def _turned(array: np.ndarray, turn: int) -> np.ndarray:

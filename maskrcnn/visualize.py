@@ -5,7 +5,7 @@ colour in every image; objects of one class differ in shade.
 """
 
 import colorsys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -119,8 +119,8 @@ def _fill(drawing: Image.Image, outer: list[np.ndarray], holes: list[np.ndarray]
     """Lays the colour over the inside of an object. Only the pixels around the object are touched."""
     if not outer:
         return
-    low = np.floor(np.min([ring.min(axis=0) for ring in outer], axis=0)).astype(int)
-    high = np.ceil(np.max([ring.max(axis=0) for ring in outer], axis=0)).astype(int) + 1
+    points = np.concatenate(outer)
+    low, high = np.floor(points.min(axis=0)).astype(int), np.ceil(points.max(axis=0)).astype(int) + 1
     cover = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])))
     pen = ImageDraw.Draw(cover)
     for rings, opacity in ((outer, 105), (holes, 0)):  # 0..255
@@ -186,22 +186,13 @@ def _write_names(
         pen.text(at, words, fill=ink, font=font, anchor="lm")
 
 
-def _places(box: np.ndarray, width: int, height: int) -> Iterator[Area]:
+def _places(box: np.ndarray, width: int, height: int) -> list[Area]:
     """Where a plate can stand, best first: above the box, in its corners, below it, in its middle."""
-    x1, y1, x2, y2 = (round(float(side)) for side in box)
-    middle = (x1 + x2 - width) // 2
-    for x, y in (
-        (x1, y1 - height),
-        (x1, y1),
-        (x2 - width, y1 - height),
-        (x1, y2),
-        (x2 - width, y2),
-        (x1, y2 - height),
-        (x2 - width, y2 - height),
-        (x2 - width, y1),
-        (middle, (y1 + y2 - height) // 2),
-    ):
-        yield x, y, x + width, y + height
+    left, top, x2, below = (round(float(side)) for side in box)
+    right, above, bottom = x2 - width, top - height, below - height
+    places = (left, above), (left, top), (right, above), (left, below), (right, below)
+    places += (left, bottom), (right, bottom), (right, top), ((left + right) // 2, (top + bottom) // 2)
+    return [(x, y, x + width, y + height) for x, y in places]
 
 
 def _moved_inside(place: Area, size: tuple[int, int]) -> Area:

@@ -1,5 +1,6 @@
 """Sizes to the pixel, the three resize kernels, canvases, and the way from the canvas back to the image."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ from maskrcnn.canvas import (
     prepare_image,
     prepare_views,
     resize,
-    resized_size,
     to_images,
 )
 from maskrcnn.config import TTA, InputConfig
 from maskrcnn.ops.boxes import to_canvas
 
 PAPER: dict[str, Any] = {"min_size": 800, "max_size": 1333}
+FLOOR = InputConfig(size_rounding="floor")
 SIZES = {  # answers of the frameworks: original, Detectron, Detectron2, torchvision
     (480, 640): ((800, 1067), (800, 1067), (800, 1066)),
     (640, 480): ((1067, 800), (1067, 800), (1066, 800)),
@@ -41,15 +42,15 @@ SIZES = {  # answers of the frameworks: original, Detectron, Detectron2, torchvi
 
 @pytest.mark.parametrize("original", SIZES)
 def test_sizes_are_those_of_the_frameworks(original):
-    answers = [resized_size(*original, **PAPER, size_rounding=rule) for rule in ("half_even", "half_up", "floor")]
-    assert tuple(answers) == SIZES[original]
+    rules = (InputConfig(size_rounding="half_even"), InputConfig(), FLOOR)
+    assert tuple(fit(original[0], original[1], rule).size for rule in rules) == SIZES[original]
 
 
 def test_floor_loses_a_pixel_if_the_product_is_just_below_a_whole_number():
-    short = [n for n in range(1, 2001) if resized_size(n, n, **PAPER, size_rounding="floor")[0] == 799]
+    short = [n for n in range(1, 2001) if fit(n, n, FLOOR).size[0] == 799]
     assert len(short) == 85
     assert {97, 161, 167, 193, 334, 335, 337, 539, 578, 607, 610, 644} <= set(short)
-    long = [n for n in range(1, 3001) if resized_size(1, n, **PAPER, size_rounding="floor")[1] == 1332]
+    long = [n for n in range(1, 3001) if fit(1, n, FLOOR).size[1] == 1332]
     assert len(long) == 91
     assert {149, 153, 298, 601, 612, 622, 634} <= set(long)
 
@@ -59,7 +60,7 @@ def test_floor_loses_a_pixel_if_the_product_is_just_below_a_whole_number():
 def test_floor_is_what_torch_computes(height, width):
     scale = min(800 / min(height, width), 1333 / max(height, width))
     expected = [int(np.floor(float(side * scale))) for side in (height, width)]
-    assert resized_size(height, width, **PAPER, size_rounding="floor") == tuple(max(side, 1) for side in expected)
+    assert fit(height, width, FLOOR).size == tuple(max(side, 1) for side in expected)
     if height * width < 10_000 and min(expected) > 0:
         tiny = F.interpolate(torch.zeros(1, 1, height, width), scale_factor=scale, recompute_scale_factor=True)
         assert list(tiny.shape[2:]) == expected
@@ -67,20 +68,21 @@ def test_floor_is_what_torch_computes(height, width):
 
 @pytest.mark.parametrize("rule", ["half_up", "floor", "half_even"])
 def test_min_size_0_keeps_the_size_up_to_max_size(rule):
-    numbers = {"min_size": 0, "max_size": 1333, "size_rounding": rule}
-    assert resized_size(97, 1333, **numbers) == (97, 1333)
-    assert resized_size(1000, 2666, **numbers) == (500, 1333)
-    assert resized_size(1, 9000, **numbers) == (1, 1333)  # never an empty image
-    assert resized_size(100, 200, **numbers, zoom=2.0) == (200, 400)
-    assert resized_size(1000, 500, **numbers, zoom=2.0) == (
+    own_size = InputConfig(min_size=0, size_rounding=rule)
+    doubled = replace(own_size, zoom=2.0)
+    assert fit(97, 1333, own_size).size == (97, 1333)
+    assert fit(1000, 2666, own_size).size == (500, 1333)
+    assert fit(1, 9000, own_size).size == (1, 1333)  # never an empty image
+    assert fit(100, 200, doubled).size == (200, 400)
+    assert fit(1000, 500, doubled).size == (
         1333,
         {"floor": 666, "half_up": 667, "half_even": 666}[rule],
     )
 
 
 def test_detectron_has_one_scale_for_both_axes_the_others_have_quotients():
-    assert fit(480, 640, **PAPER, size_rounding="half_even").scales == (800 / 480, 800 / 480)
-    assert fit(480, 640, **PAPER).scales == (800 / 480, 1067 / 640)
+    assert fit(480, 640, InputConfig(size_rounding="half_even")).scales == (800 / 480, 800 / 480)
+    assert fit(480, 640, InputConfig()).scales == (800 / 480, 1067 / 640)
 
 
 def drawn(rng, height, width, channels=3):
@@ -167,7 +169,7 @@ def test_canvases():
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([0, 256, 640, 800]))
 def test_a_bucket_holds_its_image_and_divides_by_32(height, width, min_size):
-    size = resized_size(height, width, min_size=min_size, max_size=1333)
+    size = fit(height, width, InputConfig(min_size=min_size)).size
     canvas = canvas_size(size, "buckets", min_size=min_size, max_size=1333)
     for side, place in zip(size, canvas, strict=True):
         assert side <= place <= 1344
@@ -175,7 +177,7 @@ def test_a_bucket_holds_its_image_and_divides_by_32(height, width, min_size):
 
 
 def test_buckets_are_few():
-    sizes = {resized_size(h, w, **PAPER) for h in range(100, 700, 17) for w in range(100, 700, 17)}
+    sizes = {fit(h, w, InputConfig()).size for h in range(100, 700, 17) for w in range(100, 700, 17)}
     wide = {size for size in sizes if size[0] == 800}
     assert len(wide) > 30
     assert len({canvas_size(size, "buckets", **PAPER) for size in wide}) <= 5
@@ -183,7 +185,7 @@ def test_buckets_are_few():
 
 def test_images_lie_top_left_and_zeros_around(rng):
     arrays = [drawn(rng, 30, 20), drawn(rng, 10, 32)]
-    images = to_images(arrays, [(60, 40), (10, 16)], [3, 4])
+    images = to_images(arrays, [(60, 40), (10, 16)], [3, 4], (32, 32), [(0.5, 0.5), (1.0, 2.0)])
     assert images.pixels.shape == (2, 3, 32, 32)
     assert images.pixels.is_contiguous(memory_format=torch.channels_last)
     for b, one in enumerate(arrays):
@@ -196,14 +198,14 @@ def test_images_lie_top_left_and_zeros_around(rng):
     assert images.seeds.tolist() == [3, 4]
 
 
-def test_images_of_different_canvases_make_no_batch(rng):
-    with pytest.raises(ValueError, match=r"\(32, 32\), \(64, 32\)"):
-        to_images([drawn(rng, 32, 32), drawn(rng, 33, 32)], [(32, 32), (33, 32)], [0, 0])
+def test_an_image_must_fit_the_canvas(rng):
+    with pytest.raises(ValueError, match="33,32"):
+        to_images([drawn(rng, 33, 32)], [(33, 32)], [0], (32, 32), [(1.0, 1.0)])
 
 
 def test_joined_images_are_the_single_ones(rng):
-    numbers: dict[str, Any] = {"min_size": 64, "max_size": 96}
-    single = [prepare_image(drawn(rng, 50, 60), **numbers, seed=i) for i in range(3)]
+    rule = InputConfig(min_size=64, max_size=96)
+    single = [prepare_image(drawn(rng, 50, 60), rule)._replace(seeds=torch.tensor([i])) for i in range(3)]
     together = join(single)
     for b, one in enumerate(single):
         for whole, part in zip(together[:-1], one[:-1], strict=True):
@@ -237,7 +239,7 @@ def test_joined_views_are_those_of_each_image(rng):
 @pytest.mark.parametrize("rule", ["half_up", "floor", "half_even"])
 def test_boxes_and_keypoints_come_back(rng, kernel, rule):
     numbers = {"resize": kernel, "size_rounding": rule, "canvas": "exact"}
-    images = prepare_image(drawn(rng, 123, 77), min_size=200, max_size=300, **numbers)
+    images = prepare_image(drawn(rng, 123, 77), InputConfig(min_size=200, max_size=300, **numbers))
     corners = np.sort(rng.uniform(0, [77, 123], (1, 5, 2, 2)), axis=2).reshape(1, 5, 4)
     boxes = torch.tensor(corners, dtype=torch.float32)
     back = boxes_to_image(to_canvas(boxes, images.scales, inclusive=False), images)
@@ -250,14 +252,14 @@ def test_boxes_and_keypoints_come_back(rng, kernel, rule):
 
 
 def test_boxes_beyond_the_image_are_cut_to_it(rng):
-    images = prepare_image(drawn(rng, 100, 200), min_size=200, max_size=400)
+    images = prepare_image(drawn(rng, 100, 200), InputConfig(min_size=200, max_size=400))
     boxes = torch.tensor([[[-4.0, 10.0, 500.0, 230.0]]])
     assert boxes_to_image(boxes, images).tolist() == [[[0.0, 5.0, 200.0, 100.0]]]
 
 
 def test_detectrons_boxes_come_back_to_the_pixel(rng):
     """Detectron divides the index of the last pixel: 28 / 2 = 14, which covers up to 15. The plain rule gives 14.5."""
-    images = prepare_image(drawn(rng, 50, 60), min_size=100, max_size=400)
+    images = prepare_image(drawn(rng, 50, 60), InputConfig(min_size=100, max_size=400))
     boxes = torch.tensor([[[10.0, 20.0, 29.0, 41.0], [90.0, 80.0, 130.0, 100.0]]])
     assert boxes_to_image(boxes, images, inclusive=True).tolist() == [[[5, 10, 15, 21], [45, 40, 60, 50]]]
     assert boxes_to_image(boxes, images)[0, 0].tolist() == [5, 10, 14.5, 20.5]
@@ -266,7 +268,7 @@ def test_detectrons_boxes_come_back_to_the_pixel(rng):
 def test_a_bright_spot_stays_where_its_box_goes():
     image = np.zeros((60, 90, 3), dtype=np.uint8)
     image[20:30, 50:70] = 255
-    images = prepare_image(image, min_size=120, max_size=400)
+    images = prepare_image(image, InputConfig(min_size=120, max_size=400))
     box = to_canvas(torch.tensor([[[50.0, 20.0, 70.0, 30.0]]]), images.scales, inclusive=False)
     x1, y1, x2, y2 = box[0, 0].int().tolist()
     assert (images.pixels[0, :, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] == 255).all()

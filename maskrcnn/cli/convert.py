@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
+
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="Checkpoint of any framework, or name of a release.")],
@@ -18,7 +20,6 @@ def convert(
     offline: Annotated[bool, typer.Option("--offline", help="Do not download anything.")] = False,
 ) -> None:
     """Convert a checkpoint to our format or another framework's."""
-    from ..errors import ConfigError
     from ..weights.checkpoint import save_checkpoint
     from ..weights.interop.write import write_foreign
     from ..weights.read import read_checkpoint

@@ -6,42 +6,24 @@ from typing import Annotated, Any
 
 import typer
 
+from ..evaluation.run import evaluate as run
+from .options import options_of
 from .views import TtaOption, ViewsOption, parse_views
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TASKS = ("box", "mask", "keypoint")
 
 
+@options_of(run, without=("out", "tta"))
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="Checkpoint file, folder of a run, or name of a model.")],
-    data: Annotated[Path, typer.Argument(help="COCO json, or a folder with val.json.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
+    *,
     out: Annotated[Path, typer.Option(help="File to write the metrics to.")] = Path("metrics.json"),
-    max_detections: Annotated[int | None, typer.Option(help="Per image. Default: the model's setting.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
     tta: TtaOption = False,
     tta_views: ViewsOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad record instead of skipping it.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: a GPU if there is one.")] = None,
+    **arguments: Any,
 ) -> None:
     """Measure a model on a data set: COCO's AP and AR."""
-    from ..evaluation.run import evaluate as run
-
-    metrics = run(
-        weights,
-        data,
-        images=images,
-        out=out,
-        max_detections=max_detections,
-        batch=batch,
-        workers=workers,
-        precision=precision,
-        tta=parse_views(tta, tta_views),
-        strict=strict,
-        device=device,
-    )
+    metrics = run(out=out, tta=parse_views(tta, tta_views), **arguments)
     print("\n".join(table(metrics)))
     print(f"{out} holds all figures, with recall and by class")
 

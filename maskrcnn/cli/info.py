@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import CheckpointError
+
 if TYPE_CHECKING:
     from ..config import ModelConfig
 
@@ -14,8 +16,6 @@ def info(
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting of the model as TOML.")] = False,
 ) -> None:
     """Describe a checkpoint or a model. Nothing is downloaded."""
-    from ..errors import CheckpointError
-
     config, rows = _described(model)
     if not settings:
         for name, value in rows:
@@ -32,7 +32,6 @@ def info(
 
 def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]]:
     from ..config import MODEL_NAMES, preset
-    from ..errors import CheckpointError
     from ..weights.hub import find, is_name, place_of
 
     if is_name(source):
@@ -55,6 +54,7 @@ def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]
 
 
 def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
+    from ..config import flat
     from ..weights.read import locate, read_start
 
     file, found = locate(source, offline=True), read_start(source, offline=True)
@@ -64,7 +64,9 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
         rows += [("class", f"{category.id:>4}  {category.name}") for category in found.categories]
     else:
         rows.append(("backbone", f"only a backbone, to start a training from, such as that of {found.config.name}"))
-    rows += [(name, value) for name, value in _flat(found.provenance) if value not in (None, []) and name != "file"]
+    rows += [
+        (name, value) for name, value in flat(found.provenance).items() if value not in (None, []) and name != "file"
+    ]
     return found.config, rows
 
 
@@ -84,10 +86,3 @@ def _model(config: "ModelConfig") -> list[tuple[str, Any]]:
         ("images", f"{image.channels} channels, {size}"),
         ("finds", f"{config.classes} classes, {' and '.join(outputs)}, at most {most} objects per image"),
     ]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in tree.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return rows

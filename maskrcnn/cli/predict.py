@@ -4,16 +4,16 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigError, DataError
+from ..files import replacing
 from .views import TtaOption, ViewsOption, parse_views
-
-if TYPE_CHECKING:
-    from ..errors import DataError
-    from ..results import Result
 
 LISTED = 10  # most images named in the error about images that could not be read
 
@@ -41,23 +41,18 @@ def predict(
     formats = _formats(save, images, out)
     unread: list[DataError] = []
     results = load(weights, device=device).predict(
-        images,
-        batch=batch,
-        precision=precision,
-        score_threshold=score_threshold,
-        max_detections=max_detections,
-        tta=parse_views(tta, tta_views),
-        on_error=unread.append,
-    )
+        images, batch=batch, precision=precision, score_threshold=score_threshold, max_detections=max_detections,
+        tta=parse_views(tta, tta_views), on_error=unread.append,
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     began, done, objects = time.perf_counter(), 0, 0
-    names = _Names()
-    with _Rows(out / "results.json" if "coco" in formats else None) as rows:
+    names: Counter[str] = Counter()
+    with _writing(out / "results.json" if "coco" in formats else None) as add_rows:
         for result in results:
-            name, shown = names.unique(result.stem), result.select(result.scores >= show)
+            name, shown = _unique(result.stem, names), result.select(result.scores >= show)
             if "overlay" in formats:
                 shown.save(out, ["overlay"], name=name)
-            rows.add(result, name)
+            add_rows(result.to_coco(name))
             found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown.names).items())
             print(f"{result.path}: {found or 'nothing'}")
             done, objects = done + 1, objects + len(shown)
@@ -73,7 +68,6 @@ def predict(
 
 def _formats(save: str, images: list[str], out: Path) -> list[str]:
     """The formats in --save. Raises `ConfigError` for others, and if an overlay could overwrite an input image."""
-    from ..errors import ConfigError
     from ..inputs import expand
     from ..results import FORMATS
 
@@ -88,53 +82,37 @@ def _formats(save: str, images: list[str], out: Path) -> list[str]:
     return formats
 
 
-def _unread(errors: "list[DataError]") -> "DataError":
+def _unread(errors: list[DataError]) -> DataError:
     """All errors in one."""
-    from ..errors import DataError
-
     told = "; ".join(map(str, errors[:LISTED]))
     return DataError(f"{told}; and {len(errors) - LISTED} more" if len(errors) > LISTED else told)
 
 
-class _Names:
-    """Gives images of the same name in different folders different files: a, a-2, a-3."""
-
-    def __init__(self) -> None:
-        self._again: Counter[str] = Counter()
-        self._given: set[str] = set()
-
-    def unique(self, stem: str) -> str:
-        name = stem
-        while name in self._given:
-            self._again[stem] += 1
-            name = f"{stem}-{self._again[stem] + 1}"
-        self._given.add(name)
-        return name
+def _unique(stem: str, given: Counter[str]) -> str:
+    """Different names for images of the same name in different folders: a, a-2, a-3."""
+    name = stem
+    while given[name]:
+        given[stem] += 1
+        name = f"{stem}-{given[stem]}"
+    given[name] += 1
+    return name
 
 
-class _Rows:
-    """Writes the COCO results of all images as one JSON list, row by row; the file appears when it is complete."""
+@contextmanager
+def _writing(path: Path | None) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Yields a function that adds rows to a JSON list; the file appears when it is complete. None writes nothing."""
+    if path is None:
+        yield lambda rows: None
+        return
+    separator = "["
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._file: IO[str] | None = None
-        self._separator = "["
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
-    def __enter__(self) -> "_Rows":
-        if self._path is not None:
-            self._file = self._path.with_suffix(".part").open("w", encoding="utf-8")
-        return self
+        def add(rows: list[dict[str, Any]]) -> None:
+            nonlocal separator
+            for row in rows:
+                file.write(f"{separator}\n{json.dumps(row)}")
+                separator = ","
 
-    def add(self, result: "Result", image_id: str) -> None:
-        if self._file is not None:
-            for row in result.to_coco(image_id):
-                self._file.write(f"{self._separator}\n{json.dumps(row)}")
-                self._separator = ","
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> Literal[False]:
-        if self._file is not None and self._path is not None:
-            self._file.write("[]\n" if self._separator == "[" else "\n]\n")
-            self._file.close()
-            part = self._path.with_suffix(".part")
-            part.unlink() if kind else part.replace(self._path)
-        return False
+        yield add
+        file.write("[]\n" if separator == "[" else "\n]\n")

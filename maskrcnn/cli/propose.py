@@ -15,22 +15,15 @@ def propose(
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if there is one.")] = None,
 ) -> None:
     """Keep the boxes that a model's RPN proposes, for train --proposals."""
     from ..training.two_stage import propose as run
 
     figures = run(
-        weights,
-        data,
-        out,
-        images=images,
-        batch=batch,
-        workers=workers,
-        precision=precision,
-        strict=strict,
+        weights, data, out, images=images, batch=batch, workers=workers, precision=precision, strict=strict,
         device=device,
-    )
+    )  # fmt: skip
     recall = ", ".join(f"{name} {_figure(figures[name])}" for name in ("AR", "AR50", "AR75"))
     print(f"{out}: at most {figures['proposals']} proposals an image, of {figures['objects']} objects {recall}")
 

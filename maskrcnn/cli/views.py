@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
     from ..config import TTA
 
@@ -23,7 +25,6 @@ def parse_views(tta: bool, text: str | None) -> "TTA | bool":
     if text is None:
         return tta
     from ..config import TTA
-    from ..errors import ConfigError
 
     words = [word.strip() for word in text.split(",")]
     try:

@@ -11,6 +11,7 @@ framework's rule gets what that framework would use: bitmaps of canvas pixels, o
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +82,7 @@ def draw_geometry(
     choice, factor, top, left, across, down = rng.random(6)
     turns = int(rng.integers(4))
     min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
-    resized, scales = fit(
-        *size, min_size=min_size, max_size=rule.max_size, size_rounding=rule.size_rounding, zoom=rule.zoom
-    )
+    resized, scales = fit(*size, replace(rule, min_size=min_size))
     low, high = (math.log(bound) for bound in config.scale)
     if (low, high) != (0.0, 0.0):
         scale = math.exp(low + (high - low) * factor)

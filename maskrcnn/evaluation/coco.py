@@ -41,18 +41,6 @@ class Curves(NamedTuple):
     names: tuple[str, ...]  # of the K classes
 
 
-def evaluate_rows(
-    dataset: Dataset,
-    rows: Iterable[Row],
-    *,
-    max_detections: int = 100,
-    tasks: Sequence[str] = TASKS,
-    categories: Sequence[Category] | None = None,
-) -> Metrics:
-    """The metrics of `measure_rows`, ready for JSON."""
-    return measure_rows(dataset, rows, max_detections=max_detections, tasks=tasks, categories=categories)[0]
-
-
 def measure_rows(
     dataset: Dataset,
     rows: Iterable[Row],
@@ -61,7 +49,7 @@ def measure_rows(
     tasks: Sequence[str] = TASKS,
     categories: Sequence[Category] | None = None,
 ) -> tuple[Metrics, dict[str, Curves]]:
-    """Metrics and precision-recall curves of predictions on a data set.
+    """Metrics, ready for JSON, and precision-recall curves of predictions on a data set.
 
     Args:
         dataset: images and ground truth. Crowds are regions to ignore.
@@ -187,11 +175,9 @@ def _truth(dataset: Dataset, task: str) -> "COCO":
         # An object without a mask can be neither found nor missed: detections in its box do not count.
         ignore |= table.kinds[chosen] == NO_MASK
     numbers = _image_numbers(dataset)
+    sized = zip(numbers.tolist(), dataset.sizes.tolist(), strict=True)
     truth = COCO.from_arrays(
-        [
-            {"id": number, "height": height, "width": width}
-            for number, (height, width) in zip(numbers.tolist(), dataset.sizes.tolist(), strict=True)
-        ],
+        [{"id": number, "height": height, "width": width} for number, (height, width) in sized],
         [{"id": number, "name": category.name} for number, category in enumerate(dataset.categories, 1)],
         np.repeat(numbers, dataset.annotation_counts),
         labels + 1,
@@ -202,10 +188,8 @@ def _truth(dataset: Dataset, task: str) -> "COCO":
     )
     if task == "keypoint" and table.keypoints is not None:
         slices = keypoint_slices(dataset.categories)
-        own = [
-            keypoints[slices[label]]
-            for keypoints, label in zip(table.keypoints[chosen].astype(np.float64), labels.tolist(), strict=True)
-        ]
+        every = zip(table.keypoints[chosen].astype(np.float64), labels.tolist(), strict=True)
+        own = [keypoints[slices[label]] for keypoints, label in every]
         truth.update_anns([
             {"id": id, "keypoints": keypoints.ravel().tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum())}
             for id, keypoints in enumerate(own, 1)
@@ -309,16 +293,13 @@ def _curves(measured: _Measured, names: Sequence[str]) -> Curves:
 
 
 def _class_figures(measured: _Measured, curves: Curves, label: int) -> dict[str, float | None]:
-    precision, recall = measured.precision[:, :, label, 0, -1], measured.recall[:, label, 0, -1]
-    f1, threshold = _best_f1(curves, label)
-    return {**_average_precision(precision), "AR": _mean(recall), "F1": f1, "threshold": threshold}
-
-
-def _best_f1(curves: Curves, label: int) -> tuple[float, float | None]:
-    """The best F1 at IoU 0.5 and the score threshold that gives it; -1 and None without objects."""
+    """With the best F1 at IoU 0.5 and the score threshold that gives it; -1 and None without objects."""
+    figures = _average_precision(measured.precision[:, :, label, 0, -1])
+    figures |= {"AR": _mean(measured.recall[:, label, 0, -1])}
     precision = curves.precision[0, :, label]
     if np.isnan(precision).any():
-        return -1.0, None
+        return {**figures, "F1": -1.0, "threshold": None}
     f1 = 2 * precision * curves.recall / np.maximum(precision + curves.recall, 1e-12)
     best = int(f1.argmax())
-    return float(f1[best]), float(curves.scores[0, best, label]) if f1[best] > 0 else None
+    threshold = float(curves.scores[0, best, label]) if f1[best] > 0 else None
+    return {**figures, "F1": float(f1[best]), "threshold": threshold}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..config import flat
 from ..evaluation.coco import Curves
 
 if TYPE_CHECKING:
@@ -175,16 +176,8 @@ def _class_table(metrics: Mapping[str, Any]) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    rows = list(_flat(settings))
+    rows = [(name, str(value)) for name, value in flat(settings).items()]
     return "<details><summary>Settings</summary>" + _table(["", "value"], rows) + "</details>" if rows else ""
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)
 
 
 # --- images and plots ---------------------------------------------------------------------------------------------

@@ -133,11 +133,10 @@ def wrap(module: nn.Module, ranks: Ranks) -> nn.Module:
     live_norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     if live_norms and ranks.device.type == "cuda":
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    kind = nn.parallel.DistributedDataParallel
-    known = inspect.signature(kind.__init__).parameters
+    wrapper: Any = nn.parallel.DistributedDataParallel
+    known = inspect.signature(wrapper.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
     # The weight of a 1 x 1 convolution is channels-last and row-major at once; torch's warning about it is harmless.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    named: dict[str, Any] = {name: live_norms}
-    return kind(module, device_ids=ids, **named)
+    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return wrapper(module, device_ids=ids, **{name: live_norms})

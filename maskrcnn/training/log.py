@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import flat
 from ..errors import ConfigError, TrainingError
-from ..files import replacing
-from .run import Run, write_json
+from ..files import replacing, write_json
+from .run import Run
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 NORM = "gradient_norm"
@@ -124,7 +125,6 @@ class Console:
     def __init__(self, total: int) -> None:
         self._total = total
         self._bar: Any = None
-        self._task: Any = None
         if sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -132,25 +132,17 @@ class Console:
             self._task = self._bar.add_task("", total=total)
 
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
-        if kind == "step":
-            self._step(record)
+        if kind == "step" and self._bar is None:
+            print(_step_line(record, self._total), flush=True)
+        elif kind == "step":
+            self._bar.start()
+            self._bar.update(self._task, completed=record["step"], description=_bar_line(record, self._total))
+        elif kind == "evaluation" and self._bar is None:
+            print(_evaluation_line(record), flush=True)
         elif kind == "evaluation":
-            self._say(_evaluation_line(record))
+            self._bar.console.print(_evaluation_line(record), markup=False, highlight=False)
         elif kind == "end" and self._bar is not None:
             self._bar.stop()
-
-    def _step(self, record: Mapping[str, Any]) -> None:
-        if self._bar is None:
-            print(_step_line(record, self._total), flush=True)
-            return
-        self._bar.start()
-        self._bar.update(self._task, completed=record["step"], description=_bar_line(record, self._total))
-
-    def _say(self, text: str) -> None:
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False)
 
 
 def _step_line(record: Mapping[str, Any], total: int) -> str:
@@ -201,22 +193,13 @@ def tensorboard_listener(folder: Path) -> Listener:
     writer = SummaryWriter(str(folder))
 
     def listen(kind: str, record: Mapping[str, Any]) -> None:
-        for name, value in _scalars(record):
-            writer.add_scalar(f"{kind}/{name}", value, record.get("step", 0))
+        for name, value in flat(record).items():
+            if isinstance(value, (int, float)) and name != "step":
+                writer.add_scalar(f"{kind}/{name.replace('.', '/')}", float(value), record.get("step", 0))
         if kind == "end":
             writer.close()
 
     return listen
-
-
-def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    rows: list[tuple[str, float]] = []
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            rows += _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)) and name != "step":
-            rows.append((f"{prefix}{name}", float(value)))
-    return rows
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ..device import arithmetic, to_device
 from ..errors import TrainingError
+from ..files import write_json
 from ..structures import Losses
 from .distributed import wrap
 from .log import NORM, Listener, Meter, peak_memory_gib, run_listeners
 from .optim import build_optimizer, clip, learning_rate, set_rate
-from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file, write_json
+from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file
 from .state import Average, Progress, State, load_state, save_state
 from .task import Inputs, Task
 
@@ -202,7 +203,7 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
         score = score_of(metrics)
         best = progress.best is None or score > progress.best
         if best:
-            progress.best, progress.best_step, progress.stale = score, progress.step, 0
+            progress.best, progress.stale = score, 0
         else:
             progress.stale += 1
         if best and run.ranks.first:

@@ -61,26 +61,15 @@ def scaled_rate(config: TrainConfig, images_per_step: int) -> float:
 
 
 def learning_rate(step: int, total: int, config: TrainConfig, images_per_step: int) -> float:
-    """The rate of optimiser step `step` of `total`, counted from 0."""
-    return scaled_rate(config, images_per_step) * _warmup(step, total, config) * _decay(step, total, config)
-
-
-def warmup_steps(total: int, config: TrainConfig) -> int:
-    """Length of the warm-up: as configured, at most a tenth of the run."""
-    return min(config.warmup_steps, total // 10)
-
-
-def _warmup(step: int, total: int, config: TrainConfig) -> float:
-    steps = warmup_steps(total, config)
-    if step >= steps:
-        return 1.0
-    return config.warmup_factor + (1 - config.warmup_factor) * step / steps
-
-
-def _decay(step: int, total: int, config: TrainConfig) -> float:
+    """The rate of optimiser step `step` of `total`, counted from 0. The warm-up is at most a tenth of the run."""
+    warmup, steps = 1.0, min(config.warmup_steps, total // 10)
+    if step < steps:
+        warmup = config.warmup_factor + (1 - config.warmup_factor) * step / steps
     if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
-    return config.gamma ** sum(step >= fraction * total for fraction in config.milestones)
+        decay = 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+    else:
+        decay = config.gamma ** sum(step >= fraction * total for fraction in config.milestones)
+    return scaled_rate(config, images_per_step) * warmup * decay
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

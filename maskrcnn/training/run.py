@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import Config, ModelConfig, TrainConfig, override, preset, read_toml, to_dict, write_toml
+from ..config import Config, ModelConfig, TrainConfig, flat, override, preset, read_toml, to_dict, write_toml
 from ..data.dataset import Dataset, hold_out, match_categories
 from ..data.formats import find_splits, read_dataset
 from ..device import Precision, choose_precision
 from ..errors import ConfigError, DataError
-from ..files import fingerprint, replacing
+from ..files import fingerprint, replacing, write_json
 from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
 from .distributed import Ranks
@@ -90,14 +90,16 @@ def prepare_run(
         settings = [*schedule_settings(schedule, asked.model), *settings]
     keypoints = asked.model.keypoint_head.enabled
     train_data, val_data = _read(data, val, images, strict=strict, keypoints=keypoints, seed=asked.train.seed)
-    most = int(train_data.annotation_counts.max())
     if config is None:
+        most = int(train_data.annotation_counts.max())
         base = replace(base, model=_with_slots(_with_norms(base.model, asked.train.batch, start), most))
     settled = override(base, list(settings))
     settled = replace(settled, model=_with_classes(settled.model, train_data))
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError("live norms need an epsilon, which is 0 in these weights: --set model.backbone.norm_eps=1e-5")
-    folder = Path(out) if out is not None else Path("runs") / _name(Path(data))
+    place = Path(data)
+    default = Path("runs") / (place.stem if place.is_file() else place.resolve().name)
+    folder = default if out is None else Path(out)
     precision = resolve_precision(settled.train.precision, ranks.device)
     return Run(settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard)
 
@@ -172,10 +174,6 @@ def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
     return replace(model, classes=len(train.categories), keypoint_head=keypoint)
 
 
-def _name(data: Path) -> str:
-    return data.stem if data.is_file() else data.resolve().name
-
-
 # --- what is printed -------------------------------------------------------------------------------------------------
 
 
@@ -248,13 +246,11 @@ def claim_folder(run: Run) -> bool:
 def _claim(run: Run) -> bool:
     path, identity = run.out / IDENTITY, _identity(run)
     known = holds_run(run.out)
-    if known:
-        differences = _differences(_read_json(path).get("identity", {}), identity)
-        if differences:
-            raise ConfigError(
-                f"{run.out} holds a run with other settings; only epochs and patience may change. "
-                "Take another --out, or the same settings:\n" + "\n".join(differences)
-            )
+    if known and (differences := _differences(_read_json(path).get("identity", {}), identity)):
+        raise ConfigError(
+            f"{run.out} holds a run with other settings; only epochs and patience may change. "
+            "Take another --out, or the same settings:\n" + "\n".join(differences)
+        )
     run.out.mkdir(parents=True, exist_ok=True)
     write_toml(run.config, run.out / "config.toml")
     if known:
@@ -298,8 +294,8 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for each entry that differs. A setting that the old release did not have counts as its default."""
-    defaults = {f"settings.{name}": value for name, value in _flat(to_dict(Config())).items()}
-    was, now = defaults | _flat(old), _flat(new)
+    defaults = {f"settings.{name}": value for name, value in flat(to_dict(Config())).items()}
+    was, now = defaults | flat(old), flat(new)
     allowed = {f"settings.{name}" for name in MAY_CHANGE}
     return [
         f"  {name.removeprefix('settings.')}: {was.get(name)!r} there, {now.get(name)!r} here"
@@ -308,24 +304,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for name, value in tree.items():
-        rows |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return rows
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} should describe the run in {path.parent}, but cannot be read: {error}") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path) -> None:

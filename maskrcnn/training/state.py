@@ -27,7 +27,6 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best: float | None = None  # score of the best evaluation
-    best_step: int = 0
     stale: int = 0  # evaluations since the best one
     seconds: float = 0.0  # of training, without evaluations, over all starts
 

@@ -1,6 +1,7 @@
 """What a run trains and how it is judged: the model with its first weights, batches, the loss, metrics, checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,10 +64,8 @@ class Task(nn.Module):
         assert self.val_loader is not None
         run = self.run
         engine = Engine.of(self.model, run.train_data.categories, run.precision)
-        shares = run.ranks.gather(detect_rows(engine, self.val_loader))
-        found = None if shares is None else [row for share in shares for row in share]
-        metrics = None if found is None else measure(engine, self.val_loader, found)
-        return run.ranks.from_first(metrics)
+        shares = run.ranks.gather(detect_rows(engine, self.val_loader))  # None on the other ranks
+        return run.ranks.from_first(shares and measure(engine, self.val_loader, chain.from_iterable(shares)))
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the model as it is now as a checkpoint."""
@@ -131,10 +130,9 @@ def start_from(model: nn.Module, start: Checkpoint, categories: Sequence[Categor
     state, kept = carry_rows(start.state, model.state_dict(), start.categories, categories)
     fresh = adopt(model, state, source)
     total = len(model.state_dict())
-    sentence = f"start: {source}, {total - len(fresh)} of {total} tensors"
-    if start.categories:
-        sentence += f"; {_classes(kept, [category.name for category in categories])}"
-    return sentence + (f"; new: {_listed(fresh)}" if fresh else "")
+    classes = f"; {_classes(kept, [category.name for category in categories])}" if start.categories else ""
+    new = f"; new: {_listed(fresh)}" if fresh else ""
+    return f"start: {source}, {total - len(fresh)} of {total} tensors{classes}{new}"
 
 
 def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

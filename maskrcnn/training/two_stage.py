@@ -229,10 +229,8 @@ def compute_proposals(engine: Engine, loader: EvalLoader, *, training: bool, ran
             mine[image_id] = found.boxes[b][real].cpu(), found.scores[b][real].cpu()
     for image_id in loader.problems:
         mine[image_id] = torch.zeros(0, 4), torch.zeros(0)
-    together: Boxes = {}
-    for share in (ranks or Ranks()).gather(mine) or []:
-        together |= share
-    return together
+    shares = (ranks or Ranks()).gather(mine) or []
+    return {image_id: found for share in shares for image_id, found in share.items()}
 
 
 def recall_of(found: Boxes, dataset: Dataset) -> Figures:
@@ -332,8 +330,7 @@ def check_network(kept: KeptProposals, run: Run, path: str | Path) -> None:
 def check_covers(kept: KeptProposals, dataset: Dataset, path: str | Path) -> None:
     """Raises `DataError` if a file has no proposals for some image of the data set, or those of another image."""
     there, here = kept.images, image_rows(dataset)
-    missing = [image_id for image_id in here if image_id not in there]
-    if missing:
+    if missing := [image_id for image_id in here if image_id not in there]:
         raise DataError(
             f"{path} has no proposals for {len(missing)} of {len(dataset)} images of {dataset.source}, such as "
             f"image {missing[0]}: make the file from the images to train on"

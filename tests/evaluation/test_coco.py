@@ -13,7 +13,7 @@ from PIL import Image
 from maskrcnn.categories import Category
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
-from maskrcnn.evaluation.coco import evaluate_rows, measure_rows
+from maskrcnn.evaluation.coco import measure_rows
 
 SIZE = (96, 128)  # height, width
 CATEGORIES = [{"id": 3, "name": "cell"}, {"id": 7, "name": "dust"}, {"id": 40, "name": "hair"}]
@@ -44,6 +44,10 @@ def row(box, score=0.9, *, image_id=1, category_id=3, **more):
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score, **more}
 
 
+def metrics_of(*arguments, **named):
+    return measure_rows(*arguments, **named)[0]
+
+
 def rectangle_rle(box):
     mask_api = pytest.importorskip("pycocotools.mask")
     x, y, w, h = (round(side) for side in box)
@@ -57,7 +61,7 @@ def rectangle_rle(box):
 
 def test_an_exact_prediction_gives_one(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(0, [10, 10, 20, 30])])
-    metrics = evaluate_rows(dataset, [row([10, 10, 20, 30], segmentation=rectangle_rle([10, 10, 20, 30]))])
+    metrics = metrics_of(dataset, [row([10, 10, 20, 30], segmentation=rectangle_rle([10, 10, 20, 30]))])
     for task in ("box", "mask"):
         assert metrics[task]["AP"] == pytest.approx(1)
         assert metrics[task]["AR1"] == 1
@@ -82,7 +86,7 @@ def test_an_exact_prediction_gives_one(tmp_path) -> None:
 
 def test_a_shifted_prediction_counts_below_its_iou(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 50, 50])])
-    metrics = evaluate_rows(dataset, [row([0, 0, 50, 31.0])], tasks=["box"])  # IoU 0.62: 0.50, 0.55 and 0.60
+    metrics = metrics_of(dataset, [row([0, 0, 50, 31.0])], tasks=["box"])  # IoU 0.62: 0.50, 0.55 and 0.60
     assert metrics["box"]["AP"] == pytest.approx(0.3)
     assert metrics["box"]["AP50"] == pytest.approx(1)
     assert metrics["box"]["AP75"] == 0
@@ -106,12 +110,12 @@ def test_many_objects_count_up_to_the_limit(tmp_path) -> None:
     boxes = [[x * 6, y * 4, 5, 3] for x in range(20) for y in range(20)]
     dataset = write_dataset(tmp_path, [annotation(i, box) for i, box in enumerate(boxes)])
     rows = [row(box, 1 - i / 1000) for i, box in enumerate(boxes)]
-    metrics = evaluate_rows(dataset, rows, max_detections=400, tasks=["box"])["box"]
+    metrics = metrics_of(dataset, rows, max_detections=400, tasks=["box"])["box"]
     assert metrics["AP"] == pytest.approx(1)
     assert metrics["AP@100"] == pytest.approx(26 / 101)
     recalls = [metrics[f"AR{n}"] for n in (1, 10, 100, 400)]
     assert recalls == pytest.approx([1 / 400, 10 / 400, 0.25, 1])
-    few = evaluate_rows(dataset, rows, max_detections=5, tasks=["box"])["box"]
+    few = metrics_of(dataset, rows, max_detections=5, tasks=["box"])["box"]
     assert (few["AR1"], few["AR5"]) == pytest.approx((1 / 400, 5 / 400))
     assert "AR10" not in few
 
@@ -123,7 +127,7 @@ def test_a_mask_counts_with_its_own_area_not_with_that_of_its_box(tmp_path) -> N
         row([60, 10, 60, 60], 0.95, segmentation=false),
         row([0, 0, 40, 40], segmentation=rectangle_rle([0, 0, 40, 40])),
     ]
-    metrics = evaluate_rows(dataset, rows)
+    metrics = metrics_of(dataset, rows)
     assert metrics["mask"]["APm"] == pytest.approx(1)
     assert metrics["mask"]["AP"] == pytest.approx(0.5)
     assert metrics["box"]["APm"] == pytest.approx(0.5)
@@ -133,7 +137,7 @@ def test_a_mask_counts_with_its_own_area_not_with_that_of_its_box(tmp_path) -> N
 
 
 def test_no_prediction_is_zero(tmp_path) -> None:
-    metrics = evaluate_rows(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [])
+    metrics = metrics_of(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [])
     assert metrics["box"]["AP"] == metrics["mask"]["AP"] == metrics["box"]["AR100"] == 0.0
     assert metrics["per_class"][0]["mask"]["F1"] == 0.0
     assert metrics["per_class"][0]["mask"]["threshold"] is None
@@ -141,7 +145,7 @@ def test_no_prediction_is_zero(tmp_path) -> None:
 
 @pytest.mark.parametrize("rows", [[], [row([0, 0, 5, 5])]], ids=["no prediction", "one prediction"])
 def test_without_objects_ap_is_minus_one_with_a_note(tmp_path, rows) -> None:
-    metrics = evaluate_rows(write_dataset(tmp_path, []), rows)
+    metrics = metrics_of(write_dataset(tmp_path, []), rows)
     assert set(metrics["box"].values()) == {-1.0}
     assert any("box" in note and "no object" in note for note in metrics["notes"])
     assert metrics["predictions"] == len(rows)
@@ -150,7 +154,7 @@ def test_without_objects_ap_is_minus_one_with_a_note(tmp_path, rows) -> None:
 
 def test_crowds_are_not_objects_to_find(tmp_path) -> None:
     crowd = annotation(1, [0, 0, 50, 50], iscrowd=1)
-    metrics = evaluate_rows(write_dataset(tmp_path, [crowd]), [row([5, 5, 10, 10])], tasks=["box"])
+    metrics = metrics_of(write_dataset(tmp_path, [crowd]), [row([5, 5, 10, 10])], tasks=["box"])
     assert metrics["box"]["AP"] == -1
     assert metrics["objects"] == 0
 
@@ -161,14 +165,14 @@ def test_an_object_without_a_mask_is_neither_found_nor_missed(tmp_path) -> None:
     boxes = ([50, 50, 20, 20], [0, 0, 20, 20])
     rows = [row(box, 0.9 - i / 10, segmentation=rectangle_rle(box)) for i, box in enumerate(boxes)]
     dataset = write_dataset(tmp_path, entries)
-    assert evaluate_rows(dataset, rows)["mask"]["AP"] == pytest.approx(1)
-    assert evaluate_rows(dataset, rows[1:])["mask"]["AP"] == pytest.approx(1)
-    assert evaluate_rows(dataset, rows[1:])["box"]["AP"] == pytest.approx(51 / 101)
+    assert metrics_of(dataset, rows)["mask"]["AP"] == pytest.approx(1)
+    assert metrics_of(dataset, rows[1:])["mask"]["AP"] == pytest.approx(1)
+    assert metrics_of(dataset, rows[1:])["box"]["AP"] == pytest.approx(51 / 101)
 
 
 def test_boxes_alone_leave_masks_out(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])])
-    metrics = evaluate_rows(dataset, [row([0, 0, 20, 20])])
+    metrics = metrics_of(dataset, [row([0, 0, 20, 20])])
     assert "mask" not in metrics
     assert "mask: the predictions have none" in metrics["notes"]
 
@@ -180,7 +184,7 @@ def test_categories_are_matched_by_name(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20], category_id=7)])
     model = [Category(1, "dust"), Category(2, "cell"), Category(7, "unused-7")]
     rows = [row([0, 0, 20, 20], category_id=1), row([0, 0, 20, 20], category_id=7)]
-    metrics = evaluate_rows(dataset, rows, categories=model)
+    metrics = metrics_of(dataset, rows, categories=model)
     assert metrics["box"]["AP"] == pytest.approx(1)
     assert metrics["predictions"] == 1
     assert metrics["unmatched"] == {"model": ["unused-7"], "dataset": ["hair"]}
@@ -193,20 +197,20 @@ def test_categories_are_matched_by_name(tmp_path) -> None:
 def test_an_unknown_image_or_category_is_an_error(tmp_path, wrong, words) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])])
     with pytest.raises(DataError, match=words):
-        evaluate_rows(dataset, [row([0, 0, 20, 20], **wrong)])
+        metrics_of(dataset, [row([0, 0, 20, 20], **wrong)])
 
 
 def test_unknown_tasks_and_limits_are_refused(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [])
     with pytest.raises(ValueError, match="boxes"):
-        evaluate_rows(dataset, [], tasks=["boxes"])
+        metrics_of(dataset, [], tasks=["boxes"])
     with pytest.raises(ValueError, match="at least 1"):
-        evaluate_rows(dataset, [], max_detections=0)
+        metrics_of(dataset, [], max_detections=0)
 
 
 def test_a_subset_is_measured_alone(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20]), annotation(2, [5, 5, 20, 20], image_id=2)])
-    metrics = evaluate_rows(dataset.subset([1]), [row([5, 5, 20, 20], image_id=2)])
+    metrics = metrics_of(dataset.subset([1]), [row([5, 5, 20, 20], image_id=2)])
     assert metrics["box"]["AP"] == pytest.approx(1)
     assert metrics["objects"] == 1
 
@@ -349,7 +353,7 @@ def test_keypoints_with_their_own_sigmas_equal_those_of_pycocotools(tmp_path) ->
     assert any(entry.get("num_keypoints") == 0 for entry in every)
     categories = [CATEGORIES[0], figure, wings]
     dataset = write_dataset(tmp_path, every, image_ids=range(1, 7), categories=categories, keypoints=True)
-    metrics = evaluate_rows(dataset, [*cases[7][1], *cases[40][1]], tasks=["keypoint"])
+    metrics = metrics_of(dataset, [*cases[7][1], *cases[40][1]], tasks=["keypoint"])
     assert metrics["per_class"][0]["keypoint"]["AP"] == -1
     arrays = []
     for k, category in ((1, figure), (2, wings)):  # pycocotools knows one list of sigmas at a time
@@ -376,9 +380,9 @@ def test_missed_keypoints_give_zero(tmp_path) -> None:
     keypoints = {"keypoints": [20, 20, 2, 30, 40, 2, 50, 50, 1], "num_keypoints": 3}
     annotations = [annotation(1, [5, 5, 20, 20]), annotation(2, [10, 10, 70, 70], category_id=7, **keypoints)]
     dataset = write_dataset(tmp_path, annotations, categories=categories, keypoints=True)
-    assert evaluate_rows(dataset, [row([5, 5, 20, 20])])["keypoint"]["AP"] == 0
-    assert evaluate_rows(dataset, [])["keypoint"]["AP"] == 0
-    metrics = evaluate_rows(dataset, [row([10, 10, 70, 70], category_id=7)])
+    assert metrics_of(dataset, [row([5, 5, 20, 20])])["keypoint"]["AP"] == 0
+    assert metrics_of(dataset, [])["keypoint"]["AP"] == 0
+    metrics = metrics_of(dataset, [row([10, 10, 70, 70], category_id=7)])
     assert "keypoint" not in metrics
     assert "keypoint: the predictions have none" in metrics["notes"]
 
@@ -400,11 +404,11 @@ def test_keypoints_in_another_order_are_matched_by_name(tmp_path) -> None:
         {**r, "category_id": 1, "keypoints": np.reshape(r["keypoints"], (3, 3))[::-1].ravel().tolist()} for r in rows
     ]
     model = Category(1, "figure", keypoints=tuple(KEYPOINTS[::-1]))
-    metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[model])
+    metrics = metrics_of(dataset, turned, tasks=["keypoint"], categories=[model])
     assert metrics["keypoint"]["AP"] == 1
     assert not metrics["notes"]
     without_names = model._replace(keypoints=("keypoint-1", "keypoint-2", "keypoint-3"))
-    metrics = evaluate_rows(dataset, turned, tasks=["keypoint"], categories=[without_names])
+    metrics = metrics_of(dataset, turned, tasks=["keypoint"], categories=[without_names])
     assert metrics["keypoint"]["AP"] < 0.5
     assert metrics["notes"] == [
         "keypoint: the keypoints of 'figure' are head, left_foot, right_foot; the model's are "
@@ -416,16 +420,16 @@ def test_keypoints_in_another_order_are_matched_by_name(tmp_path) -> None:
 def test_another_number_of_keypoints_is_an_error(tmp_path) -> None:
     dataset, rows = figures(tmp_path)
     with pytest.raises(DataError, match=r"val\.json: the keypoints of 'figure' are head, .*; the model's are head$"):
-        evaluate_rows(dataset, rows, categories=[Category(7, "figure", keypoints=("head",))])
+        metrics_of(dataset, rows, categories=[Category(7, "figure", keypoints=("head",))])
 
 
 def test_keypoints_without_sigmas_are_an_error(tmp_path) -> None:
     dataset, rows = figures(tmp_path)
     dataset.categories = tuple(category._replace(sigmas=()) for category in dataset.categories)
     with pytest.raises(DataError, match=r"val\.json: category 'figure' has 0 sigmas for 3 keypoints"):
-        evaluate_rows(dataset, rows)
+        metrics_of(dataset, rows)
 
 
 def test_nothing_is_printed(tmp_path, capfd) -> None:
-    evaluate_rows(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [row([0, 0, 20, 20])])
+    metrics_of(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [row([0, 0, 20, 20])])
     assert capfd.readouterr() == ("", "")
