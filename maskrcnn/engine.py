@@ -1,7 +1,7 @@
 """The one way from images to results: an `Engine` runs a `Backend`. Nothing else builds, restores or prepares a model.
 
-Prediction, evaluation and proposals run an engine; so will whatever comes (tiles, video, a service, a cluster). The
-prepared PyTorch model is itself a backend; another one (an exported model) needs `detect` and three facts.
+Prediction, evaluation and proposals run an engine. The prepared PyTorch model is itself a backend; another one needs
+`detect` and the three properties of `Backend`.
 """
 
 import copy
@@ -35,17 +35,17 @@ class Backend(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it wants its images."""
+        """The device on which it expects images."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """In which it computes."""
+        """The precision in which it computes."""
         ...
 
     @property
     def views(self) -> TTA:
-        """At which sizes it wants to see each image; `Images.views` holds all but the first."""
+        """The sizes at which it expects each image; `Images.views` holds all but the first."""
         ...
 
     def detect(self, images: Images, proposals: Proposals | None = None) -> Detections:
@@ -112,7 +112,7 @@ class Engine:
             box = replace(box, max_detections=max_detections)
         if box == self.config.box_head:
             return self
-        model = copy.copy(self._model("another limit of detections"))  # all but the config is shared
+        model = copy.copy(self._model("another score_threshold or max_detections"))  # all but the config is shared
         model.config = replace(self.config, box_head=box)
         return replace(self, backend=model, config=model.config)
 
@@ -149,7 +149,7 @@ class Engine:
 
     def _model(self, wish: str) -> Any:
         if not isinstance(self.backend, MaskRCNN):
-            raise ConfigError(f"{wish}: only a plain PyTorch model can give that, not {type(self.backend).__name__}")
+            raise ConfigError(f"{wish} needs the plain PyTorch backend; this one is {type(self.backend).__name__}")
         return self.backend
 
 

@@ -128,7 +128,7 @@ _Fingerprint = tuple[tuple[int, int], ...]
 
 
 def _fingerprint(model: MaskRCNN) -> _Fingerprint:
-    """Another one after any tensor was replaced or written to (but through `.data`, which PyTorch does not count)."""
+    """Changes if a tensor is replaced or modified, except through `.data`, which PyTorch does not track."""
     tensors = (*model.parameters(), *model.buffers())
     return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
@@ -207,7 +207,7 @@ def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnErro
             for slot in window:
                 slot.future.cancel()
     if skipped and on_error == "skip":
-        warnings.warn(f"{skipped} of the images could not be read and were passed over", stacklevel=2)
+        warnings.warn(f"{skipped} images could not be read and were skipped", stacklevel=2)
 
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:

@@ -152,7 +152,7 @@ class Result:
         if "overlay" in formats:
             files.append(folder / f"{name or self.stem}.png")
             if self.path is not None and files[-1].exists() and files[-1].samefile(self.path):
-                raise ConfigError(f"the overlay of {self.path} would take its place; save it in another folder")
+                raise ConfigError(f"the overlay would overwrite the image {self.path}; save it in another folder")
             self.overlay().save(files[-1], compress_level=1)
         if "coco" in formats:
             files.append(folder / f"{name or self.stem}.json")

@@ -11,13 +11,13 @@ def propose(
     data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("proposals.safetensors"),
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 2,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="A bad record is an error, not skipped.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if there is one.")] = None,
 ) -> None:
-    """Keep the boxes that a model's RPN proposes, for train --proposals."""
+    """Save the proposals of a model's RPN, for train --proposals."""
     from ..training.two_stage import propose as run
 
     figures = run(

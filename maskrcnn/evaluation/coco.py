@@ -158,7 +158,7 @@ def _nothing_to_measure(task: str, dataset: Dataset, found: list[Row]) -> str:
         with_keypoints = {number for number, category in enumerate(dataset.categories, 1) if category.keypoints}
         found = [row for row in found if row["category_id"] in with_keypoints]
     if found and not any(row.get(_FIELD[task]) for row in found):
-        return f"{task}: the predictions have none"
+        return f"{task}: the predictions contain none"
     return ""
 
 

@@ -69,7 +69,7 @@ def stage_channels(index: int, config: BackboneConfig) -> int:
 
 
 class ResNet(nn.Module):
-    """Image to the maps of its stages: all four, without the last one for C4, which is dilated for DC5.
+    """Image to the maps of its stages res2 to res5. C4 omits the last, DC5 dilates it.
 
     Input [B I H W]; output one map per stage, strides 4, 8, 16, 32 (16 twice if dilated).
     """

@@ -12,7 +12,7 @@ from .layers import conv_stack, init_msra, init_normal, init_xavier
 class BoxHead(nn.Module):
     """3x3 convolutions of 256 channels (4conv1fc: four), fully connected layers (2fc: two), then the two predictors.
 
-    Of `res5`, whose trunk is in the pool, neither: the features are averaged over their positions.
+    For `res5` neither: its trunk is in the pool, and the features are averaged over their positions.
     """
 
     def __init__(self, in_channels: int, classes: int, config: BoxHeadConfig) -> None:

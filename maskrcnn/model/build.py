@@ -88,7 +88,7 @@ def _check(config: ModelConfig) -> None:
         )
     if config.backbone.block == "basic" and config.backbone.groups > 1:
         raise ConfigError(
-            "model.backbone.groups are of the 3x3 between two 1x1: model.backbone.block must be 'bottleneck'"
+            "model.backbone.groups above 1 needs bottleneck blocks: model.backbone.block must be 'bottleneck'"
         )
     sides = {head.pool_size for head in (mask, keypoint) if head.enabled}
     if len(sides) > 1 and mask.kind != "res5":

@@ -73,7 +73,7 @@ def select(candidates: Detections, images: Images, config: BoxHeadConfig, arithm
 
 
 def mask_probabilities(logits: Float[Tensor, "B D M M"] | Float[Tensor, "B D 2 M M"]) -> Float[Tensor, "B D M M"]:
-    """Of a pixel to be the object's: the sigmoid or, if classes compete (Table 2b), the predicted class's share."""
+    """The probability that a pixel belongs to the object: sigmoid or, if classes compete (Table 2b), softmax."""
     return logits[:, :, 1].exp() if logits.dim() == 5 else logits.sigmoid()
 
 

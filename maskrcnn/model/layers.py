@@ -88,7 +88,7 @@ def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module | None:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then the norm if any, then a sum, then ReLU if wanted. Only without a norm has it a bias."""
+    """Convolution, then the norm if any, then a sum, then ReLU if wanted. It has a bias only without a norm."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ def conv_stack(in_channels: int, channels: int, count: int, norm: str) -> tuple[
 
 
 def drop_empty_slots(bundle: Slots) -> Slots:
-    """The bundle without the last slots if they are empty in every image; all slots if nobody may look (a GPU)."""
+    """The bundle without the last slots if they are empty in every image; all slots if values cannot be read (GPU, tracing)."""
     if not may_look(bundle.valid):
         return bundle
     slots = max(1, int(bundle.valid.sum(1).max()))
@@ -140,7 +140,7 @@ def drop_empty_slots(bundle: Slots) -> Slots:
 def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
     """What `branch` gives for the valid slots, [1 N ...] of all images in a row; zeros in the others.
 
-    So live batch norms count no empty slot. If nobody may look at `valid`, the branch computes every slot. `branch`
+    So live batch norms count no empty slot. If `valid` cannot be read (GPU, tracing), the branch computes every slot. `branch`
     returns a tensor or a tuple of tensors.
     """
     if not may_look(valid) or bool(valid.all()):
@@ -158,7 +158,7 @@ def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Nu
 
 
 def unrecorded(module: nn.Module) -> Callable[..., Any]:
-    """`module` for a look ahead: its live norms take the batch's statistics, as ever, and keep none of them."""
+    """`module` for a trial pass: live norms use the statistics of the batch and do not update their own."""
     spare = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return lambda *inputs: torch.func.functional_call(module, spare, inputs)
 

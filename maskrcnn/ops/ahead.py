@@ -33,7 +33,7 @@ def start(dtype: torch.dtype) -> None:
     mark = _mark(dtype)
     if mark is None or mark in _running or mark.exists() or getattr(sys, "frozen", False) or not sys.executable:
         return
-    _LOG.warning("compiling kernels for this processor, once: some 10 seconds; they are kept on the disk")
+    _LOG.warning("compiling kernels for this processor, once: some 10 seconds; they are cached on disk")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command, quiet = [sys.executable, "-m", __name__], subprocess.DEVNULL
     _running[mark] = [

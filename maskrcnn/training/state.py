@@ -40,7 +40,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights of a step. The decay grows from 0.1, so that the first weights are soon forgotten."""
+        """Updates the average with the weights of a step. The decay grows from 0.1, so that the first weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         tensors = model.state_dict()
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
@@ -106,7 +106,7 @@ def load_state(path: str | Path, state: State) -> None:
         if state.scaler.is_enabled() and content["scaler"]:
             state.scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its progress cannot be understood: {error}") from error
+        raise CheckpointError(f"{path}: its progress are invalid: {error}") from error
 
 
 def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ Inputs: TypeAlias = tuple[Any, ...]  # what a task's `forward` takes: bundles of
 class Task(nn.Module):
     """All branches of a model, trained together (approximate joint training). `forward` is the loss.
 
-    The stages of `two_stage.py` train parts of a model: they replace the loss, the batches or the judge.
+    The stages of `two_stage.py` train parts of a model: they replace the loss, the batches or the metric.
     """
 
     def __init__(self, run: Run, model: MaskRCNN) -> None:

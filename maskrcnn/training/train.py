@@ -39,21 +39,21 @@ def train(
         weights: Checkpoint or name to start from; default: from scratch.
         out: Folder of the run; default: runs/NAME.
         epochs: Passes over the training images.
-        batch: Images at once, per process.
-        val: COCO json to evaluate on; default: found, or a tenth.
+        batch: Images per batch and process.
+        val: COCO json to evaluate on; default: val.json if present, else a tenth of the training images.
         images: Folder of the images, if they are not beside the json.
         overrides: Settings such as "train.lr=0.01".
         config: Settings as a TOML file.
         precision: fp32, bf16, fp16 or auto.
-        seed: Of weights, order, augmentation and sampling.
-        patience: Stop after so many evaluations without improvement.
+        seed: Random seed for weights, order, augmentation and sampling.
+        patience: Stop after this many evaluations without improvement.
         schedule: 1x, s1x, 2x, 3x, paper, step or cosine.
-        stages: rpn,heads: the RPN first, then the rest on its boxes.
+        stages: rpn,heads: train the RPN first, then the heads on its proposals.
         proposals: Train the heads on the boxes in this file.
         masks: Learn masks; without them it is Faster R-CNN with RoIAlign.
-        keypoints: Learn keypoints, too, as the json names them.
-        strict: A bad record is an error; default: it is left out.
-        tensorboard: Write a TensorBoard log, too.
+        keypoints: Also train keypoints, as defined in the json.
+        strict: Stop at the first bad record instead of skipping it.
+        tensorboard: Also write a TensorBoard log.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
 
     Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not

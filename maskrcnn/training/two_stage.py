@@ -303,7 +303,7 @@ def read_proposals(path: str | Path) -> KeptProposals:
         images = {i: (name, height, width) for i, name, (height, width) in zip(ids, names, sizes, strict=True)}
         config, weights = from_dict(ModelConfig, content["model"]), str(content["weights"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: what it holds cannot be understood: {error}") from error
+        raise CheckpointError(f"{path}: its contents are invalid: {error}") from error
     network = {name.removeprefix(_NETWORK): t for name, t in tensors.items() if name.startswith(_NETWORK)}
     return KeptProposals(boxes, images, network, config, weights)
 

@@ -39,7 +39,7 @@ def find(name: str) -> Release:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise CheckpointError(f"there is no release {name!r}" + (f"; there is {', '.join(near)}" if near else ""))
+    raise CheckpointError(f"there is no release {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 def fetch(release: Release, *, offline: bool | None = None) -> Path:

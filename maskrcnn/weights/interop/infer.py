@@ -43,7 +43,7 @@ def infer(shapes: Shapes) -> ModelConfig:
         raise CheckpointError("its box_head.class_logits has 1 row: there is no class beside the background")
     anchors, known = _shape(shapes, "rpn.objectness.weight")[0], len(base.anchors.sizes[0]) * len(base.anchors.ratios)
     if anchors != known:  # sizes and ratios leave no other trace
-        raise CheckpointError(f"it has {anchors} anchors a position, not {known}: their sizes and ratios are unknown")
+        raise CheckpointError(f"it has {anchors} anchors per position, not {known}: their sizes and ratios are unknown")
     outputs = "neck.outputs.0"
     fpn = FPNConfig(_shape(shapes, f"{outputs}.conv.weight")[0], _norm(shapes, outputs)) if pyramid else base.fpn
     group = f"-{backbone.groups}x{backbone.width_per_group}d" if backbone.groups > 1 else ""

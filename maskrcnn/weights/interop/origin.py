@@ -80,7 +80,7 @@ def rename_all(tensors: Mapping[str, T], table: Sequence[Row], *, to_ours: bool)
         if other is None:
             unknown.append(name)
         elif before.setdefault(other, name) != name:
-            raise CheckpointError(f"{before[other]} and {name} are both {other}")
+            raise CheckpointError(f"{before[other]} and {name} both map to {other}")
     return {other: tensors[name] for other, name in before.items()}, unknown
 
 

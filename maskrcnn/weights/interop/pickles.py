@@ -94,7 +94,7 @@ class _Call:
         return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise CheckpointError("the file wants to change what reads it")
+        raise CheckpointError("the file tries to modify the unpickler")
 
 
 class _Dtype:
