@@ -40,7 +40,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def choose_precision(wanted: str, device: torch.device, profile: str = "ours") -> Precision:
     """`wanted`, where `auto` is bf16 on a device that computes it faster than float32, and fp32 elsewhere.
 
-    Weights of another framework's `profile` run in fp32 unless asked for otherwise: to give the same results as the original framework.
+    Weights of another framework's `profile` run in fp32 unless asked for otherwise: to give the same results as the
+    original framework.
     Raises `ConfigError` for another word.
     """
     if wanted in DTYPES:

@@ -129,7 +129,9 @@ def conv_stack(in_channels: int, channels: int, count: int, norm: str) -> tuple[
 
 
 def drop_empty_slots(bundle: Slots) -> Slots:
-    """The bundle without the last slots if they are empty in every image; all slots if values cannot be read (GPU, tracing)."""
+    """The bundle without the last slots if they are empty in every image; all slots if values cannot be read (GPU,
+    tracing).
+    """
     if not may_look(bundle.valid):
         return bundle
     slots = max(1, int(bundle.valid.sum(1).max()))
@@ -140,8 +142,8 @@ def drop_empty_slots(bundle: Slots) -> Slots:
 def on_valid(branch: Callable[..., Any], valid: Bool[Tensor, "B R"], *inputs: Num[Tensor, "B R ..."]) -> Any:
     """What `branch` gives for the valid slots, [1 N ...] of all images in a row; zeros in the others.
 
-    So live batch norms count no empty slot. If `valid` cannot be read (GPU, tracing), the branch computes every slot. `branch`
-    returns a tensor or a tuple of tensors.
+    So live batch norms count no empty slot. If `valid` cannot be read (GPU, tracing), the branch computes every slot.
+    `branch` returns a tensor or a tuple of tensors.
     """
     if not may_look(valid) or bool(valid.all()):
         return branch(*inputs)

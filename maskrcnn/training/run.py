@@ -96,7 +96,9 @@ def prepare_run(
     settled = override(base, list(settings))
     settled = replace(settled, model=_with_classes(settled.model, train_data))
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
-        raise ConfigError("trainable batch norms need an epsilon above 0, and these weights have 0: --set model.backbone.norm_eps=1e-5")
+        raise ConfigError(
+            "live batch norms need an epsilon, and these weights have 0: --set model.backbone.norm_eps=1e-5"
+        )
     place = Path(data)
     default = Path("runs") / (place.stem if place.is_file() else place.resolve().name)
     folder = default if out is None else Path(out)

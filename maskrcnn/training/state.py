@@ -40,7 +40,10 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Updates the average with the weights of a step. The decay grows from 0.1, so that the first weights are soon forgotten."""
+        """Updates the average with the weights of a step.
+
+        The decay grows from 0.1, so that the first weights are soon forgotten.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         tensors = model.state_dict()
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
