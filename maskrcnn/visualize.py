@@ -51,10 +51,8 @@ def draw(
     line = max(2, round(float(np.hypot(*drawing.size)) / 550))
     colours = object_colours(labels)
     boxes = boxes * factor
-    rings = [
-        ([ring * factor for ring in outline.outer], [ring * factor for ring in outline.holes])
-        for outline in outlines or [Outline([], [])] * len(boxes)
-    ]
+    masks = outlines or [Outline([], [])] * len(boxes)
+    rings = [([ring * factor for ring in mask.outer], [ring * factor for ring in mask.holes]) for mask in masks]
     largest_first = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
     for i in largest_first:
         outer, holes = rings[i]

@@ -184,10 +184,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _images(overlays: Sequence[Path]) -> str:
-    if not overlays:
-        return ""
     figures = (f"<figure>{_embedded(path)}<figcaption>{escape(path.name)}</figcaption></figure>" for path in overlays)
-    return "<h2>Predictions</h2><div class=images>" + "".join(figures) + "</div>"
+    return f"<h2>Predictions</h2><div class=images>{''.join(figures)}</div>" if overlays else ""
 
 
 def _embedded(path: Path) -> str:
@@ -196,11 +194,11 @@ def _embedded(path: Path) -> str:
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     stored = io.BytesIO()
     small.save(stored, "JPEG", quality=90)
-    return f'<img alt="{escape(path.name)}" src="data:image/jpeg;base64,{_base64(stored)}">'
+    return f'<img alt="{escape(path.name)}" src="{_data(stored, "jpeg")}">'
 
 
-def _base64(stored: io.BytesIO) -> str:
-    return base64.b64encode(stored.getvalue()).decode()
+def _data(stored: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(stored.getvalue()).decode()}"
 
 
 def _plots(steps: Records, evaluations: Records, curves: Mapping[str, Curves]) -> list[str]:
@@ -230,7 +228,7 @@ def _plots(steps: Records, evaluations: Records, curves: Mapping[str, Curves]) -
 def _plot(figure: "Figure", description: str) -> str:
     stored = io.BytesIO()
     figure.savefig(stored, format="png", dpi=150)
-    return f'<img class=plot alt="{description}" src="data:image/png;base64,{_base64(stored)}">'
+    return f'<img class=plot alt="{description}" src="{_data(stored, "png")}">'
 
 
 def _draw_losses(axes: "Axes", steps: Records, evaluations: Records) -> None:
