@@ -80,9 +80,9 @@ def read(
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
     images, annotations, categories = _split(content) or _load(content, path)
-    del content
     roots = _roots(path) if images_dir is None else (Path(images_dir),)
     builder = DatasetBuilder(path, _read_categories(categories, path, keypoints), roots, strict=strict)
+    del content, categories  # a `Raw` holds all of the file's bytes; the other lists are emptied
     for row in _records(images, _Image, path):
         if isinstance(row, _Image):
             builder.add_image(row.id, row.file_name, row.height, row.width)
