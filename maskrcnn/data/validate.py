@@ -337,16 +337,16 @@ def polygon_measures(
     first, lengths = offsets[:-1], np.diff(offsets)
     if not len(first):
         return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)
-    finite = np.logical_and.reduceat((np.abs(points) < far).all(1), first)
-    points = np.where(np.repeat(finite, lengths)[:, None], points, 0)
-    boxes = np.concatenate([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)], axis=1)
-    around = points - np.repeat(points[first], lengths, axis=0)  # small numbers: no cancellation far from the origin
-    x, y = around.T
-    following = np.arange(1, len(points) + 1)
-    following[offsets[1:] - 1] = first
-    cross = x * y[following] - x[following] * y
+    near = np.abs(points) < far
+    finite = np.logical_and.reduceat(near[:, 0] & near[:, 1], first)
+    x, y = points.T if finite.all() else np.where(np.repeat(finite, lengths), points.T, 0)
+    low, high = [np.minimum.reduceat(v, first) for v in (x, y)], [np.maximum.reduceat(v, first) for v in (x, y)]
+    # From the first point of each polygon: small numbers, so nothing cancels far from the origin.
+    x, y = x - np.repeat(x[first], lengths), y - np.repeat(y[first], lengths)
+    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
+    next_x[offsets[1:] - 1], next_y[offsets[1:] - 1] = x[first], y[first]
+    cross = x * next_y - next_x * y
     shoelace = np.abs(np.add.reduceat(cross, first)) / 2
     unsigned = np.add.reduceat(np.abs(cross), first) / 2
-    sides = boxes[:, 2:] - boxes[:, :2]
-    flat = (unsigned <= 1e-9) | (sides <= 0).any(1)
-    return finite, boxes, np.where(flat, 0, np.maximum(shoelace, 1e-9))
+    flat = (unsigned <= 1e-9) | (high[0] <= low[0]) | (high[1] <= low[1])
+    return finite, np.stack([*low, *high], axis=1), np.where(flat, 0, np.maximum(shoelace, 1e-9))

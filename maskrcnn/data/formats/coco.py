@@ -1,7 +1,8 @@
 """COCO json, read and written: images, categories, and objects with polygons, run lengths, boxes and keypoints.
 
-msgspec finds where each annotation stands and decodes one at a time, so that no more than one exists as Python objects.
-What its stricter grammar refuses, json reads: NaN and infinity, halves of surrogates, other encodings than UTF-8.
+msgspec finds where each record begins and ends and decodes one at a time, so that no more than one exists as Python
+objects. json reads what msgspec's stricter grammar refuses: NaN and infinity, halves of surrogate pairs, and encodings
+other than UTF-8.
 """
 
 import codecs
@@ -28,13 +29,22 @@ _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
 
 
 class _File(msgspec.Struct):
-    images: msgspec.Raw
+    images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
-    categories: msgspec.Raw
+    categories: list[msgspec.Raw]
+
+
+class _Image(msgspec.Struct, gc=False):
+    """The fields that are read. Any value passes; `DatasetBuilder` checks it."""
+
+    id: Any = None
+    file_name: Any = None
+    height: Any = None
+    width: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    """The fields that are read. Any value passes; `DatasetBuilder` judges it."""
+    """The fields that are read. Any value passes; `DatasetBuilder` checks it."""
 
     image_id: Any = None
     category_id: Any = None
@@ -69,17 +79,16 @@ def read(
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
-    images, annotations, categories = _split(content, path) or _load(content, path)
-    del content
+    images, annotations, categories = _split(content) or _load(content, path)
     roots = _roots(path) if images_dir is None else (Path(images_dir),)
     builder = DatasetBuilder(path, _read_categories(categories, path, keypoints), roots, strict=strict)
-    for image in images:
-        if isinstance(image, dict):
-            builder.add_image(image.get("id"), image.get("file_name"), image.get("height"), image.get("width"))
+    del content, categories  # a `Raw` holds all of the file's bytes; the other lists are emptied
+    for row in _records(images, _Image, path):
+        if isinstance(row, _Image):
+            builder.add_image(row.id, row.file_name, row.height, row.width)
         else:
-            builder.refuse("image", "image that is not an object", show(image))
-    images.clear()
-    for row in _annotations(annotations, path):
+            builder.refuse("image", "image that is not an object", show(row))
+    for row in _records(annotations, _Annotation, path):
         if isinstance(row, _Annotation):
             builder.add_object(
                 row.image_id,
@@ -117,15 +126,14 @@ def write(dataset: Dataset, path: str | Path) -> None:
         file.write(b"}\n")
 
 
-def _split(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]] | None:
-    """The lists of images, annotations (each still `Raw`) and categories; None if msgspec refuses the file."""
+def _split(content: bytes) -> tuple[list[Any], list[Any], list[Any]] | None:
+    """The lists of images, annotations and categories, each record still `Raw`; None if msgspec refuses the file."""
     try:
-        _check_utf8(content)  # msgspec does not look at the strings that it skips
+        _check_utf8(content)  # msgspec does not check the strings that it skips
         file = msgspec.json.decode(content, type=_File)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
-    images, categories = (_parse(str(raw, "utf-8"), path) for raw in (file.images, file.categories))
-    return (images, file.annotations, categories) if isinstance(images, list) and isinstance(categories, list) else None
+    return file.images, file.annotations, file.categories
 
 
 def _load(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]]:
@@ -162,11 +170,11 @@ def _check_utf8(content: bytes) -> None:
             decoder.decode(content[first : first + _BLOCK], final=first + _BLOCK >= len(content))
 
 
-def _annotations(entries: list[Any], path: Path) -> Iterator[Any]:
-    """Every annotation as an `_Annotation`, or as it is if it is no object. Empties the list, which frees the memory of
-    those that were read.
+def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Any]:
+    """Every entry as a struct of this `kind`, or as it is if it is not an object. Empties the list, so that the memory
+    of what was read is freed.
     """
-    decode = msgspec.json.Decoder(_Annotation).decode
+    decode = msgspec.json.Decoder(kind).decode
     entries.reverse()
     while entries:
         entry = entries.pop()
@@ -176,7 +184,7 @@ def _annotations(entries: list[Any], path: Path) -> Iterator[Any]:
                 continue
             except (msgspec.DecodeError, RecursionError):
                 entry = _parse(str(entry, "utf-8"), path)
-        yield msgspec.convert(entry, _Annotation) if isinstance(entry, dict) else entry
+        yield msgspec.convert(entry, kind) if isinstance(entry, dict) else entry
 
 
 def _roots(path: Path) -> tuple[Path, ...]:
@@ -192,7 +200,7 @@ def _roots(path: Path) -> tuple[Path, ...]:
 def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Category]:
     """The categories, with their keypoints if `keypoints` are wanted."""
     categories = []
-    for entry in entries:
+    for entry in (_parse(str(e, "utf-8"), path) if isinstance(e, msgspec.Raw) else e for e in entries):
         id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if id is None or not isinstance(name, str) or not name:
             raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
