@@ -174,7 +174,7 @@ def test_boxes_alone_leave_masks_out(tmp_path) -> None:
     dataset = write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])])
     metrics = metrics_of(dataset, [row([0, 0, 20, 20])])
     assert "mask" not in metrics
-    assert "mask: the predictions have none" in metrics["notes"]
+    assert "mask: the predictions contain none" in metrics["notes"]
 
 
 # --- categories and wrong rows --------------------------------------------------------------------
@@ -384,7 +384,7 @@ def test_missed_keypoints_give_zero(tmp_path) -> None:
     assert metrics_of(dataset, [])["keypoint"]["AP"] == 0
     metrics = metrics_of(dataset, [row([10, 10, 70, 70], category_id=7)])
     assert "keypoint" not in metrics
-    assert "keypoint: the predictions have none" in metrics["notes"]
+    assert "keypoint: the predictions contain none" in metrics["notes"]
 
 
 def figures(tmp_path):
