@@ -26,13 +26,9 @@ def _encode(mask, rows, columns, threshold, strict):  # noqa: ANN001, ANN202
     left, right = reached(columns, last)
     starts = _row_starts(rows, first_row, end_row, last)
     column = np.empty(len(mask), np.float32)
-    changes, count = np.empty(256, np.int64), 0
+    changes, count = np.empty((right - left) * (last + 2) + 1, np.int64), 0
     state = False  # of the previous pixel
     for x in range(left, right):
-        if count + len(mask) + 2 > len(changes):
-            grown = np.empty(2 * len(changes) + len(mask) + 2, np.int64)
-            grown[:count] = changes[:count]
-            changes = grown
         low = min(int(columns[x]), last - 1)
         share = columns[x] - np.float32(low)
         for k in range(len(mask)):

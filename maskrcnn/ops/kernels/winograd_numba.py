@@ -64,20 +64,13 @@ def _to_tile(pixels, first, seen, n):
             h1[c] = read(d1[c]) + read(d2[c])
             h2[c] = read(d2[c]) - read(d1[c])
             h3[c] = read(d1[c]) - read(d3[c])
-    for j in range(4):
-        h0, h1, h2, h3 = half[0, j], half[1, j], half[2, j], half[3, j]
-        for c in range(C):
-            whole[c] = h0[c] - h2[c]
-        write(seen[j, n], whole)
-        for c in range(C):
-            whole[c] = h1[c] + h2[c]
-        write(seen[4 + j, n], whole)
-        for c in range(C):
-            whole[c] = h2[c] - h1[c]
-        write(seen[8 + j, n], whole)
-        for c in range(C):
-            whole[c] = h1[c] - h3[c]
-        write(seen[12 + j, n], whole)
+    for i in range(4):
+        sign = np.float32(1 if i == 1 else -1)
+        for j in range(4):
+            first_row, second_row = half[(0, 1, 2, 1)[i], j], half[(2, 2, 1, 3)[i], j]
+            for c in range(C):
+                whole[c] = first_row[c] + sign * second_row[c]
+            write(seen[4 * i + j, n], whole)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")
@@ -99,14 +92,11 @@ def _from_tile(products, first, bias, others, relu, y, n):
             h0[c] = read(m0[c]) + read(m1[c]) + read(m2[c])
             h1[c] = read(m1[c]) - read(m2[c]) - read(m3[c])
     for i in range(min(2, H - top)):
-        h0, h1, h2, h3 = half[i, 0], half[i, 1], half[i, 2], half[i, 3]
         for j in range(min(2, W - left)):
-            if j == 0:
-                for c in range(D):
-                    whole[c] = h0[c] + h1[c] + h2[c] + bias[c]
-            else:
-                for c in range(D):
-                    whole[c] = h1[c] - h2[c] - h3[c] + bias[c]
+            h0, h1, h2 = half[i, j], half[i, j + 1], half[i, j + 2]
+            sign = np.float32(1 - 2 * j)
+            for c in range(D):
+                whole[c] = h0[c] + sign * h1[c] + sign * h2[c] + bias[c]
             if len(others) > 0:
                 other = others[b, top + i, left + j]
                 for c in range(D):
