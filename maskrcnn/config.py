@@ -236,7 +236,7 @@ class TrainConfig:
     epochs: Positive = 12.0
     batch: Count = 2  # images per rank and micro-batch
     accumulate: Count = 1  # micro-batches per optimiser step
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw learns from scratch in far fewer steps; its lr is near 0.004
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # adamw learns from scratch in far fewer steps; its lr is near 0.008
     lr: NotNegative = 0.02  # for 16 images per optimiser step; scaled linearly to the real number
     momentum: Decay = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases; 0.05 is usual for adamw

@@ -2,8 +2,10 @@
 
 `B` images · `I` image channels · `H W` canvas pixels · `L` pyramid levels · `C` channels ·
 `A` anchors of an image, all levels · `G` ground-truth slots · `P` proposal slots ·
-`R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots · `K` classes without background ·
-`S` pooled side or side of a stored mask · `M` mask side · `J` keypoints · `Q` heatmap side.
+`R` sampled RoI slots · `F` foreground RoI slots · `D` detection slots, or output channels ·
+`K` classes without background · `K1` with it · `Kd` box deltas of a RoI: K, or 1 if class-agnostic ·
+`O` maps of a RoI · `S` pooled side or side of a stored mask · `M` mask side · `J` keypoints · `Q` heatmap side ·
+`V` points of polygons · `N` any number.
 
 Boxes are (x1, y1, x2, y2), float32, continuous canvas pixels: pixel i covers [i, i + 1). Sizes are (height, width).
 Labels are 0..K-1. Unused slots hold zeros and have `valid` False; they never influence a result.

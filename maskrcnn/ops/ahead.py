@@ -1,6 +1,6 @@
 """Compiling a prediction's kernels before they are needed: once on a machine, in processes beside this one.
 
-Numba compiles in one thread of a process, some 13 seconds in all. While the weights load, two processes compile half
+Numba compiles in one thread of a process, some 10 seconds in all. While the weights load, two processes compile half
 of the kernels each, and what they leave in Numba's cache is read here. If anything goes wrong with them, a kernel is
 compiled as it always is: when it is first called.
 """
@@ -33,7 +33,7 @@ def start(dtype: torch.dtype) -> None:
     mark = _mark(dtype)
     if mark is None or mark in _running or mark.exists() or getattr(sys, "frozen", False) or not sys.executable:
         return
-    _LOG.warning("compiling kernels for this processor, once: some 10 seconds; they are cached on disk")
+    _LOG.warning("compiling kernels for this processor, once, for about 8 seconds; they are cached on disk")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command, quiet = [sys.executable, "-m", __name__], subprocess.DEVNULL
     _running[mark] = [

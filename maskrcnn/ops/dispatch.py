@@ -141,7 +141,7 @@ def _tell_of_compilation() -> None:
     class Once(event.Listener):
         def on_start(self, event: Any) -> None:
             unregister("numba:compile", self)
-            _LOG.warning("compiling kernels for this processor, once: some seconds; they are cached on disk")
+            _LOG.warning("compiling kernels for this processor, once, for a few seconds; they are cached on disk")
 
         def on_end(self, event: Any) -> None:
             pass

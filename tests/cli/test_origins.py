@@ -46,7 +46,7 @@ def test_predict_and_evaluate_read_a_foreign_file(
 ) -> None:
     data = write_coco(tmp_path, {"a.png": TWO_APART})
     code, told, _ = run(capsys, "predict", theirs, tmp_path / "images", "--out", tmp_path / "out", "--save", "coco")
-    assert (code, "1 images" in told) == (0, True)
+    assert (code, "1 image," in told) == (0, True)
     code, told, _ = run(capsys, "evaluate", theirs, data, "--out", tmp_path / "m.json", "--workers", "0")
     assert code == 0
     assert "class-1, class-2, class-3" in told  # the file has no names: nothing is matched, and that is said
