@@ -44,9 +44,9 @@ def fit(height: int, width: int, rule: InputConfig) -> Fit:
     shorter, longer = min(height, width), max(height, width)
     if min_size == 0 and zoom == 1 and longer <= max_size:
         return Fit((height, width), (1.0, 1.0))
+    scale = min_size / shorter if min_size else zoom
     match rule.size_rounding:
         case "half_up":
-            scale = min_size / shorter if min_size else zoom
             short, long = float(min_size or scale * shorter), scale * longer
             if long > max_size:
                 scale = max_size / long
@@ -54,10 +54,9 @@ def fit(height: int, width: int, rule: InputConfig) -> Fit:
             new_short, new_long = int(short + 0.5), int(long + 0.5)
             new_height, new_width = (new_short, new_long) if height < width else (new_long, new_short)
         case "floor":
-            scale = min(min_size / shorter if min_size else zoom, max_size / longer)
+            scale = min(scale, max_size / longer)
             new_height, new_width = math.floor(height * scale), math.floor(width * scale)
         case "half_even":
-            scale = min_size / shorter if min_size else zoom
             if round(scale * longer) > max_size:
                 scale = max_size / longer
             size = max(round(height * scale), 1), max(round(width * scale), 1)

@@ -208,8 +208,7 @@ class TTA:
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
             raise ConfigError(f"tta takes scales between 0.1 and 10, such as 0.5,1,1.5; it got {list(self.scales)}")
-        nearest_first = sorted(self.scales, key=lambda scale: (abs(math.log(scale)), -scale))
-        object.__setattr__(self, "scales", tuple(nearest_first))
+        object.__setattr__(self, "scales", tuple(sorted(self.scales, key=lambda scale: (abs(math.log(scale)), -scale))))
 
 
 ONE_VIEW = TTA(scales=(1.0,), flip=False)  # the image as it is
@@ -294,9 +293,8 @@ MODEL_NAMES = (_TINY.name, *(f"{network}-FPN" for network in _RESNETS), *_WITHOU
 def preset(name: str) -> ModelConfig:
     """The `ModelConfig` of a name, network-depth-features. Raises `ConfigError` for an unknown one."""
     if name not in MODEL_NAMES:
-        raise ConfigError(
-            f"there is no model {name!r}{_nearest(name, MODEL_NAMES)}; the models are {', '.join(MODEL_NAMES)}"
-        )
+        near = _nearest(name, MODEL_NAMES)
+        raise ConfigError(f"there is no model {name!r}{near}; the models are {', '.join(MODEL_NAMES)}")
     if name == _TINY.name:
         return _TINY
     network, _, features = name.rpartition("-")

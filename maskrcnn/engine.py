@@ -149,7 +149,9 @@ class Engine:
 
     def _model(self, wish: str) -> Any:
         if not isinstance(self.backend, MaskRCNN):
-            raise ConfigError(f"{wish} needs the plain PyTorch backend; this one is {type(self.backend).__name__}")
+            raise ConfigError(
+                f"only a plain PyTorch model can do this: {wish}; this one is {type(self.backend).__name__}"
+            )
         return self.backend
 
 

@@ -73,8 +73,7 @@ def read_image(source: ImageLike, *, channels: int = 3, annotated_size: tuple[in
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) of an image, from its header, as `read_image` would return it. Raises `DataError`."""
     if str(path).lower().endswith(".npy"):
-        shape = _open_npy(Path(path), str(path)).shape
-        return int(shape[0]), int(shape[1])
+        return _open_npy(Path(path), str(path)).shape[:2]
     with _closing(_open(path, str(path))) as image:
         width, height = image.size
         return (width, height) if _orientation(image) >= 5 else (height, width)
@@ -249,10 +248,8 @@ def _with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
         return array
     if channels == 3 and has in (1, 2):
         return np.repeat(array[:, :, :1], 3, axis=2)
-    if channels == 3 and has == 4:
-        return array[:, :, :3]
-    if channels == 1 and has == 2:
-        return array[:, :, :1]
+    if (channels, has) in ((3, 4), (1, 2)):
+        return array[:, :, :channels]
     if channels == 1 and has in (3, 4):  # ITU-R 601 luma, as Pillow's L
         red, green, blue = (array[:, :, i].astype(np.uint32) for i in range(3))
         return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, :, None]

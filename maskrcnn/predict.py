@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -155,20 +156,12 @@ def load_image(source: Any, engine: Engine) -> LoadedImage:
     return LoadedImage(path, array if path is None else None, engine.prepare(array))
 
 
+@dataclass
 class _Slot:
     """A place in the window: an image on its way, then its result."""
 
-    def __init__(self, future: Future[LoadedImage]) -> None:
-        self.future = future
-        self.result: Result | None = None
-
-    def image(self) -> LoadedImage:
-        """Waits for the image. Raises the reader's `DataError`."""
-        return self.future.result()
-
-    def readable(self) -> bool:
-        """Waits, and says whether there is an image and no result yet."""
-        return self.result is None and self.future.exception() is None
+    future: Future[LoadedImage]  # or the reader's `DataError`
+    result: Result | None = None
 
 
 def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnError, threads: int) -> Iterator[Result]:
@@ -185,14 +178,14 @@ def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnErro
                 first = window[0]
                 if first.result is None:
                     try:
-                        first.image()
+                        first.future.result()
                     except DataError as error:
                         skipped += 1
                         window.popleft()
                         _report(error, on_error)
                         continue
                     slots = _together(window, batch)
-                    loaded = [slot.image() for slot in slots]
+                    loaded = [slot.future.result() for slot in slots]
                     results = engine.results(
                         join([each.images for each in loaded]),
                         [each.path for each in loaded],
@@ -212,10 +205,10 @@ def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnErro
 
 def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:
     """The first slot of the window without a result, and up to `batch` - 1 others on the same canvases."""
-    waiting = (slot for slot in window if slot.readable())
+    waiting = (slot for slot in window if slot.result is None and slot.future.exception() is None)
     first = next(waiting)
-    canvases = first.image().canvases
-    others = (slot for slot in waiting if slot.image().canvases == canvases)
+    canvases = first.future.result().canvases
+    others = (slot for slot in waiting if slot.future.result().canvases == canvases)
     return [first, *islice(others, batch - 1)]
 
 

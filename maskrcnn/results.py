@@ -5,6 +5,7 @@ nothing holds detections x height x width unless `masks` is read.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -53,10 +54,7 @@ class Result:
         return len(self.boxes)
 
     def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for name in self.names:
-            counts[name] = counts.get(name, 0) + 1
-        found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        found = ", ".join(f"{count} {name}" for name, count in Counter(self.names).items()) or "nothing"
         return f"Result({self.path.name if self.path else 'image'}, {self.size[0]} x {self.size[1]}: {found})"
 
     @property
@@ -77,7 +75,8 @@ class Result:
 
     def mask(self, i: int) -> np.ndarray:
         """The mask of object i, bool [H W]. Raises ConfigError for a model without masks."""
-        self._require_masks()
+        if self.small_masks is None:
+            raise ConfigError(f"{self!r} has no masks: its model has no mask branch")
         return self._paste([i])[0]
 
     @cached_property
@@ -100,8 +99,7 @@ class Result:
 
     @property
     def polygons(self) -> list[list[np.ndarray]] | None:
-        """Each object's outer outlines, float64 [n 2], (x, y). Holes, which COCO polygons cannot say, are in
-        `outlines`."""
+        """Each object's outer outlines, float64 [n 2], (x, y). Holes, which COCO's polygons lack, are in `outlines`."""
         return None if self.outlines is None else [outline.outer for outline in self.outlines]
 
     def select(self, keep: np.ndarray | Sequence[int]) -> "Result":
@@ -131,10 +129,12 @@ class Result:
         for row, mask in zip(rows, self.rle or [], strict=self.rle is not None):
             row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
         if self.keypoints is not None:
-            for row, keypoints in zip(rows, self._own_keypoints(), strict=True):
-                if len(keypoints):
-                    written = keypoints.astype(np.float64) - [self.keypoint_shift, self.keypoint_shift, 0.0]
-                    row["keypoints"] = written.round(4).ravel().tolist()
+            ids = (category.id for category in self.categories)
+            part = dict(zip(ids, keypoint_slices(self.categories), strict=True))
+            shifted = self.keypoints.astype(np.float64) - [self.keypoint_shift, self.keypoint_shift, 0.0]
+            for row, keypoints in zip(rows, shifted.round(4), strict=True):
+                if (own := keypoints[part.get(row["category_id"], slice(0))]).size:
+                    row["keypoints"] = own.ravel().tolist()
         return rows
 
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
@@ -174,27 +174,13 @@ class Result:
         if image.shape[:2] != tuple(self.size):
             raise ValueError(f"the image is {image.shape[:2]}, but {self!r} was made for {tuple(self.size)}")
         return draw(
-            image,
-            self.boxes,
-            self.scores,
-            self.labels,
-            self.names,
-            outlines=self.outlines,
-            keypoints=self.keypoints,
-            categories=self.categories,
-        )
+            image, self.boxes, self.scores, self.labels, self.names,
+            outlines=self.outlines, keypoints=self.keypoints, categories=self.categories,
+        )  # fmt: skip
 
     def show(self) -> None:
         """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""
         self.overlay().show()
-
-    def _own_keypoints(self) -> list[np.ndarray]:
-        """For each object the keypoints of its own category, [j 3]."""
-        assert self.keypoints is not None
-        part = dict(zip((category.id for category in self.categories), keypoint_slices(self.categories), strict=True))
-        return [
-            keypoints[part.get(label, slice(0))] for keypoints, label in zip(self.keypoints, self.labels, strict=True)
-        ]
 
     def _paste(self, index: slice | list[int]) -> np.ndarray:
         assert self.small_masks is not None
@@ -204,10 +190,6 @@ class Result:
     def _mask_boxes(self) -> np.ndarray:
         """float32 [D 4]: what the masks are laid over."""
         return self.boxes - np.array([0, 0, 1, 1], np.float32) if self.inclusive else self.boxes
-
-    def _require_masks(self) -> None:
-        if self.small_masks is None:
-            raise ConfigError(f"{self!r} has no masks: its model has no mask branch")
 
 
 def from_detections(

@@ -137,9 +137,8 @@ def _draw_keypoints(
             pen.line([points[a], points[b]], fill=(20, 20, 20), width=line + 2)
             pen.line([points[a], points[b]], fill=colour, width=line)
     radius = line * 1.3 + 1
-    for (x, y), is_seen in zip(points, seen, strict=True):
-        if is_seen:
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(20, 20, 20))
+    for x, y in keypoints[seen, :2].tolist():
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(20, 20, 20))
 
 
 def _write_names(

@@ -98,7 +98,7 @@ def test_a_backend_computes_in_its_precision_and_sees_the_views_that_it_wants() 
 
 
 WISHES: dict[str, Callable[[Engine], Any]] = {
-    "another limit of detections": lambda engine: engine.limited(max_detections=1),
+    "another score_threshold or max_detections": lambda engine: engine.limited(max_detections=1),
     "test-time augmentation": lambda engine: engine.seeing(True),
     "proposals": lambda engine: engine.propose(engine.prepare(ARRAY)),
 }
@@ -108,7 +108,7 @@ WISHES: dict[str, Callable[[Engine], Any]] = {
 def test_what_needs_a_pytorch_model_is_refused_in_one_sentence(wish: str) -> None:
     with pytest.raises(ConfigError) as refused:
         WISHES[wish](engine_over(Written()))
-    assert str(refused.value) == f"{wish}: only a plain PyTorch model can give that, not Written"
+    assert str(refused.value) == f"only a plain PyTorch model can do this: {wish}; this one is Written"
 
 
 def test_a_wish_for_what_is_so_already_is_granted_to_every_backend() -> None:
@@ -174,7 +174,7 @@ def test_other_limits_make_another_engine_over_the_same_weights(model: MaskRCNN)
     seeing = few.seeing(TTA((1.0, 0.5)))
     assert isinstance(seeing.backend, Views)
     assert len(seeing.results(seeing.prepare(TWO_APART.pixels))[0]) == 2
-    with pytest.raises(ConfigError, match="not Views"):  # limits come first
+    with pytest.raises(ConfigError, match="this one is Views"):  # limits come first
         seeing.limited(max_detections=1)
 
 

@@ -64,9 +64,7 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
         rows += [("class", f"{category.id:>4}  {category.name}") for category in found.categories]
     else:
         rows.append(("backbone", f"only a backbone, to start a training from, such as that of {found.config.name}"))
-    rows += [
-        (name, value) for name, value in flat(found.provenance).items() if value not in (None, []) and name != "file"
-    ]
+    rows += [row for row in flat(found.provenance).items() if row[1] not in (None, []) and row[0] != "file"]
     return found.config, rows
 
 

@@ -48,28 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     try:
         app([word for word in words if word != "--debug"] or ["--help"], prog_name="maskrcnn")
-    except MaskRCNNError as error:
+    except (MaskRCNNError, OSError) as error:
         if debug:
             raise
-        _leave(str(error), error.exit_code)
-    except OSError as error:
-        if debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _leave(f"{where}{error.strerror or error}", 1)
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", is_eager=True, callback=lambda asked: _print_version(asked), help="Print the version."
-        ),
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    pass
+        sentence = str(error)
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            sentence = f"{where}{error.strerror or error}"
+        print(f"maskrcnn: {sentence}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 def _print_version(asked: bool | None) -> bool:
@@ -79,9 +66,14 @@ def _print_version(asked: bool | None) -> bool:
     return False
 
 
-def _leave(sentence: str, code: int) -> None:
-    print(f"maskrcnn: {sentence}", file=sys.stderr)
-    sys.exit(code)
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
 
 
 def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:

@@ -59,7 +59,8 @@ def predict(
         if unread and not done and not skip:
             raise _unread(unread)
     rate = done / max(time.perf_counter() - began, 1e-9)
-    print(f"{done} image{"s" * (done != 1)}, {objects} objects with a score of at least {show}, {rate:.1f} images/s: {out}")
+    seen = f"{done} image{'s' * (done != 1)}, {objects} objects with a score of at least {show}"
+    print(f"{seen}, {rate:.1f} images/s: {out}")
     if unread and not skip:  # the results of the other images are saved
         raise _unread(unread)
     for error in unread:

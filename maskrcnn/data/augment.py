@@ -24,6 +24,7 @@ from .dataset import Record
 
 MASK_SIDE = 112  # S, of a stored mask
 NO_AUGMENTATION = AugmentConfig(horizontal_flip=0.0)
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _SMALLEST = 1.0  # canvas pixels; if a crop leaves less of an object's side, nothing can be learned from it
 
 
@@ -76,9 +77,7 @@ class Sample(NamedTuple):
 def draw_geometry(
     rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig, rule: InputConfig
 ) -> Geometry:
-    """The geometric choices for an image of `size`. They always take the same number of random draws, so that one
-    setting does not change the draws of another.
-    """
+    """The geometric choices for an image of `size`. No setting changes the number of random draws."""
     choice, factor, top, left, across, down = rng.random(6)
     turns = int(rng.integers(4))
     min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
@@ -191,9 +190,6 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     return np.rint(values).astype(np.uint8) if pixels.dtype == np.uint8 else values.astype(np.float32)
 
 
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-
-
 def _see(
     record: Record, geometry: Geometry, min_visible: float, masks: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
@@ -234,8 +230,7 @@ def _cut(
     if bits is None:
         return boxes, share
     for i in np.flatnonzero(cut & bits.any(axis=(1, 2))):
-        edges_x = np.linspace(frames[i, 0], frames[i, 2], MASK_SIDE + 1)
-        edges_y = np.linspace(frames[i, 1], frames[i, 3], MASK_SIDE + 1)
+        edges_x, edges_y = np.linspace(frames[i, :2], frames[i, 2:], MASK_SIDE + 1, axis=1)
         columns, rows = _centres_inside(edges_x, limits[0]), _centres_inside(edges_y, limits[1])
         part = bits[i, rows, columns]
         share[i] = np.count_nonzero(part) / np.count_nonzero(bits[i])
@@ -247,9 +242,7 @@ def _cut(
 
 
 def _extent(used: np.ndarray, cells: slice, edges: np.ndarray, limit: float) -> tuple[float, float]:
-    """Where the used cells of an axis begin and end. An object that goes on beyond the border ends on the border, not
-    on the edge of a cell.
-    """
+    """Where the used cells of an axis begin and end: on the border, not on a cell's edge, if the object goes on."""
     indices = np.flatnonzero(used)
     first, last = cells.start + int(indices[0]), cells.start + int(indices[-1]) + 1
     low = 0.0 if first == cells.start > 0 else max(float(edges[first]), 0.0)
@@ -286,9 +279,7 @@ def _masks(record: Record, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _as_annotated(
     record: Record, index: np.ndarray, geometry: Geometry, rule: str
 ) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]] | None]:
-    """For the objects at `index`, the bits and frames of `bitmaps.windows`; with the rule "polygon" also the outlines,
-    and an object that has some has no bits.
-    """
+    """Bits and frames as `bitmaps.windows` gives them; with the rule "polygon" also outlines, instead of their bits."""
     found = [None if record.ignore[i] else record.segmentations[i] for i in index.tolist()]
     outlines = None
     if rule == "polygon":

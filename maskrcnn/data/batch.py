@@ -92,15 +92,12 @@ class BatchMaker(data.Dataset):
         return canvas_size(size, self.policy, min_size=largest, max_size=self.rule.max_size)
 
     def __getitem__(self, plan: BatchPlan) -> PackedBatch:
-        made: list[tuple[int, Sample]] = []
         problems: list[tuple[int, str]] = []
-        for index in plan.indices:
-            if found := self._first_readable(index, plan.epoch, plan.canvas, problems):
-                made.append(found)
+        tried = [self._first_readable(index, plan.epoch, plan.canvas, problems) for index in plan.indices]
+        made = [found for found in tried if found]
         if self.replace and not made:  # no image of this canvas can be read: take one of any canvas
-            found = self._first_readable(plan.indices[0], plan.epoch, None, problems)
-            made = [found] if found else []
-            plan = plan._replace(canvas=self.canvas(found[0], plan.epoch)) if found else plan
+            if found := self._first_readable(plan.indices[0], plan.epoch, None, problems):
+                made, plan = [found], plan._replace(canvas=self.canvas(found[0], plan.epoch))
         if self.replace and made:
             made = [made[i % len(made)] for i in range(len(plan.indices))]
         return self._pack(made, plan, tuple(problems))
@@ -143,7 +140,6 @@ class BatchMaker(data.Dataset):
         self, made: list[tuple[int, Sample]], plan: BatchPlan, problems: tuple[tuple[int, str], ...]
     ) -> PackedBatch:
         indices, samples = [index for index, _ in made], [sample for _, sample in made]
-
         fields = ["boxes", "labels", "ignore", *(["keypoints"] if self.dataset.num_keypoints else [])]
         objects = {
             field: torch.from_numpy(np.concatenate([getattr(sample, field) for sample in samples]))

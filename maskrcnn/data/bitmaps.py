@@ -64,9 +64,7 @@ def windows(bitmaps: Sequence[np.ndarray], rows: np.ndarray, columns: np.ndarray
 
 
 def grown(bits: Sequence[np.ndarray] | np.ndarray, side: int) -> np.ndarray:
-    """Masks [h w] as bool [n S S], S = max(`side`, 1). The last row and column are repeated: they are empty, unless the
-    image ends there.
-    """
+    """Masks [h w] as bool [n S S], S = max(`side`, 1). Last row and column repeat: empty, or where the image ends."""
     side = max(side, 1)
     square = np.zeros((len(bits), side, side), dtype=bool)
     for target, part in zip(square, bits, strict=True):

@@ -79,17 +79,14 @@ class DatasetBuilder:
             height, width: in pixels; read from the file if both are None.
         """
         self.report.images_in_file += 1
-        number = integer(image_id)
-        if number is None:
+        if (number := integer(image_id)) is None:
             return self.report.add("image", "image without an id", f"id {show(image_id)}, file {show(name)}")
         if number in self._rows:
             return self.report.add("image", "repeated image id", "", number)
         self._rows[number] = -1
-        wrong = wrong_name(name)
-        if wrong is not None:
+        if wrong := wrong_name(name):
             return self.report.add("image", wrong, f"{name!r:.200}", number)
-        root = self._root_with(name)
-        if root is None:
+        if (root := self._root_with(name)) is None:
             self._missing += 1
             return self.report.add("image", "missing image file", name, number)
         if height is None and width is None:
@@ -109,7 +106,6 @@ class DatasetBuilder:
         self._root_of.append(root)
         self._names += name.encode()
         self._name_stops.append(len(self._names))
-        return None
 
     def add_object(
         self,
@@ -139,14 +135,12 @@ class DatasetBuilder:
         """
         self.report.annotations_in_file += 1
         ids = integer(image_id), integer(id)
-        row = self._rows.get(ids[0])
-        if row is None:
+        if (row := self._rows.get(ids[0])) is None:
             return self._drop(ids, "annotation of an unknown image", show(image_id))
         if row < 0:
             self.report.lost_with_image += 1
             return None
-        label = self._labels.get(integer(category_id))
-        if label is None:
+        if (label := self._labels.get(integer(category_id))) is None:
             return self._drop(ids, "annotation of an unknown category", show(category_id))
         stated = numbers(box, 4)
         if not segmentation and stated is None:
@@ -154,8 +148,7 @@ class DatasetBuilder:
         own = self._read_keypoints(ids, label, keypoints) if self._num_keypoints else b""
         if isinstance(own, str):
             return self._drop(ids, own)
-        mask = self._add_segmentation(ids, row, segmentation)
-        if mask is None:
+        if (mask := self._add_segmentation(ids, row, segmentation)) is None:
             return None
         self._integers.fromlist([row, ids[1] or 0, ids[1] is not None, label, bool(crowd), *mask])
         self._reals.extend(stated or _NO_BOX)
@@ -163,7 +156,6 @@ class DatasetBuilder:
         self._reals.append(_number(score))
         if own:
             self._keypoints.frombytes(own)
-        return None
 
     def build(self, fingerprint: str) -> Dataset:
         """The data set of all that was added, which must be the last call. `fingerprint` is the SHA-256 of its source.
@@ -203,8 +195,7 @@ class DatasetBuilder:
         """The index of the root that holds the file. A folder is listed once, however many images it has."""
         parent, _, last = name.rpartition("/")
         for place, root in enumerate(self.roots):
-            folder = root / parent if parent else root
-            if last in self._listing(folder):
+            if last in self._listing(root / parent if parent else root):
                 return place
         return None
 

@@ -29,8 +29,7 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
         lines += list(problem_lines("images that cannot be read", broken, LISTED)) or ["every image can be read"]
-    lines += _sizes(dataset, model)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_sizes(dataset, model)])
 
 
 def renumbered(train: Dataset, val: Dataset) -> list[str]:
@@ -60,9 +59,7 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
 
 
 def resized_sizes(dataset: Dataset, model: ModelConfig) -> np.ndarray:
-    """float64 [n 2], (height, width) of every object that is not a crowd, in pixels after the model's resize without
-    jitter.
-    """
+    """float64 [n 2], (height, width) of every object but crowds, in pixels after the model's resize without jitter."""
     rows, scales = dataset.object_rows(), np.repeat(resize_scales(dataset, model), dataset.annotation_counts)
     kept = ~dataset.objects.ignore[rows]
     boxes = dataset.objects.boxes[rows[kept]]
@@ -118,11 +115,10 @@ def _objects(dataset: Dataset) -> Iterator[str]:
 
 
 def _categories(dataset: Dataset) -> Iterator[str]:
-    rows = dataset.object_rows()
-    labels = dataset.objects.labels[rows]
+    labels = dataset.objects.labels[dataset.object_rows()]
     image_of = np.repeat(np.arange(len(dataset)), dataset.annotation_counts)
     objects = np.bincount(labels, minlength=len(dataset.categories))
-    pairs = np.unique(np.stack([labels, image_of], axis=1), axis=0) if len(rows) else np.zeros((0, 2), np.int64)
+    pairs = np.unique(np.stack([labels, image_of], axis=1), axis=0) if len(labels) else np.zeros((0, 2), np.int64)
     images = np.bincount(pairs[:, 0], minlength=len(dataset.categories))
     yield f"categories   {len(dataset.categories)}, {int((objects == 0).sum())} without objects"
     yield f"  {'id':>6} {'objects':>9} {'images':>8}  name"
@@ -159,9 +155,11 @@ def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
         (large, "larger than twice the largest", anchors[-1], 0.95, "make the images smaller"),
     ):
         if share > 0.05:
+            factor = 2.0 ** np.round(np.log2(np.quantile(sizes, quantile) / end))  # that anchor meets the quantile
+            scaled = ",".join(f"[{','.join(f'{size * factor:g}' for size in level)}]" for level in model.anchors.sizes)
             sentences.append(
                 f"{share:.0%} of the objects are {what} anchor ({end:g}); "
-                f"{_suggestion(model, sizes, quantile)}, or {remedy} (model.input.min_size)"
+                f"try --set model.anchors.sizes=[{scaled}], or {remedy} (model.input.min_size)"
             )
     thin = float((best_anchor_iou(sides, model) < _LOW_IOU).mean())
     if thin > 0.25 and not sentences:
@@ -176,12 +174,3 @@ def advice(dataset: Dataset, model: ModelConfig) -> list[str]:
             "train raises this limit by itself (model.box_head.max_detections)"
         )
     return sentences
-
-
-def _suggestion(model: ModelConfig, sizes: np.ndarray, quantile: float) -> str:
-    """All anchors times a power of two, so that the anchor at that end meets this quantile of the sizes."""
-    anchors = sorted(size for level in model.anchors.sizes for size in level)
-    end = anchors[0] if quantile < 0.5 else anchors[-1]
-    factor = 2.0 ** np.round(np.log2(np.quantile(sizes, quantile) / end))
-    scaled = ",".join(f"[{','.join(f'{size * factor:g}' for size in level)}]" for level in model.anchors.sizes)
-    return f"try --set model.anchors.sizes=[{scaled}]"

@@ -122,8 +122,6 @@ class Dataset:
 
     def object_rows(self) -> np.ndarray:
         """int64: the rows of `objects` that belong to this data set's images, image by image."""
-        if not len(self):
-            return np.zeros(0, np.int64)
         counts = self.annotation_counts
         first = np.repeat(self.objects.offsets[self.rows] - (np.cumsum(counts) - counts), counts)
         return first + np.arange(len(first))
@@ -191,9 +189,8 @@ def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Da
     categories = tuple(categories)
     label_of = {category.name: label for label, category in enumerate(categories)}
     new_label = np.array([label_of.get(category.name, -1) for category in dataset.categories], dtype=np.int32)
-    objects = dataset.objects
-    labels = new_label[objects.labels] if len(objects.labels) else objects.labels
-    objects = objects._replace(labels=labels, keypoints=_map_keypoints(dataset, categories, new_label))
+    labels = new_label[dataset.objects.labels]
+    objects = dataset.objects._replace(labels=labels, keypoints=_map_keypoints(dataset, categories, new_label))
     if (new_label < 0).any():
         objects = objects.select(labels >= 0)
     unmatched = [category.name for category in dataset.categories if category.name not in label_of]

@@ -140,8 +140,7 @@ def _arrange(rng: np.random.Generator) -> list[_Object]:
         return objects
     for _ in range(int(rng.integers(2, 7))):
         for _attempt in range(12):
-            placed = _add(objects, _random_object(objects, rng))
-            if placed is not None:
+            if placed := _add(objects, _random_object(objects, rng)):
                 objects = placed
                 break
     return objects
@@ -272,23 +271,17 @@ def shape_of(label: int, centre: tuple[float, float], size: float, rng: np.rando
         case _:
             parts, keypoints = _figure(rng)
             turn = rng.normal(0, 0.25)  # upright: left and right must be told apart
-    return _placed(Shape(parts, holes, keypoints), turn, centre, size)
-
-
-def _placed(shape: Shape, turn: float, centre: tuple[float, float], size: float) -> Shape:
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    parts = [part @ rotation for part in shape.parts]
-    low = np.concatenate(parts).min(axis=0)
-    extent = np.concatenate(parts).max(axis=0) - low
+    turned = np.concatenate([part @ rotation for part in parts])
+    low, extent = turned.min(axis=0), np.ptp(turned, axis=0)
     scale, shift = size / extent.max(), low + extent / 2
 
     def place(points: np.ndarray) -> np.ndarray:
         # Hundredths of a pixel: what is annotated is what is drawn, and the json stays short.
-        return np.round((points - shift) * scale + np.array(centre), 2)
+        return np.round((points @ rotation - shift) * scale + np.array(centre), 2)
 
-    holes = [place(hole @ rotation) for hole in shape.holes]
-    keypoints = None if shape.keypoints is None else place(shape.keypoints @ rotation)
-    return Shape([place(part) for part in parts], holes, keypoints)
+    placed = None if keypoints is None else place(keypoints)
+    return Shape([place(part) for part in parts], [place(hole) for hole in holes], placed)
 
 
 def _ellipse(a: float, b: float, sides: int = 32) -> np.ndarray:
@@ -330,8 +323,7 @@ def _inside_polygon(polygon: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[
     The even-odd rule: a point is inside if an odd number of edges cross its row to the right of it.
     """
     ends = np.roll(polygon, -1, axis=0)
-    left, top = polygon.min(axis=0)
-    right, bottom = polygon.max(axis=0)
+    (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
     columns = slice(*np.searchsorted(x, [left, right]).tolist())
     rows = slice(*np.searchsorted(y, [top, bottom]).tolist())
     x, y = x[columns], y[rows]
@@ -379,8 +371,7 @@ def _annotation(thing: _Object, id: int, image_id: int, keypoints: bool) -> dict
 def _segmentation(thing: _Object) -> list[list[float]] | dict[str, Any]:
     """The outline if nothing of it is covered, a hole or outside the image; else the visible pixels as RLE."""
     x1, y1, x2, y2 = thing.shape.box()
-    whole = min(x1, y1) >= 0 and max(x2, y2) <= SIDE and not thing.shape.holes
-    if whole and thing.covered == 0:
+    if thing.covered == 0 and min(x1, y1) >= 0 and max(x2, y2) <= SIDE and not thing.shape.holes:
         return [part.ravel().tolist() for part in thing.shape.parts]
     counts = counts_from_bitmap(thing.visible)
     compressed = counts[0] % 2 == 1  # COCO allows both forms, so both occur here

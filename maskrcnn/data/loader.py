@@ -246,9 +246,7 @@ def _start_worker(_: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose main process was killed. torch's own watch looks at the fork server, which lives as long as a
-    worker does.
-    """
+    """Ends a worker whose main process was killed: torch watches the fork server, which lives as long as a worker."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -166,9 +166,7 @@ class _Check:
         return np.clip(counts, 0, 2**32 - 1).astype(np.uint32)
 
     def _measure_polygons(self, boxes: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Checks every polygon, fills in boxes and areas; returns points and offsets without the bad ones, to which
-        the spans are adapted.
-        """
+        """Checks every polygon, fills in boxes and areas; returns points and offsets of the good ones, adapts spans."""
         points, offsets = self.stated.points, self.stated.part_offsets
         finite, part_boxes, part_areas = _in_chunks(
             offsets,
@@ -201,9 +199,7 @@ class _Check:
         return points, offsets
 
     def _settle_boxes(self, mask_boxes: np.ndarray) -> np.ndarray:
-        """The stated box if it agrees with the mask, else the mask's; clipped if it reaches more than a pixel beyond
-        the image.
-        """
+        """The stated box if it agrees with the mask, else the mask's; clipped if it leaves the image by over 1 px."""
         given = self.stated.reals[:, :4]
         masked = np.all(np.isfinite(mask_boxes), axis=1)
         sides = np.where(masked[:, None], mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
@@ -316,9 +312,8 @@ def rle_measures(
     if len(owner):
         begin = np.flatnonzero(np.diff(owner, prepend=-1))
         objects = owner[begin]
-        boxes[objects, 0], boxes[objects, 1] = np.minimum.reduceat(left, begin), np.minimum.reduceat(top, begin)
-        boxes[objects, 2] = np.maximum.reduceat(right, begin) + 1
-        boxes[objects, 3] = np.maximum.reduceat(bottom, begin) + 1
+        boxes[objects, :2] = np.stack([np.minimum.reduceat(v, begin) for v in (left, top)], axis=1)
+        boxes[objects, 2:] = np.stack([np.maximum.reduceat(v, begin) + 1 for v in (right, bottom)], axis=1)
         areas[objects] = np.add.reduceat(last - first + 1, begin)
     return fits, boxes, areas
 

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +103,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """The records of a `log.jsonl`, without lines that were cut short because the run was killed."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(ValueError):
             records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 # --- words and tables ---------------------------------------------------------------------------------------------
@@ -242,8 +241,7 @@ def _draw_losses(axes: "Axes", steps: Records, evaluations: Records) -> None:
     validation = [(record["step"], record["loss"]) for record in evaluations if record.get("loss") is not None]
     if validation:
         axes.plot(*zip(*validation, strict=True), "o--", color=_DARK, markersize=4, label="total, validation")
-    _finish(axes, "Loss", "step")
-    axes.set_ylim(bottom=0)
+    _finish(axes, "Loss", "step", ylim=(0, None))
 
 
 def _draw_progress(axes: "Axes", steps: Records, evaluations: Records) -> None:
@@ -251,8 +249,7 @@ def _draw_progress(axes: "Axes", steps: Records, evaluations: Records) -> None:
     if len(evaluations) < 2:
         rates = [(record["step"], record["lr"]) for record in steps if "lr" in record]
         axes.plot([step for step, _ in rates], [lr for _, lr in rates], color=_COLOURS[0], label="lr")
-        _finish(axes, "Learning rate", "step")
-        axes.set_ylim(bottom=0)
+        _finish(axes, "Learning rate", "step", ylim=(0, None))
         return
     at = [record["step"] for record in evaluations]
     for colour, (task, name) in zip(_COLOURS, _NAMES.items(), strict=False):
@@ -260,8 +257,7 @@ def _draw_progress(axes: "Axes", steps: Records, evaluations: Records) -> None:
         if max(values) >= 0:
             values = [np.nan if value < 0 else value for value in values]
             axes.plot(at, values, "o-", color=colour, markersize=4, label=name)
-    _finish(axes, "AP on the validation images", "step")
-    axes.set_ylim(0, 1)
+    _finish(axes, "AP on the validation images", "step", ylim=(0, 1))
 
 
 def _draw_thresholds(axes: "Axes", curves: Curves, measure: str) -> None:
@@ -270,8 +266,8 @@ def _draw_thresholds(axes: "Axes", curves: Curves, measure: str) -> None:
         precision = curves.precision[threshold][:, known].mean(axis=1)
         label = f"{measure} {curves.ious[threshold]:.2f}: {precision.mean():.2f}"
         axes.plot(curves.recall, precision, color=_COLOURS[0], alpha=1 - 0.75 * i / (len(_IOUS) - 1), label=label)
-    _finish(axes, f"Mean of the classes, by {measure}", "recall", "precision", low_legend=True)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    title = f"Mean of the classes, by {measure}"
+    _finish(axes, title, "recall", "precision", low_legend=True, xlim=(0, 1), ylim=(0, 1.02))
 
 
 def _draw_classes(axes: "Axes", curves: Curves, measure: str) -> None:
@@ -282,14 +278,12 @@ def _draw_classes(axes: "Axes", curves: Curves, measure: str) -> None:
         label = f"{curves.names[k]}: {means[k]:.2f}"
         axes.plot(curves.recall, curves.precision[0, :, k], color=colour, linestyle=line, label=label)
     some = f", the best {_MOST_LINES}" if len(known) > _MOST_LINES else ""
-    _finish(axes, f"Classes at {measure} 0.50{some}", "recall", low_legend=True)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    _finish(axes, f"Classes at {measure} 0.50{some}", "recall", low_legend=True, xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _finish(axes: "Axes", title: str, across: str, up: str = "", *, low_legend: bool = False) -> None:
+def _finish(axes: "Axes", title: str, across: str, up: str = "", *, low_legend: bool = False, **limits: Any) -> None:
     axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+    axes.set(xlabel=across, ylabel=up, **limits)
     axes.grid(color="#e6e9ed", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_lines():

@@ -5,7 +5,7 @@ A listener is a function of a kind ("start", "step", "evaluation", "end") and a 
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import flat
 from ..errors import ConfigError, TrainingError
 from ..files import replacing, write_json
+from ..reports.run_report import read_history
 from .run import Run
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -59,10 +60,13 @@ class Meter:
         bad = next((step for step, fine in zip(new, good, strict=True) if not fine), None)
         if not ranks.any(bad is not None):
             return
-        mine = None if bad is None else (bad, [ids.tolist() for ids in new[bad][0]], _words(new[bad][1], names))
+        mine = None
+        if bad is not None:
+            ids, values = new[bad]
+            mine = bad, torch.cat(ids).tolist() if ids else [], {name: str(float(values[name])) for name in names}
         found = ranks.from_first([row for row in ranks.gather(mine) or [] if row is not None])
         step, _, losses = min(found, key=lambda row: row[0])
-        ids = sorted(image_id for row in found if row[0] == step for batch in row[1] for image_id in batch)
+        ids = sorted(image_id for row in found if row[0] == step for image_id in row[1])
         if ranks.first:
             write_json(path, {"step": step + 1, "image_ids": ids, "losses": losses})
         shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
@@ -83,10 +87,6 @@ class Meter:
         return result
 
 
-def _words(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, str]:
-    return {name: str(float(values[name])) for name in names}
-
-
 def run_listeners(run: Run) -> list[Listener]:
     """The listeners of every run: log.jsonl, the console, and TensorBoard if it was asked for."""
     listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(run.steps)]
@@ -103,20 +103,12 @@ class JsonLines:
 
     def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
         if kind == "start" and self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [old for old in read_history(self._path) if old.get("step", 0) <= record["step"]]
             with replacing(self._path) as temporary:
-                kept = "".join(f"{line}\n" for line in lines if _written_by(line, record["step"]))
-                temporary.write_text(kept, encoding="utf-8")
+                temporary.write_text("".join(json.dumps(old) + "\n" for old in kept), encoding="utf-8")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **record}) + "\n")
-
-
-def _written_by(line: str, step: int) -> bool:
-    try:
-        return json.loads(line).get("step", 0) <= step
-    except (ValueError, AttributeError):  # the last line of a process that was killed
-        return False
 
 
 class Console:
@@ -135,8 +127,12 @@ class Console:
         if kind == "step" and self._bar is None:
             print(_step_line(record, self._total), flush=True)
         elif kind == "step":
+            beside = (  # fits on a terminal of 80 columns
+                f"{record['step']}/{self._total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
+                f"{record['seconds_per_step']:.2f} s/step eta {duration(record['eta_seconds'])}"
+            )
             self._bar.start()
-            self._bar.update(self._task, completed=record["step"], description=_bar_line(record, self._total))
+            self._bar.update(self._task, completed=record["step"], description=beside)
         elif kind == "evaluation" and self._bar is None:
             print(_evaluation_line(record), flush=True)
         elif kind == "evaluation":
@@ -151,14 +147,6 @@ def _step_line(record: Mapping[str, Any], total: int) -> str:
         f"step {record['step']}/{total} epoch {record['epoch']:.2f} loss {record['loss']:.3f} ({losses}) "
         f"lr {record['lr']:.2g} {record['seconds_per_step']:.2f} s/step {record['memory_gib']:.1f} GiB "
         f"eta {duration(record['eta_seconds'])}"
-    )
-
-
-def _bar_line(record: Mapping[str, Any], total: int) -> str:
-    """What fits beside a bar on a terminal of 80 columns."""
-    return (
-        f"{record['step']}/{total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
-        f"{record['seconds_per_step']:.2f} s/step eta {duration(record['eta_seconds'])}"
     )
 
 

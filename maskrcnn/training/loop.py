@@ -9,10 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     for i in range(train.accumulate):
         inputs, image_ids = next(batches)
-        with syncing_gradients(compute_loss, last=i == train.accumulate - 1):
+        # The ranks exchange gradients only once a step, with the last micro-batch.
+        last = i == train.accumulate - 1
+        with nullcontext() if last else getattr(compute_loss, "no_sync", nullcontext)():
             with arithmetic(run.precision, device):
                 losses = compute_loss(*to_device(inputs, device))
             terms = divide(losses, run)
@@ -124,11 +126,6 @@ def micro_batches(task: Task, progress: Progress) -> Iterator[tuple[Inputs, Tens
         progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
-def syncing_gradients(module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-    """The ranks exchange gradients only once a step, with the last micro-batch."""
-    return nullcontext() if last or not hasattr(module, "no_sync") else cast(Any, module).no_sync()
-
-
 # --- where a run is --------------------------------------------------------------------------------------------------
 
 
@@ -160,15 +157,11 @@ class Due(NamedTuple):
 def what_is_due(step: int, run: Run) -> Due:
     """After `step` steps of the run. Everything is due at its end."""
     config, end = run.config.train, step == run.steps
-    epochs = config.evaluate_every
-    passed = epochs > 0 and _multiples(run.epochs_after(step), epochs) > _multiples(run.epochs_after(step - 1), epochs)
+    epochs, before, now = config.evaluate_every, run.epochs_after(step - 1), run.epochs_after(step)
+    passed = epochs > 0 and math.floor(now / epochs + 1e-9) > math.floor(before / epochs + 1e-9)
     evaluate = run.val_data is not None and (end or passed)
     log, save = (end or (every > 0 and step % every == 0) for every in (config.log_every, config.checkpoint_every))
     return Due(log, evaluate, save or evaluate)
-
-
-def _multiples(value: float, of: float) -> int:
-    return math.floor(value / of + 1e-9)
 
 
 def save(state: State, task: Task) -> None:
@@ -202,10 +195,7 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
         loss = validation_loss(task) if run.config.train.validation_loss else None
         score = score_of(metrics)
         best = progress.best is None or score > progress.best
-        if best:
-            progress.best, progress.stale = score, 0
-        else:
-            progress.stale += 1
+        progress.best, progress.stale = (score, 0) if best else (progress.best, progress.stale + 1)
         if best and run.ranks.first:
             headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
             task.write(run.out / BEST, {"step": progress.step, "metrics": headline})
@@ -297,19 +287,13 @@ def catching_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with ExitStack() as restoring:
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def request(number: int, _frame: FrameType | None) -> None:
+            stop.requested, stop.by = True, signal.Signals(number).name
+            restoring.close()
 
-    def request(number: int, _frame: FrameType | None) -> None:
-        stop.requested, stop.by = True, signal.Signals(number).name
-        restore()
-
-    for number in before:
-        signal.signal(number, request)
-    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            restoring.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, request)
         yield stop
-    finally:
-        restore()

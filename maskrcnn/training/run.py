@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import Config, ModelConfig, TrainConfig, flat, override, preset, read_toml, to_dict, write_toml
+from ..config import Config, ModelConfig, flat, override, preset, read_toml, to_dict, write_toml
 from ..data.dataset import Dataset, hold_out, match_categories
 from ..data.formats import find_splits, read_dataset
 from ..device import Precision, choose_precision
@@ -100,8 +100,7 @@ def prepare_run(
             "live batch norms need an epsilon, and these weights have 0: --set model.backbone.norm_eps=1e-5"
         )
     place = Path(data)
-    default = Path("runs") / (place.stem if place.is_file() else place.resolve().name)
-    folder = default if out is None else Path(out)
+    folder = Path("runs") / (place.stem if place.is_file() else place.resolve().name) if out is None else Path(out)
     precision = resolve_precision(settled.train.precision, ranks.device)
     return Run(settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard)
 
@@ -185,7 +184,7 @@ def describe(run: Run) -> list[str]:
     lines = [f"train: {_contents(run.train_data)}", *_problems(run.train_data)]
     if run.val_data is None:
         lines.append("val: none; nothing is evaluated")
-    elif _is_held_out(run):
+    elif run.val_data.source == run.train_data.source:
         lines.append(f"val: {_contents(run.val_data)}, held out of the training images, see {run.out / HELD_OUT}")
     else:
         lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data)]
@@ -195,6 +194,8 @@ def describe(run: Run) -> list[str]:
         for c in run.train_data.categories
         if c.keypoints
     ]
+    drops = " and ".join(str(math.ceil(fraction * run.steps)) for fraction in train.milestones if fraction < 1)
+    drop = f"; the rate drops after {drops}" if train.schedule == "step" and drops else ""
     lines += [
         f"slots: at most {int(run.train_data.annotation_counts.max())} objects in a training image, so "
         f"{model.box_head.max_detections} detections, {model.rpn.post_nms_train} proposals in training and "
@@ -202,19 +203,13 @@ def describe(run: Run) -> list[str]:
         f"model: {model.name}, norm {model.backbone.norm}, {run.precision} on {run.ranks.device}, "
         f"{run.images_per_step} images a step ({train.batch} x {train.accumulate} x {run.ranks.world}), "
         f"lr {train.lr:g} per 16 images: {scaled_rate(train, run.images_per_step):.4g}",
-        _length(train, run.steps),
+        f"schedule: {train.schedule}, {train.epochs:g} epochs, {run.steps} steps{drop}",
     ]
     if run.start is None:
         lines.append("from scratch; --weights with a trained checkpoint needs fewer images and less time")
     if model.backbone.norm == "bn" and run.ranks.world > 1 and run.ranks.device.type == "cpu":
         lines.append("batch norms use the images of one rank each: torch cannot synchronise them on CPUs")
     return lines
-
-
-def _length(train: TrainConfig, steps: int) -> str:
-    drops = " and ".join(str(math.ceil(fraction * steps)) for fraction in train.milestones if fraction < 1)
-    drop = f"; the rate drops after {drops}" if train.schedule == "step" and drops else ""
-    return f"schedule: {train.schedule}, {train.epochs:g} epochs, {steps} steps{drop}"
 
 
 def _contents(data: Dataset) -> str:
@@ -257,7 +252,7 @@ def _claim(run: Run) -> bool:
     write_toml(run.config, run.out / "config.toml")
     if known:
         return True
-    if run.val_data is not None and _is_held_out(run):
+    if run.val_data is not None and run.val_data.source == run.train_data.source:
         rows = [{"id": int(id), "file": run.val_data.path(i).name} for i, id in enumerate(run.val_data.image_ids)]
         write_json(run.out / HELD_OUT, {"json": str(run.val_data.source), "images": rows})
     versions = {
@@ -269,10 +264,6 @@ def _claim(run: Run) -> bool:
     }
     write_json(path, {"identity": identity, "versions": versions, "seed": run.config.train.seed})
     return False
-
-
-def _is_held_out(run: Run) -> bool:
-    return run.val_data is not None and run.val_data.source == run.train_data.source
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -40,10 +40,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Updates the average with the weights of a step.
-
-        The decay grows from 0.1, so that the first weights are soon forgotten.
-        """
+        """Updates the average with the weights of a step. The decay grows from 0.1, to forget the first ones soon."""
         decay = min(self.decay, (1 + step) / (10 + step))
         tensors = model.state_dict()
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
@@ -70,11 +67,11 @@ class State:
             yield
             return
         own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        _copy(self.average.tensors, self.model)
+        self.model.load_state_dict(self.average.tensors)
         try:
             yield
         finally:
-            _copy(own, self.model)
+            self.model.load_state_dict(own)
 
 
 def save_state(path: str | Path, state: State) -> None:
@@ -114,19 +111,12 @@ def load_state(path: str | Path, state: State) -> None:
 
 def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
-    fused = state.optimizer.defaults.get("fused")
     for name, value in saved.items():
         key, _, owner = name.partition(":")
         parameter = parameters[owner]
         if value.shape == parameter.shape:
             # Channels-last if the parameter is: the same layout as in the run that was interrupted.
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-        elif fused:  # it counts its steps on the device
+        elif state.optimizer.defaults.get("fused"):  # it counts its steps on the device
             value = value.to(parameter.device)
         state.optimizer.state[parameter][key] = value
-
-
-@torch.no_grad()
-def _copy(tensors: dict[str, Tensor], model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(tensors[name])

@@ -34,13 +34,8 @@ class Task(nn.Module):
         super().__init__()
         self.run, self.model = run, model
         config = run.config
-        self.loader = TrainLoader(
-            run.train_data,
-            config.model,
-            config.train.augment,
-            seed=config.train.seed,
-            **_reading(run),
-        )
+        augment, seed = config.train.augment, config.train.seed
+        self.loader = TrainLoader(run.train_data, config.model, augment, seed=seed, **_reading(run))
         gt = config.train.validation_loss
         self.val_loader = None if run.val_data is None else eval_loader(run, run.val_data, gt=gt)
 

@@ -116,9 +116,7 @@ class RPNTask(Task):
 
 
 class HeadsTask(Task):
-    """The second stage: the network in a file of proposals is the model's RPN and stays so; the rest learns on its
-    boxes.
-    """
+    """The second stage: the network in a file of proposals is the model's fixed RPN; the rest learns on its boxes."""
 
     def __init__(self, run: Run, model: MaskRCNN, kept: "KeptProposals", file: Path) -> None:
         super().__init__(run, model)

@@ -63,11 +63,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Copies `state` into `model`, all or nothing. Raises `CheckpointError` with a table of what does not fit."""
-    own = model.state_dict()
-    refuse(differences(own, state), path)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+    refuse(differences(model.state_dict(), state), path)
+    model.load_state_dict(state)
 
 
 def adopt(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> list[str]:

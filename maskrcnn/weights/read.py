@@ -18,13 +18,12 @@ from torch import Tensor
 
 from ..config import MODEL_NAMES, BackboneConfig, ModelConfig, override, preset
 from ..errors import CheckpointError, ConfigError
-from ..model.build import build
 from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
 from .hub import fetch, find, is_name
 from .interop.classes import name_classes
 from .interop.detectron import DETECTRON
 from .interop.detectron2 import DETECTRON2
-from .interop.infer import infer, infer_backbone, shapes_of
+from .interop.infer import empty_model, infer, infer_backbone, shapes_of
 from .interop.origin import Contents, Origin, rename_all
 from .interop.pickles import read_pickle, read_torch
 from .interop.torchvision import TORCHVISION
@@ -157,9 +156,8 @@ def unwrap(found: Any, path: str | Path) -> Contents:
         rest, found = {name: value for name, value in found.items() if name != wrapper}, found[wrapper]
     arrays = {str(name): value for name, value in found.items() if isinstance(value, np.ndarray | Tensor)}
     prefix = next((prefix for prefix in ("module.", "model.") if all(name.startswith(prefix) for name in arrays)), "")
-    return Contents(
-        {name.removeprefix(prefix): torch.as_tensor(array).detach() for name, array in arrays.items()}, rest
-    )
+    tensors = {name.removeprefix(prefix): torch.as_tensor(array).detach() for name, array in arrays.items()}
+    return Contents(tensors, rest)
 
 
 def recognise(contents: Contents, path: str | Path) -> Foreign:
@@ -177,9 +175,7 @@ def recognise(contents: Contents, path: str | Path) -> Foreign:
         raise CheckpointError(f"{path}: {error}") from error
     wrong = {n: t for n, t in state.items() if not (n.endswith(_COUNTS) or (t.dim() and t.is_floating_point()))}
     refuse([(n, f"is of {t.dtype}" if t.dim() else "is one number") for n, t in wrong.items()], path)
-    strange = [
-        (name.removeprefix(prefix), f"no part of a Mask R-CNN, {list(wanted[name].shape)}") for name in sorted(unknown)
-    ]
+    strange = [(n.removeprefix(prefix), f"no part of a Mask R-CNN, {list(wanted[n].shape)}") for n in sorted(unknown)]
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     return Foreign(path, origin, contents, origin.to_ours(wide), strange)
 
@@ -193,8 +189,7 @@ def to_whole(found: Foreign, settings: Sequence[str] = (), classes: Sequence[str
         refuse(found.strange, found.path, f"{what}, and there is")
         raise CheckpointError(f"{found.path} {what}") from error
     config = override(found.origin.settle(structure, found.contents), settings)
-    with torch.device("meta"):  # shapes without memory
-        own = build(config, draw=False).state_dict()
+    own = empty_model(config).state_dict()
     # Live batch norms count their batches, frozen ones do not, whatever the file has.
     state = {name: tensor for name, tensor in found.state.items() if name in own or not name.endswith(_COUNTS)}
     state |= {name: torch.tensor(0) for name in own.keys() - state.keys() if name.endswith(_COUNTS)}

@@ -77,7 +77,7 @@ def parsed_by_json(path, **options) -> list:
     texts = []
     with pytest.MonkeyPatch.context() as patch:
         parse = reader._parse
-        patch.setattr(reader, "_parse", lambda text, path: texts.append(text) or parse(text, path))
+        patch.setattr(reader, "_parse", lambda text, *rest: texts.append(bytes(text)) or parse(text, *rest))
         reader.read(path, **options)
     parsed = [json.loads(text) for text in texts]
     return [value for value in parsed if not isinstance(value, dict) or "name" not in value]

@@ -138,7 +138,7 @@ def test_norms_of_the_heads_are_live_even_if_not_counted() -> None:
     [
         ({"box_head.class_logits.weight": None}, r"no box_head\.class_logits\.weight"),
         ({"backbone.stem.norm.weight": None, "backbone.stem.norm.running_var": None}, "no norm at backbone.stem"),
-        ({"rpn.objectness.weight": (9, 256, 1, 1)}, "9 anchors a position, not 3"),
+        ({"rpn.objectness.weight": (9, 256, 1, 1)}, "9 anchors per position, not 3"),
         ({"backbone.res3.1.conv1.conv.weight": None, "backbone.res3.1.": None}, r"numbered \[0, 2, 3\]"),
         ({"box_head.class_logits.weight": (1, 1024)}, "no class beside the background"),
         ({"box_head.class_logits.weight": (81,)}, r"class_logits\.weight has shape \[81\], which no layer has"),

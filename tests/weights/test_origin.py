@@ -44,7 +44,7 @@ def test_all_are_renamed_and_unknown_names_are_returned() -> None:
 
 
 def test_two_tensors_with_one_new_name_are_an_error() -> None:
-    with pytest.raises(CheckpointError, match=r"fc6\.bias and head\.bias are both fc\.0\.bias"):
+    with pytest.raises(CheckpointError, match=r"fc6\.bias and head\.bias both map to fc\.0\.bias"):
         rename_all({"fc6.bias": 1, "head.bias": 2}, TABLE, to_ours=True)
 
 

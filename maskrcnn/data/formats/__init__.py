@@ -12,7 +12,6 @@ from . import coco
 _TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
 _VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
 
-
 read_dataset = coco.read  # with another format, the function that chooses between them
 
 
@@ -43,8 +42,7 @@ def find_splits(
 
 def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
     if keypoints:
-        named = tuple(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p)
-        patterns = named + patterns
+        patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
     for pattern in patterns:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:

@@ -26,6 +26,8 @@ from ..validate import integer, show
 
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
+_SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 class _File(msgspec.Struct):
@@ -35,7 +37,7 @@ class _File(msgspec.Struct):
 
 
 class _Image(msgspec.Struct, gc=False):
-    """The fields that are read. Any value passes; `DatasetBuilder` checks it."""
+    """The fields that are read, as `_Annotation`. Any value passes; `DatasetBuilder` checks it."""
 
     id: Any = None
     file_name: Any = None
@@ -44,8 +46,6 @@ class _Image(msgspec.Struct, gc=False):
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    """The fields that are read. Any value passes; `DatasetBuilder` checks it."""
-
     image_id: Any = None
     category_id: Any = None
     id: Any = None
@@ -138,25 +138,20 @@ def _split(content: bytes) -> tuple[list[Any], list[Any], list[Any]] | None:
 
 def _load(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]]:
     """The same lists, all of them parsed by json. Raises `DataError` if the file is not COCO."""
-    try:
-        text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
-    loaded = _parse(text, path)
+    loaded = _parse(content, path, json.detect_encoding(content))
     wrong = [key for key in _LISTS if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list)]
     if wrong:
         raise DataError(
             f"{path}: not COCO; expected an object with the lists {', '.join(_LISTS)}, "
             f"but there is no list {', '.join(map(repr, wrong))}"
         )
-    images, annotations, categories = (loaded[key] for key in _LISTS)
-    return images, annotations, categories
+    return loaded["images"], loaded["annotations"], loaded["categories"]
 
 
-def _parse(text: str, path: Path) -> Any:
+def _parse(content: Any, path: Path, encoding: str = "utf-8") -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(str(content, encoding).removeprefix("\ufeff"))
+    except ValueError as error:  # of the encoding, too
         raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
     except RecursionError as error:
         raise DataError(f"{path}: not COCO; its json is nested too deeply") from error
@@ -171,9 +166,7 @@ def _check_utf8(content: bytes) -> None:
 
 
 def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Any]:
-    """Every entry as a struct of this `kind`, or as it is if it is not an object. Empties the list, so that the memory
-    of what was read is freed.
-    """
+    """Every entry as a struct of this `kind`, or as it is if it is not an object. Empties the list, to free memory."""
     decode = msgspec.json.Decoder(kind).decode
     entries.reverse()
     while entries:
@@ -183,7 +176,7 @@ def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iter
                 yield decode(entry)
                 continue
             except (msgspec.DecodeError, RecursionError):
-                entry = _parse(str(entry, "utf-8"), path)
+                entry = _parse(entry, path)
         yield msgspec.convert(entry, kind) if isinstance(entry, dict) else entry
 
 
@@ -200,7 +193,7 @@ def _roots(path: Path) -> tuple[Path, ...]:
 def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Category]:
     """The categories, with their keypoints if `keypoints` are wanted."""
     categories = []
-    for entry in (_parse(str(e, "utf-8"), path) if isinstance(e, msgspec.Raw) else e for e in entries):
+    for entry in (_parse(e, path) if isinstance(e, msgspec.Raw) else e for e in entries):
         id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if id is None or not isinstance(name, str) or not name:
             raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
@@ -255,14 +248,8 @@ def _pairs(given: Any, count: int, what: str, *, base: int) -> tuple[tuple[int, 
     return tuple(pairs)
 
 
-_SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
-_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
-
-
 def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of keypoints whose names differ in their side only: left_eye and right_eye, L_Eye and R_Eye, eye.l and
-    eye.r.
-    """
+    """Pairs of keypoints whose names differ in their side only: left_eye, right_eye; L_Eye, R_Eye; eye.l, eye.r."""
     places = {name.lower(): place for place, name in enumerate(names)}
     mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}
     return tuple((place, other) for place, other in mirrored.items() if other is not None and place < other)

@@ -34,9 +34,8 @@ _MORE_CONVS = conv_rows("rpn.convs.{i}", "proposal_generator.rpn_head.conv.conv{
 
 
 def _body(prefix: str) -> tuple[Row, ...]:
-    return *conv_rows("backbone.stem", f"{prefix}stem.conv1"), *conv_rows(
-        "backbone.res{s}.{n}.{c}", f"{prefix}res{{s}}.{{n}}.{{c}}"
-    )
+    blocks = conv_rows("backbone.res{s}.{n}.{c}", f"{prefix}res{{s}}.{{n}}.{{c}}")
+    return *conv_rows("backbone.stem", f"{prefix}stem.conv1"), *blocks
 
 
 def _settle(config: ModelConfig, contents: Contents) -> ModelConfig:

@@ -32,10 +32,7 @@ _SHARED: tuple[Row, ...] = (
     *((f"keypoint_head.convs.{i}.conv.{{x}}", f"roi_heads.keypoint_head.{2 * i}.{{x}}") for i in range(16)),
     ("keypoint_head.deconv.{x}", "roi_heads.keypoint_predictor.kps_score_lowres.{x}"),
 )
-_TWO_LAYERS: tuple[Row, ...] = (
-    ("box_head.fc.0.{x}", "roi_heads.box_head.fc6.{x}"),
-    ("box_head.fc.1.{x}", "roi_heads.box_head.fc7.{x}"),
-)
+_TWO_LAYERS: tuple[Row, ...] = (("box_head.fc.{i}.{x}", "roi_heads.box_head.fc{i+6}.{x}"),)
 _ONE_LAYER: tuple[Row, ...] = (("box_head.fc.0.{x}", "roi_heads.box_head.5.{x}"),)  # of v2, after four convolutions
 _OLD: tuple[Row, ...] = (  # the released files of v1
     ("neck.laterals.{i}.conv.{x}", "backbone.fpn.inner_blocks.{i}.{x}"),

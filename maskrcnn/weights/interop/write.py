@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config import ModelConfig, to_dict
+from ...config import ModelConfig, flat, to_dict
 from ...errors import ConfigError
 from ...files import replacing
 from ..checkpoint import Checkpoint
@@ -60,9 +60,9 @@ def to_foreign(checkpoint: Checkpoint, to: str, *, force: bool = False) -> dict[
 def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
     """The settings of `config` that `to` cannot express: name, value, and the values that are possible there."""
     target = TARGETS[to]
-    here, there = to_dict(config), to_dict(with_profile(config, to))
+    here, there = flat(to_dict(config)), flat(to_dict(with_profile(config, to)))
     choices: dict[str, tuple[Any, ...]] = {
-        **{name: (_value(there, name),) for name in target.fixed},
+        **{name: (there[name],) for name in target.fixed},
         "input.min_size": (config.input.min_size or "more than 0",),  # both always resize
         "input.zoom": (1.0,),
         "pool.operator": ("roi_align",),
@@ -75,10 +75,5 @@ def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
     return [
         (name, value, " or ".join(map(str, possible)))
         for name, possible in choices.items()
-        if (value := _value(here, name)) not in possible and here[name.partition(".")[0]].get("enabled", True)
+        if (value := here[name]) not in possible and here.get(f"{name.partition('.')[0]}.enabled", True)
     ]
-
-
-def _value(values: Mapping[str, Any], name: str) -> Any:
-    room, _, leaf = name.partition(".")
-    return values[room][leaf]
