@@ -39,10 +39,10 @@ def which(op: str, device: torch.device, impl: str | None = None) -> str:
     """
     if torch.compiler.is_compiling():  # neither context variables nor imports can be traced
         return impl or ("triton" if device.type == "cuda" and not torch.compiler.is_exporting() else "reference")
-    name = impl or _forced.get() or _default(op, device)
-    reason = _why_not(op, device, name)
-    if reason:
-        raise ValueError(f"{op}: implementation {name!r} cannot run on {device.type}: {reason}")
+    wish = impl or _forced.get()
+    if wish and (reason := _why_not(op, device, wish)):
+        raise ValueError(f"{op}: implementation {wish!r} cannot run on {device.type}: {reason}")
+    name = wish or _default(op, device)
     for recorder in _recorders.get():
         recorder.append(f"{op}:{name}")
     if name == "numba":
