@@ -1,6 +1,7 @@
 """RoI pooling: the level of each box (FPN, Eq. 1), the RoI operator of Table 2c, and for C4 the stage after it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,10 +10,9 @@ from torch import Tensor, nn
 from ..config import PoolConfig
 from ..ops.boxes import area, last_pixels
 from ..ops.roi_align import roi_align
-from ..ops.roi_points import roi_pool, roi_warp
+from ..ops.roi_points import roi_points
 from .layers import on_valid
 
-_OPERATORS: dict[str, Callable[..., Tensor]] = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224.0, 2  # a box of 224 x 224 pixels comes from P4, which is index 2
 
 
@@ -46,7 +46,12 @@ class Pool(nn.Module):
         super().__init__()
         self.config, self.inclusive = config, inclusive
         self.scales = [(1.0 / s, 1.0 / s) for s in strides]
-        self.operator, self.size, self.every, self.trunk = _OPERATORS[config.operator], size, every, trunk
+        self.size, self.every, self.trunk = size, every, trunk
+        self.operator: Callable[..., Tensor]
+        if config.operator == "roi_align":
+            self.operator = partial(roi_align, sampling=config.sampling, aligned=config.aligned)
+        else:
+            self.operator = partial(roi_points, rule=config.operator)
 
     def forward(
         self, pyramid: Sequence[Float[Tensor, "B C _ _"]], boxes: Float[Tensor, "B R 4"], valid: Bool[Tensor, "B R"]
@@ -61,8 +66,6 @@ class Pool(nn.Module):
             scales=self.scales,
             size=self.size,
             every=self.every,
-            sampling=self.config.sampling,
-            aligned=self.config.aligned,
             aggregate=self.config.aggregate,
         )
         if self.trunk is None:

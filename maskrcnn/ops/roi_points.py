@@ -4,8 +4,8 @@ Both round the box to whole pixels of the map and take the maximum or mean of po
 are whole pixels, those of RoIWarp bilinear samples.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,77 +29,42 @@ class Points(NamedTuple):
     real: Tensor  # bool: whether the bin has this point
 
 
-def roi_pool(
+def roi_points(
     pyramid: Sequence[Float[Tensor, "B C _ _"]],
     boxes: Float[Tensor, "B R 4"],
     levels: Int[Tensor, "B R"],
     valid: Bool[Tensor, "B R"],
     *,
+    rule: Literal["roi_pool", "roi_warp"],
     scales: Sequence[tuple[float, float]],
     size: int,
-    sampling: int = 0,
-    aligned: bool = False,
     aggregate: str = "max",
     every: int = 1,
 ) -> Float[Tensor, "B R C S S"]:
-    """Features of each box, `size` x `size` bins: the maximum or the mean of a bin's pixels.
+    """Features of each box, `size` x `size` bins: the maximum or the mean of a bin's points.
 
-    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and
-    belong to the box, so it is at least one pixel wide. Bin p of a box of h rows has the rows floor(p h / S) to
-    ceil((p + 1) h / S) - 1 that lie on the map, so neighbouring bins may share pixels. A bin without pixels is 0.
+    Corners are rounded, halves away from zero. Of equal points the first is the maximum; a bin without points is 0. The
+    other arguments and errors are those of `roi_align`.
+
+    Args:
+        rule: "roi_pool" takes pixels. Corners belong to the box, so it is at least one pixel wide. Bin p of a box of h
+            rows has the rows floor(p h / S) to ceil((p + 1) h / S) - 1 that lie on the map, so neighbouring bins may
+            share pixels.
+            "roi_warp" takes bilinear samples. A side is at least one pixel (the authors' layer returns nothing for an
+            empty box). A bin of length b has ceil(b) + 1 samples along an axis, including both of its edges. The centre
+            of pixel i of a map is at i. Samples more than half a pixel outside the map do not count.
     """
-    grid = Grid(tuple(scales), size, sampling, aligned, every)
-    check_call("roi_pool", pyramid, grid, aggregate)
-    return _pool(_pixels, pyramid, boxes, levels, valid, grid, aggregate)
-
-
-def roi_warp(
-    pyramid: Sequence[Float[Tensor, "B C _ _"]],
-    boxes: Float[Tensor, "B R 4"],
-    levels: Int[Tensor, "B R"],
-    valid: Bool[Tensor, "B R"],
-    *,
-    scales: Sequence[tuple[float, float]],
-    size: int,
-    sampling: int = 0,
-    aligned: bool = False,
-    aggregate: str = "max",
-    every: int = 1,
-) -> Float[Tensor, "B R C S S"]:
-    """Features of each box, `size` x `size` bins: the maximum or the mean of bilinear samples.
-
-    Arguments as in `roi_align`; `sampling` and `aligned` are ignored. Corners are rounded, halves away from zero, and a
-    side is at least one pixel (the authors' layer returns nothing for an empty box). A bin of length b has ceil(b) + 1
-    samples along an axis, including both of its edges. The centre of pixel i of a map is at i. Samples more than half a
-    pixel outside the map do not count; a bin without samples is 0.
-    """
-    grid = Grid(tuple(scales), size, sampling, aligned, every)
-    check_call("roi_warp", pyramid, grid, aggregate)
-    return _pool(_samples, pyramid, boxes, levels, valid, grid, aggregate)
-
-
-def _pool(
-    points: Callable[[Tensor, Tensor, Tensor, int], Points],
-    pyramid: Sequence[Tensor],
-    boxes: Tensor,
-    levels: Tensor,
-    valid: Tensor,
-    grid: Grid,
-    aggregate: str,
-) -> Tensor:
-    """The maximum (the first, if several are equal) or mean of each bin's `points`, 0 without any: [B R C S S].
-
-    Sums, also of gradients, are at least float32: hundreds of boxes add to one pixel, and in bfloat16 256 + 1 is 256.
-    """
+    check_call(rule, pyramid, Grid(tuple(scales), size, sampling=0, aligned=False, every=every), aggregate)
+    points = _pixels if rule == "roi_pool" else _samples
     valid = valid & (levels >= 0) & (levels < len(pyramid))
     levels = torch.where(valid, levels, 0)
     boxes = torch.where(valid[..., None], boxes.detach(), 0.0)
     pixels, first, heights, widths = gather_maps(pyramid, levels)
-    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in grid.scales]) for axis in (0, 1))
-    y = points(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, grid.size)
-    x = points(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, grid.size)
+    scale_y, scale_x = (of_level(levels, [float(pair[axis]) for pair in scales]) for axis in (0, 1))
+    y = points(boxes[..., 1] * scale_y, boxes[..., 3] * scale_y, heights, size)
+    x = points(boxes[..., 0] * scale_x, boxes[..., 2] * scale_x, widths, size)
     y = y._replace(real=y.real & valid[..., None, None])
-    flat = [None if t is None else t[:, :, :: grid.every].flatten(0, 1) for t in (*y, *x)]
+    flat = [None if t is None else t[:, :, ::every].flatten(0, 1) for t in (*y, *x)]
     out = _kernel(pixels).apply(pixels, first.flatten(), widths.flatten(), aggregate, *flat)
     return out.unflatten(0, levels.shape).to(pyramid[0].dtype).permute(0, 1, 4, 2, 3)
 
@@ -149,7 +114,10 @@ def _kernel(pixels: Tensor) -> type[torch.autograd.Function]:
 
 
 class PoolPoints(torch.autograd.Function):
-    """Saves the index of the winning point, not the points, so memory does not grow with their number."""
+    """Saves the index of the winning point, not the points, so memory does not grow with their number.
+
+    Sums, also of gradients, are at least float32: hundreds of boxes add to one pixel, and in bfloat16 256 + 1 is 256.
+    """
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, first: Tensor, row: Tensor, aggregate: str, *points: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from maskrcnn.config import PoolConfig
+from maskrcnn.model import pooler
 from maskrcnn.model.backbone import Bottleneck
 from maskrcnn.model.build import build
 from maskrcnn.model.pooler import Pool, assign_levels
@@ -49,7 +50,7 @@ def test_area_decides_not_the_longer_side() -> None:
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features(inclusive) -> None:
+def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features(inclusive, monkeypatch) -> None:
     seen: dict[str, Any] = {}
 
     def operator(maps, boxes, levels, valid, *, scales, size, every, **rules):
@@ -58,8 +59,8 @@ def test_a_pool_hands_each_box_its_level_and_then_its_trunk_all_features(inclusi
         return torch.ones(*levels.shape, 3, size, size)
 
     config = PoolConfig(sampling=3, aligned=False, aggregate="max")
+    monkeypatch.setattr(pooler, "roi_align", operator)
     pool = Pool(config, strides=[4, 8], size=6, inclusive=inclusive, trunk=nn.Conv2d(3, 5, 2, 2))
-    pool.operator = operator
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 300, 300], [float("nan")] * 4]])
     valid = torch.tensor([[True, True, False]])
     maps = [torch.zeros(1, 3, 4, 4)] * 3  # the third is the RPN's alone

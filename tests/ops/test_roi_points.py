@@ -9,10 +9,20 @@ import torch
 
 from maskrcnn.ops.dispatch import implementations, use
 from maskrcnn.ops.roi_align import roi_align
-from maskrcnn.ops.roi_points import roi_pool, roi_warp
+from maskrcnn.ops.roi_points import roi_points
 from tests.ops import definitions
 
 IMPLS = implementations("roi_points")
+
+
+def roi_pool(*arguments, sampling=0, aligned=False, **numbers):
+    return roi_points(*arguments, rule="roi_pool", **numbers)
+
+
+def roi_warp(*arguments, sampling=0, aligned=False, **numbers):
+    return roi_points(*arguments, rule="roi_warp", **numbers)
+
+
 OPERATORS = {"roi_align": roi_align, "roi_pool": roi_pool, "roi_warp": roi_warp}
 ALL = [(rule, aggregate) for rule in OPERATORS for aggregate in ("average", "max")]
 
