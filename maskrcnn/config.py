@@ -1,7 +1,7 @@
 """Every number of the system: one frozen dataclass per room, with the paper's defaults; presets; TOML in and out.
 
 The types state the ranges. msgspec checks both wherever settings are read: TOML, `--set`, checkpoints. The constructors
-check nothing. Sources: section 3.1 and Table 2 of the paper, and FPN (arXiv 1612.03144).
+check nothing, but for that of `TTA`. Sources: section 3.1 and Table 2 of the paper, and FPN (arXiv 1612.03144).
 """
 
 import dataclasses
@@ -25,10 +25,12 @@ T = typing.TypeVar("T")
 
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]  # no infinity
+NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Sizes = Annotated[tuple[Positive, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class FPNConfig:
 class AnchorConfig:
     """One tuple of sizes per level of the pyramid, in canvas pixels; ratios are height / width."""
 
-    sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    sizes: Annotated[tuple[Sizes, ...], Meta(min_length=1)] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
+    ratios: Sizes = (0.5, 1.0, 2.0)
     rounding: Literal["none", "torchvision", "detectron"] = "none"
     order: Literal["size-major", "ratio-major"] = "size-major"
     stride: Literal["constant", "padded-over-feature"] = "constant"
@@ -247,7 +249,7 @@ class TrainConfig:
     clip_norm: NotNegative = 10.0  # of the whole gradient; 0 off
     ema: Decay = 0.0  # decay of the averaged weights that are evaluated and saved as best; 0 off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = 0
+    seed: Integer = 0
     workers: CountOrZero = 2
     evaluate_every: NotNegative = 1.0  # epochs
     checkpoint_every: CountOrZero = 500  # optimiser steps
@@ -338,9 +340,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 def read_toml(path: str | Path) -> Config:
     """The `Config` in a TOML file. Raises `ConfigError` naming the file."""
     try:
-        with open(path, "rb") as file:
-            return from_dict(Config, tomllib.load(file))
-    except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
+        return from_dict(Config, tomllib.loads(Path(path).read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -348,7 +349,7 @@ def write_toml(config: Config, path: str | Path) -> None:
     """Writes every setting, also defaults: the file records exactly what was run."""
     import tomli_w
 
-    Path(path).write_text(tomli_w.dumps(to_dict(config)))
+    Path(path).write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
 
 
 def override(config: T, assignments: Iterable[str]) -> T:
@@ -399,8 +400,8 @@ def _sentence(error: str, kind: Any, value: Any) -> str:
     near = ""
     if choices := typing.get_args(kind) if typing.get_origin(kind) is Literal else ():
         must, near = f"one of {', '.join(map(repr, choices))}", _nearest(str(value), choices)
-    elif length := re.search(r"of length (\d+)", words):
-        must = f"a list of {length[1]} values"
+    elif length := re.search(r"of length (>= )?(\d+)", words):
+        must = "a list with a value" if length[1] else f"a list of {length[2]} values"
     elif bound := re.search(r"([<>]=?) (\S+)", words):
         must = f"{_WORDS[bound[1]]} {float(bound[2]):g}"
     else:

@@ -1,7 +1,7 @@
-"""The one way from images to results: an `Engine` runs a `Backend`. Nothing else builds, restores or prepares a model.
+"""The one way from images to results: an `Engine` runs a `Backend`. Only training builds and restores models itself.
 
-Prediction, evaluation and proposals run an engine. The prepared PyTorch model is itself a backend; another one needs
-`detect` and the three properties of `Backend`.
+Prediction, evaluation and proposals run an engine, which prepares the model. The prepared PyTorch model is itself a
+backend; another one needs `detect` and the three properties of `Backend`.
 """
 
 import copy
@@ -104,11 +104,11 @@ class Engine:
         box = self.config.box_head
         if score_threshold is not None:
             if not 0 <= score_threshold <= 1:
-                raise ConfigError(f"score_threshold is between 0 and 1; it is {score_threshold}")
+                raise ConfigError(f"score_threshold must be between 0 and 1; it is {score_threshold}")
             box = replace(box, score_threshold=score_threshold)
         if max_detections is not None:
             if max_detections < 1:
-                raise ConfigError(f"max_detections is 1 or more; it is {max_detections}")
+                raise ConfigError(f"max_detections must be at least 1; it is {max_detections}")
             box = replace(box, max_detections=max_detections)
         if box == self.config.box_head:
             return self

@@ -97,6 +97,11 @@ def test_a_wrong_setting_is_an_error_that_names_the_nearest_right_one(assignment
         ("train.lr=nan", "train.lr must be at least 0; it is nan"),
         ("train.workers=-1", "train.workers must be at least 0; it is -1"),
         ("train.epochs=0", "train.epochs must be more than 0; it is 0"),
+        ("train.epochs=inf", r"train.epochs must be at most 1e\+09; it is inf"),
+        ("train.seed=99999999999999999999", r"train.seed must be at most 9.22337e\+18; it is 9+"),
+        ("model.anchors.sizes=[]", r"model.anchors.sizes must be a list with a value; it is \[\]"),
+        ("model.anchors.sizes=[[8],[]]", r"model.anchors.sizes\[1\] must be a list with a value; it is \[\]"),
+        ("model.anchors.ratios=[]", r"model.anchors.ratios must be a list with a value; it is \[\]"),
         ("train.ema=1.0", "train.ema must be less than 1; it is 1.0"),
         ("model.box_head.score_threshold=1.5", "model.box_head.score_threshold must be at most 1; it is 1.5"),
         ("model.anchors.sizes=[[32],[-64]]", r"model.anchors.sizes\[1\]\[0\] must be more than 0; it is -64"),
@@ -116,6 +121,14 @@ def test_ranges_are_checked_in_files_and_in_settings_made_in_code(tmp_path: Path
         from_dict(ModelConfig, {"rpn": {"nms_iou": 1.5}})
     with pytest.raises(ConfigError, match=r"train\.batch must be at least 1"):
         override(Config(train=TrainConfig(batch=0)), [])
+
+
+def test_a_file_may_begin_with_a_mark_and_must_be_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[train]\nbatch = 3\n", encoding="utf-8-sig")
+    assert read_toml(tmp_path / "a.toml").train.batch == 3
+    (tmp_path / "a.toml").write_text("[train]\nbatch = 3\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"a\.toml.*utf-8"):
+        read_toml(tmp_path / "a.toml")
 
 
 def test_the_bounds_themselves_are_allowed() -> None:

@@ -1,5 +1,6 @@
 """`maskrcnn convert IN OUT`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,5 +41,8 @@ def convert(
 def _names(text: str | None) -> list[str] | None:
     if text is None:
         return None
-    lines = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    try:
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines() if os.path.isfile(text) else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--classes {text}: is not a UTF-8 text with one name per line ({error})") from error
     return [line.strip() for line in lines if line.strip()]

@@ -142,6 +142,8 @@ class DatasetBuilder:
             return None
         if (label := self._labels.get(integer(category_id))) is None:
             return self._drop(ids, "annotation of an unknown category", show(category_id))
+        if not isinstance(crowd, int | float | None):  # a text would be true, also "0"
+            return self._drop(ids, "iscrowd that is not 0 or 1", show(crowd))
         stated = numbers(box, 4)
         if not segmentation and stated is None:
             return self._drop(ids, "neither a segmentation nor a box", show(box))

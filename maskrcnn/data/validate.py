@@ -50,15 +50,21 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def is_text(value: Any) -> bool:
+    """Whether it is a text that can be printed and stored; json can also hold half a surrogate pair, which is none."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def wrong_name(name: Any) -> str | None:
     """Why the file name of an image is refused, or None. A name must stay inside the image folder on every system."""
     if not isinstance(name, str) or not name:
         return "image without a file name"
     if _PLAIN_NAME.fullmatch(name) and name not in (".", "..") and name.isprintable():
         return None
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if not is_text(name):
         return "file name that is not valid text"
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if "\0" in name or not posix.name or not windows.name:

@@ -59,7 +59,7 @@ def evaluate(
 
     started = time.perf_counter()
     if batch < 1 or workers < 0:
-        raise ConfigError(f"batch is 1 or more and workers 0 or more; they are {batch} and {workers}")
+        raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
     model, categories = open_model(weights, device=device)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views

@@ -42,7 +42,12 @@ class _WithoutDraws(TorchFunctionMode):
 
 
 def _assemble(config: ModelConfig) -> MaskRCNN:
-    box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
+    box, mask, keypoint, image = config.box_head, config.mask_head, config.keypoint_head, config.input
+    if not len(image.mean) == len(image.std) == image.channels:
+        raise ConfigError(
+            f"model.input.mean and std must have a value for each of model.input.channels, {image.channels}; "
+            f"they have {len(image.mean)} and {len(image.std)}"
+        )
     backbone, neck = _features(config)
     strides, channels = backbone.strides[-1:], backbone.channels[-1]
     rpn_strides = strides
@@ -76,7 +81,12 @@ def _assemble(config: ModelConfig) -> MaskRCNN:
 
 def _check(config: ModelConfig) -> None:
     """Raises `ConfigError` if two settings contradict each other."""
-    box, mask, keypoint = config.box_head, config.mask_head, config.keypoint_head
+    box, mask, keypoint, image = config.box_head, config.mask_head, config.keypoint_head, config.input
+    if not len(image.mean) == len(image.std) == image.channels:
+        raise ConfigError(
+            f"model.input.mean and std must have a value for each of model.input.channels, {image.channels}; "
+            f"they have {len(image.mean)} and {len(image.std)}"
+        )
     if (box.kind == "res5") != (config.backbone.features == "c4"):
         raise ConfigError(
             f"model.box_head.kind {box.kind!r} and model.backbone.features {config.backbone.features!r} do not fit: "

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..weights.checkpoint import read_tensors, restore, write_tensors
 
 KEY = "maskrcnn-run"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -106,7 +106,7 @@ def load_state(path: str | Path, state: State) -> None:
         if state.scaler.is_enabled() and content["scaler"]:
             state.scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its progress are invalid: {error}") from error
+        raise CheckpointError(f"{path}: its progress is invalid: {error}") from error
 
 
 def _restore_optimizer(state: State, saved: dict[str, Tensor]) -> None:

@@ -86,7 +86,7 @@ def train_in_stages(run: Run, stages: Sequence[str], proposals: str | Path | Non
         check_network(kept, part, file)
         check_covers(kept, part.train_data, file)
         claim_folder(part)
-        final = publish(fit(HeadsTask(part, build_model(part), kept, file)), run)
+        final = publish_stage(fit(HeadsTask(part, build_model(part), kept, file)), run)
     return final
 
 
@@ -169,7 +169,7 @@ def write_stage_proposals(file: Path, trained: Path, run: Run) -> None:
     run.ranks.wait()
 
 
-def publish(trained: Path, run: Run) -> Path:
+def publish_stage(trained: Path, run: Run) -> Path:
     """The last stage's model and metrics become the run's."""
     if run.ranks.first:
         for name in (FINAL, METRICS):

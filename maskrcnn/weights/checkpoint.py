@@ -23,7 +23,7 @@ from ..config import ModelConfig, from_dict, to_dict
 from ..errors import CheckpointError, ConfigError
 from ..files import replacing
 
-FORMAT = 1
+FORMAT = 2
 KEY = "maskrcnn"
 
 _STEM = "backbone.stem.conv.weight"

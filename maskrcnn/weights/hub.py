@@ -25,6 +25,7 @@ from .manifest import Release, releases
 _CHUNK = 2**20
 _ATTEMPTS = 3
 _TIMEOUT = 30.0  # seconds without a byte
+_PATIENCE = 3600.0  # seconds that another process may take to download a file
 _SCHEMES = ("https",)  # of addresses and redirects
 
 
@@ -108,7 +109,12 @@ def _locked(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"waiting for another process, which downloads {path.name}")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            raise CheckpointError(
+                f"{path.name}: another process has held {lock.lock_file} for an hour; end it, and try again"
+            ) from None
     except (OSError, NotImplementedError) as error:
         warnings.warn(f"{path.parent} allows no locks ({error}): download in one process at a time", stacklevel=4)
     try:

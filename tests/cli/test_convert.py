@@ -55,6 +55,13 @@ def test_names_of_classes_from_a_file_and_a_setting(ours: Path, tmp_path: Path) 
     assert got.config.box_head.max_detections == 7
 
 
+def test_names_that_are_longer_than_a_file_name_may_be(ours: Path, tmp_path: Path) -> None:
+    run("convert", ours, tmp_path / "theirs.pth", "--to", "torchvision", "--force")
+    names = [letter * 100 for letter in "abc"]
+    assert run("convert", tmp_path / "theirs.pth", tmp_path / "b.safetensors", "--classes", ",".join(names)) == 0
+    assert [category.name for category in load_checkpoint(tmp_path / "b.safetensors").categories] == names
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

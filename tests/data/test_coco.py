@@ -156,6 +156,7 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "invalid box"),
     "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "invalid box"),
     "box outside": ({"segmentation": None, "bbox": [20, 3, 5, 4]}, "box outside"),
+    "crowd is text": ({"iscrowd": "0"}, "iscrowd that is not 0 or 1"),
 }  # fmt: skip
 
 
@@ -322,6 +323,7 @@ NOT_COCO = {
     "id twice": (json.dumps(coco(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])), r"id 1 [^$]*1  a"),
     "name twice": (json.dumps(coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}])), r"name a [^$]*2  a"),
     "no name": (json.dumps(coco(categories=[{"id": 1}])), "name"),
+    "name is half a surrogate": (json.dumps(coco(categories=[{"id": 1, "name": "\ud800"}])), "valid text"),
     "id is text": (json.dumps(coco(categories=[{"id": "1", "name": "a"}])), "whole number"),
     "category is text": (json.dumps(coco(categories=["a"])), "whole number"),
 }  # fmt: skip

@@ -207,6 +207,8 @@ TEXTS = {
     "integer of 5000 digits": '{%s, "annotations": [{"id": 1, "image_id": 3, "bbox": [' + "1" * 5000 + "]}]}",
     "half a surrogate": '{%s, "annotations": [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [1,1,2,2], '
     '"name": "\\ud800"}]}',
+    "half a surrogate as key of an annotation": '{%s, "annotations": [{"id": 1, "image_id": 3, "category_id": 0, '
+    '"bbox": [1,1,2,2], "\\ud800": 1}]}',
     "half a surrogate as key": '{%s, "annotations": [], "\\ud800": 1}',
     "letters": '{%s, "annotations": [{"id": 1, "image_id": 3, "category_id": 0, "bbox": [1,1,2,2], "name": "ä"}]}',
 }  # fmt: skip

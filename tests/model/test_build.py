@@ -180,6 +180,7 @@ def test_parameters_of_variants_are_as_many_as_detectron2s() -> None:
         (small(keypoint_head={"enabled": True, "pool_size": 7}), "pool_size"),
         (small(anchors={"sizes": ((8.0,),)}), "one entry per level, 5"),
         (small(backbone={"groups": 2}), "bottleneck"),
+        (small(input={"channels": 1}), "mean and std must have a value for each"),
     ],
 )
 def test_contradictions_are_refused(config, said) -> None:

@@ -38,7 +38,7 @@ class Heard:
 
 
 def progress_in(out: Path) -> dict[str, Any]:
-    return read_tensors(out / STATE, "maskrcnn-run", 1)[1]["progress"]
+    return read_tensors(out / STATE, "maskrcnn-run", 2)[1]["progress"]
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path: 
     assert saved["losses"]["loss"] == "nan"
     assert str(tmp_path / "not_finite.json") in str(caught.value)
     if (tmp_path / STATE).exists():
-        tensors, _ = read_tensors(tmp_path / STATE, "maskrcnn-run", 1)
+        tensors, _ = read_tensors(tmp_path / STATE, "maskrcnn-run", 2)
         assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
@@ -262,7 +262,7 @@ def test_evaluations_come_every_so_many_epochs_and_at_the_end(tmp_path: Path) ->
 def test_the_averaged_weights_are_judged_and_handed_out_and_the_run_goes_on_with_its_own(tmp_path: Path) -> None:
     fit(make_task(tmp_path / "plain", judge=judge_weights))
     fit(make_task(tmp_path / "ema", judge=judge_weights, ema=0.5))
-    plain, averaged = (read_tensors(tmp_path / run / STATE, "maskrcnn-run", 1)[0] for run in ("plain", "ema"))
+    plain, averaged = (read_tensors(tmp_path / run / STATE, "maskrcnn-run", 2)[0] for run in ("plain", "ema"))
     for name in plain:
         assert torch.equal(plain[name], averaged[name]), name
     last = read_tensors(tmp_path / "ema" / LAST, "tiny", 1)[0]

@@ -118,7 +118,7 @@ def _pickle(path: Path) -> None:
         (_truncate, "damaged"),
         (_cut_header, "damaged"),
         (_foreign, "not one of ours"),
-        (_newer, "has format 9; this release reads 1"),
+        (_newer, "has format 9; this release reads 2"),
         (_huge_header, "not a safetensors file"),
         (_deep_header, "damaged"),
         (_pickle, "not a safetensors file"),

@@ -76,7 +76,9 @@ CASES: dict[str, ModelConfig] = {
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return dict(shapes_of(empty_model(config).state_dict()))
+    pixels = config.input.channels  # whose mean and deviation no tensor holds
+    image = replace(config.input, mean=(0.0,) * pixels, std=(1.0,) * pixels)
+    return dict(shapes_of(empty_model(replace(config, input=image)).state_dict()))
 
 
 def read_of(config: ModelConfig) -> Iterable[tuple[str, Any]]:

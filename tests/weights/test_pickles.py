@@ -221,6 +221,12 @@ def test_a_truncated_torch_file_is_one_sentence(tmp_path: Path) -> None:
         read_torch(tmp_path / "a.pth")
 
 
+def test_a_torch_file_with_another_suffix_is_one_sentence(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors"):
+        read_torch(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())

@@ -22,7 +22,7 @@ from ...files import replacing
 from ...ops.rle import string_from_counts
 from ..builder import DatasetBuilder
 from ..dataset import Dataset
-from ..validate import integer, show
+from ..validate import integer, is_text, show
 
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
@@ -177,7 +177,9 @@ def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iter
                 continue
             except (msgspec.DecodeError, RecursionError):
                 entry = _parse(entry, path)
-        yield msgspec.convert(entry, kind) if isinstance(entry, dict) else entry
+        if isinstance(entry, dict):
+            entry = kind(**{name: entry[name] for name in kind.__struct_fields__ if name in entry})
+        yield entry
 
 
 def _roots(path: Path) -> tuple[Path, ...]:
@@ -195,8 +197,8 @@ def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Ca
     categories = []
     for entry in (_parse(e, path) if isinstance(e, msgspec.Raw) else e for e in entries):
         id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if id is None or not isinstance(name, str) or not name:
-            raise DataError(f"{path}: category {entry!r:.80} needs an id, a whole number, and a name")
+        if id is None or not is_text(name) or not name:
+            raise DataError(f"{path}: category {entry!r:.80} needs an id (a whole number) and a name (valid text)")
         categories.append(_with_keypoints(Category(id, name), entry, path) if keypoints else Category(id, name))
     if categories and keypoints and not any(category.keypoints for category in categories):
         raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
@@ -207,7 +209,7 @@ def _with_keypoints(category: Category, entry: dict[str, Any], path: Path) -> Ca
     """Flip pairs and sigmas may be stated (`flip_pairs`, `sigmas`); otherwise the names decide."""
     where = f"{path}: category {category.name!r}"
     names = entry.get("keypoints") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    if not isinstance(names, list) or not all(map(is_text, names)) or len(set(names)) < len(names):
         raise DataError(f"{where}: keypoints must be a list of different names; it is {names!r:.80}")
     skeleton = _pairs(entry.get("skeleton"), len(names), f"{where}: skeleton", base=1)
     given_flips, sigmas = entry.get("flip_pairs"), entry.get("sigmas")

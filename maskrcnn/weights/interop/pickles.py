@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from ...errors import CheckpointError
 
 # What pickle and torch raise for damaged files.
 _DAMAGE = (pickle.UnpicklingError, EOFError, OSError, MemoryError, RuntimeError, AssertionError, struct.error)
 _DAMAGE += (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+_DAMAGE += (SafetensorError,)  # torch reads a file of this suffix so
 
 
 def read_pickle(path: str | Path) -> Any:
