@@ -21,13 +21,20 @@ NO_MASK, POLYGONS, RLE = 0, 1, 2  # values of `ObjectTable.kinds`
 Segmentation: TypeAlias = list[np.ndarray] | tuple[np.ndarray, tuple[int, int]] | None
 
 
+class Shape(NamedTuple):
+    """A connected part of an object, as its outlines, float64 [n 2], (x, y); their first point is not repeated."""
+
+    outer: np.ndarray
+    holes: list[np.ndarray]
+
+
 class Record(NamedTuple):
     """One image and its n objects. Coordinates are continuous pixels of the image as annotated."""
 
     image_id: int
     path: Path
     size: tuple[int, int]  # (height, width) as annotated
-    boxes: np.ndarray  # float32 [n 4], xyxy
+    boxes: np.ndarray  # float32 [n 4], xyxy; float64 for a `Writer`
     labels: np.ndarray  # int64 [n], 0..K-1
     ignore: np.ndarray  # bool [n], crowds
     # float32 [n J 3], x, y, v of the keypoints of all categories; v is 0 if not labelled, 1 hidden, 2 visible
@@ -36,6 +43,10 @@ class Record(NamedTuple):
     # polygons, each float64 [m 2]; or RLE, (uint32 counts, (height, width)); or None for a box alone
     segmentations: list[Segmentation]
     areas: np.ndarray  # float64 [n], pixels: as the file states them, else of the mask, else of the box
+    name: str = ""  # the image's file name as the source states it
+    scores: np.ndarray | None = None  # float64 [n], 0..1, of predictions
+    # outlines that are finer than `segmentations`, of predictions; see `shapes.py`
+    shapes: list[list[Shape]] | None = None
 
 
 class ImageTable(NamedTuple):
@@ -135,8 +146,8 @@ class Dataset:
         """The file of image i."""
         return self.images.roots[self.images.root_of[self.rows[i]]] / self.name(i)
 
-    def record(self, i: int) -> Record:
-        """Image i with its objects, in the order of the source."""
+    def record(self, i: int, *, exact: bool = False) -> Record:
+        """Image i with its objects, in the order of the source. `exact` leaves the boxes in float64."""
         objects, row = self.objects, self.rows[i]
         first, last = int(objects.offsets[row]), int(objects.offsets[row + 1])
         height, width = self.images.sizes[row].tolist()
@@ -144,13 +155,15 @@ class Dataset:
             image_id=int(self.images.ids[row]),
             path=self.path(i),
             size=(height, width),
-            boxes=objects.boxes[first:last].astype(np.float32),
+            boxes=objects.boxes[first:last].astype(np.float64 if exact else np.float32),
             labels=objects.labels[first:last].astype(np.int64),
             ignore=objects.ignore[first:last],
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=objects.ids[first:last],
             segmentations=[self._segmentation(j, (height, width)) for j in range(first, last)],
             areas=objects.areas[first:last],
+            name=self.name(i),
+            scores=None if objects.scores is None else objects.scores[first:last],
         )
 
     def _segmentation(self, j: int, size: tuple[int, int]) -> Segmentation:

@@ -58,6 +58,8 @@ def evaluate(
     from ..engine import Engine, open_model
 
     started = time.perf_counter()
+    if out is not None and Path(out).is_dir():
+        raise ConfigError(f"out is the file for the metrics, but {out} is a folder")
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
     model, categories = open_model(weights, device=device)

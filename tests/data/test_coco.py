@@ -13,8 +13,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from maskrcnn.data.formats import find_splits
-from maskrcnn.data.formats.coco import read as read_dataset
+from maskrcnn.data.formats import Source, find_splits, read_dataset
 from maskrcnn.data.formats.coco import write as write_coco
 from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
 from maskrcnn.errors import DataError
@@ -537,18 +536,18 @@ def test_a_folder_stands_for_its_files(files, keypoints, expected, tmp_path) -> 
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     train, val = find_splits(tmp_path, keypoints=keypoints)
-    assert train == tmp_path / expected[0]
-    assert val == (expected[1] and tmp_path / expected[1])
+    assert train.path == tmp_path / expected[0]
+    assert (val and val.path) == (expected[1] and tmp_path / expected[1])
 
 
 def test_one_file_stands_for_itself_and_val_overrides(tmp_path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     one.touch()
     two.touch()
-    assert find_splits(one) == (one, None)
-    assert find_splits(one, two) == (one, two)
+    assert find_splits(one) == (Source("coco", one), None)
+    assert find_splits(one, two) == (Source("coco", one), Source("coco", two))
     (tmp_path / "train.json").touch()
-    assert find_splits(tmp_path, two) == (tmp_path / "train.json", two)
+    assert find_splits(tmp_path, two) == (Source("coco", tmp_path / "train.json", "train"), Source("coco", two))
 
 
 def test_a_folder_that_is_not_clear_is_an_error(tmp_path) -> None:
@@ -633,7 +632,7 @@ def test_polygon_measures_by_hand() -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
 @pytest.mark.parametrize("name", ["nuclei", "pennfudan", "coco-mini"])
 def test_real_files_are_read_as_pycocotools_reads_them(name, test_data, capsys) -> None:
-    for path in find_splits(test_data / name):
+    for path in (source.path for source in find_splits(test_data / name) if source):
         assert path is not None
         data, oracle = read_dataset(path, strict=True), COCO(str(path))
         assert data.report.problems == []

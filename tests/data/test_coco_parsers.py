@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.data.formats import coco as reader
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.errors import DataError
 from tests.data.test_coco import (
     BROKEN,
@@ -40,7 +41,7 @@ def json_alone() -> Iterator[None]:
 def outcome(path, **options):
     """Everything that reading a file gives, or the error."""
     try:
-        data = reader.read(path, **options)
+        data = read_dataset(path, **options)
     except DataError as error:
         return str(error)
     records = []
@@ -78,7 +79,7 @@ def parsed_by_json(path, **options) -> list:
     with pytest.MonkeyPatch.context() as patch:
         parse = reader._parse
         patch.setattr(reader, "_parse", lambda text, *rest: texts.append(bytes(text)) or parse(text, *rest))
-        reader.read(path, **options)
+        read_dataset(path, **options)
     parsed = [json.loads(text) for text in texts]
     return [value for value in parsed if not isinstance(value, dict) or "name" not in value]
 
@@ -181,7 +182,7 @@ def test_good_odd_and_bad_parts_keep_their_order(tmp_path) -> None:
     touch_images(tmp_path)
     assert [entry["id"] for entry in parsed_by_json(path)] == [11]
     assert_same(path)
-    data = reader.read(path)
+    data = read_dataset(path)
     assert [p.annotation_id for p in data.report.problems if p.kind == "part"] == [9, None, 12]
     assert data.record(1).annotation_ids.tolist() == [1, 3, 4, 9, 13, 11, 14, 12]
 

@@ -1,54 +1,127 @@
-"""Annotation formats, one file each: `read(path, ...)` gives a `Dataset`, `write(dataset, path)` makes a file of one.
+"""Annotation formats, one file each. A format is found by the content of what it is given, not by its name.
 
-A format only parses: `DatasetBuilder` checks and reports what it finds. Here is what all formats share: which files a
-name stands for, and which format reads them.
+A format's module has
+
+    find(place, options)      {split: Source} of a file or folder in this format: "train", "val", "test", or "all" for a
+                              set that is not divided; empty if it is of another format
+    read(source, options)     the `Dataset`
+    Writer(out, categories, images)
+                              writes annotated images one by one, so that predictions need not be kept
+
+and may lack the last or the first two. It only parses: `DatasetBuilder` checks and reports what it finds.
 """
 
-from pathlib import Path, PurePosixPath
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
-from ...errors import DataError
-from . import coco
+from ...categories import Category
+from ...errors import ConfigError, DataError
+from ..dataset import Dataset, Record
 
-_TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
-_VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
+READERS = ("coco",)  # in the order in which they are asked
+WRITERS: tuple[str, ...] = ()
 
-read_dataset = coco.read  # with another format, the function that chooses between them
+
+class Source(NamedTuple):
+    """One data set that can be read: a split of a file or folder in some format."""
+
+    format: str
+    path: Path
+    split: str = "all"
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user may say about annotations, whatever their format."""
+
+    images: Path | None = None  # the folder of the images, if it is not where the format expects it
+    strict: bool = False  # a bad record raises `DataError` instead of being left out and reported
+    keypoints: bool = False  # read keypoints, too
+    # An image without annotations; None: as the format means it.
+    unlabelled: Literal["background", "skip"] | None = None
+
+
+class Writer(Protocol):
+    """Writes a data set with all its splits, or a run of predictions, into folder `out`.
+
+    `images` says what happens to the image files: "refer" leaves them where they are and writes their place, as far as
+    the format can; "copy" puts a copy where the format expects it; "link" a symbolic link.
+    """
+
+    lost: Counter[str]  # what the format could not hold, such as "hole of a mask", and how often
+
+    def add(self, record: Record, split: str = "all") -> None:
+        """Writes an image with its objects."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is written once, such as the list of classes."""
+        ...
+
+
+def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, Source]:
+    """The splits of a data set, by their names. Raises `DataError` if there is none, or of no known format."""
+    place = Path(place)
+    if not place.exists():
+        raise DataError(
+            f"{place}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
+        )
+    for name in READERS:
+        if splits := _module(name).find(place, options):
+            return splits
+    raise DataError(f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}")
 
 
 def find_splits(
     data: str | Path, val: str | Path | None = None, *, keypoints: bool = False
-) -> tuple[Path, Path | None]:
-    """The file to train on and the one to validate on, None if there is only one file.
+) -> tuple[Source, Source | None]:
+    """What to train on and what to validate on, None if the data is not divided. `val` overrides what `data` has.
 
-    `data` is a json or a folder with `train.json` and `val.json`, with `instances_train*.json` and
-    `instances_val*.json` (there or in `annotations/`), or with `train/` and `valid/` that hold
-    `_annotations.coco.json`. With `keypoints`, `person_keypoints_*` come first. `val` overrides what the folder has.
-    Raises `DataError` if nothing fits, or more than one file does.
+    Raises `DataError` if there are no annotations, or if it is not clear which ones are meant.
     """
-    data = Path(data)
-    if val is not None and not Path(val).is_file():
-        raise DataError(f"{val}: there is no such file; --val takes a COCO json")
-    if data.is_file():
-        return data, None if val is None else Path(val)
-    if not data.is_dir():
-        raise DataError(
-            f"{data}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
-        )
-    train = _find(data, _TRAIN, keypoints)
+    options = ReadOptions(keypoints=keypoints)
+    if val is not None and not Path(val).exists():
+        raise DataError(f"{val}: there is no such file; --val takes validation data, such as a COCO json")
+    splits = find(data, options)
+    train = splits.get("train") or splits.get("all")
     if train is None:
-        raise DataError(f"{data}: no annotations there; expected one of {', '.join(_TRAIN)}")
-    return train, Path(val) if val is not None else _find(data, _VAL, keypoints)
+        raise DataError(f"{data}: there is no split to train on, only {', '.join(splits)}")
+    if val is None:
+        return train, splits.get("val")
+    found = find(val, options)
+    return train, found.get("val") or found.get("all") or next(iter(found.values()))
 
 
-def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
-    if keypoints:
-        patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
-    for pattern in patterns:
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            names = ", ".join(file.name for file in found)
-            parent = (folder / PurePosixPath(pattern)).parent
-            raise DataError(f"{parent}: {names} all match; name one file instead of the folder")
-        if found:
-            return found[0]
-    return None
+def read_dataset(
+    source: str | Path | Source,
+    images_dir: str | Path | None = None,
+    *,
+    strict: bool = False,
+    keypoints: bool = False,
+    unlabelled: Literal["background", "skip"] | None = None,
+) -> Dataset:
+    """Reads a `Source`, or a file or folder that is not divided; the other arguments are those of `ReadOptions`.
+
+    Raises `DataError`, naming the file, if it cannot be read.
+    """
+    if not isinstance(source, Source):
+        source = find_splits(source, keypoints=keypoints)[0]
+    options = ReadOptions(None if images_dir is None else Path(images_dir), strict, keypoints, unlabelled)
+    return _module(source.format).read(source, options)
+
+
+def writer(
+    name: str, out: str | Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
+) -> Writer:
+    """The writer of a format. Raises `ConfigError` for an unknown one."""
+    if name not in WRITERS:
+        raise ConfigError(f"there is no format {name!r} to write; there are {', '.join(WRITERS)}")
+    return _module(name).Writer(Path(out), categories, images)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -23,7 +23,10 @@ from ...ops.rle import string_from_counts
 from ..builder import DatasetBuilder
 from ..dataset import Dataset
 from ..validate import integer, is_text, show
+from . import ReadOptions, Source
 
+_TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
+_VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
 _SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
@@ -58,29 +61,32 @@ class _Annotation(msgspec.Struct, gc=False):
     score: Any = None
 
 
-def read(
-    path: str | Path, images_dir: str | Path | None = None, *, strict: bool = False, keypoints: bool = False
-) -> Dataset:
+def find(place: Path, options: ReadOptions) -> dict[str, Source]:
+    """A json; or a folder with `train.json` and `val.json`, with `instances_train*.json` and `instances_val*.json`
+    (there or in `annotations/`), or with `train/` and `valid/` that hold `_annotations.coco.json`. If keypoints are
+    wanted, `person_keypoints_*` come first. Raises `DataError` if more than one file fits.
+    """
+    if place.is_file():
+        return {"all": Source("coco", place)}
+    found = {"train": _find(place, _TRAIN, options.keypoints), "val": _find(place, _VAL, options.keypoints)}
+    return {split: Source("coco", path, split) for split, path in found.items() if path is not None}
+
+
+def read(source: Source, options: ReadOptions) -> Dataset:
     """The data set in a COCO json, whatever wrote it. Invalid records are skipped, counted and listed in its report.
 
-    Args:
-        path: the file. Its images are beside it, in `images/` there, or in COCO's own tree (`annotations/` beside
-            `train2017/`).
-        images_dir: the folder of the images, if it is another one.
-        strict: an invalid record raises `DataError`.
-        keypoints: read keypoints; at least one category must name some.
-
+    Its images are beside it, in `images/` there, or in COCO's own tree (`annotations/` beside `train2017/`).
     Raises `DataError`, naming the file, if it is missing, not json or not COCO, if it has no category or none of its
     images exists, or if the id or the name of a category occurs twice.
     """
-    path = Path(path)
+    path, strict, keypoints = source.path, options.strict, options.keypoints
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     fingerprint = hashlib.sha256(content).hexdigest()
     images, annotations, categories = _split(content) or _load(content, path)
-    roots = _roots(path) if images_dir is None else (Path(images_dir),)
+    roots = _roots(path) if options.images is None else (options.images,)
     builder = DatasetBuilder(path, _read_categories(categories, path, keypoints), roots, strict=strict)
     del content, categories  # a `Raw` holds all of the file's bytes; the other lists are emptied
     for row in _records(images, _Image, path):
@@ -124,6 +130,20 @@ def write(dataset: Dataset, path: str | Path) -> None:
                 file.write(msgspec.json.encode(entry))
             file.write(b"]")
         file.write(b"}\n")
+
+
+def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
+    if keypoints:
+        patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
+    for pattern in patterns:
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found)
+            parent = (folder / PurePosixPath(pattern)).parent
+            raise DataError(f"{parent}: {names} all match; name one file instead of the folder")
+        if found:
+            return found[0]
+    return None
 
 
 def _split(content: bytes) -> tuple[list[Any], list[Any], list[Any]] | None:

@@ -1,0 +1,112 @@
+"""Objects as outlines with holes, which annotation tools draw, from and to the polygons and run lengths of a data set.
+
+A ring is a closed outline, float64 [n 2], (x, y) in continuous pixels; its first point is not repeated. The rings of a
+bitmap run along the edges of its pixels, so cocoapi's rule of drawing (`ops.coco_raster`) gives exactly the same pixels
+again. Rings that overlap are filled by the even-odd rule: a ring inside another is a hole.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ops.coco_raster import coco_raster
+from ..ops.contour import signed_area
+from ..ops.rle import counts_from_bitmap
+from .bitmaps import draw_bitmap
+from .dataset import Segmentation, Shape
+
+_RIGHT, _DOWN, _LEFT, _UP = range(4)
+_STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
+
+
+def shapes_of(segmentation: Segmentation, size: tuple[int, int]) -> list[Shape]:
+    """The parts of an object: each polygon as it is; run lengths as the outlines of their pixels; none without a mask.
+
+    `size` is the (height, width) of its image.
+    """
+    if segmentation is None:
+        return []
+    if isinstance(segmentation, list):
+        return [Shape(polygon, []) for polygon in segmentation]
+    return shapes_of_bitmap(draw_bitmap(segmentation, size))
+
+
+def shapes_of_bitmap(bitmap: np.ndarray) -> list[Shape]:
+    """The parts of a bitmap, bool [H W], that are connected over pixel sides; pixels that touch at a corner are two."""
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not len(rows):
+        return []
+    corner = np.array([columns[0], rows[0]])
+    found = [ring + corner for ring in _rings(bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])]
+    outer = sorted((ring for ring in found if signed_area(ring) > 0), key=signed_area)
+    shapes = [Shape(ring, []) for ring in outer]
+    for hole in (ring for ring in found if signed_area(ring) < 0):
+        heading = np.sign(hole[1] - hole[0])
+        pixel = hole[0] + 0.5 * heading + 0.5 * np.array([-heading[1], heading[0]])  # of the object, beside the hole
+        next(shape for shape in shapes if _encloses(shape.outer, pixel)).holes.append(hole)
+    return shapes
+
+
+def segmentation_of_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels inside an odd number of rings, each drawn by cocoapi's rule, as run lengths of an image of `size`."""
+    bitmap = np.zeros(size, dtype=bool)
+    if rings:
+        corners = np.concatenate([np.zeros((0, 2)), *rings])
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, size[::-1])
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low, size[::-1])
+        window = bitmap[low[1] : high[1], low[0] : high[0]]
+        one, origin, scale = np.array([[0, 1]]), low[None].astype(np.float64), np.ones((1, 2))
+        for ring in rings:
+            parts = np.array([0, len(ring)])
+            window ^= coco_raster(ring, parts, one, origin, scale, (window.shape[0], window.shape[1]))[0]
+    return counts_from_bitmap(bitmap), size
+
+
+def _rings(bitmap: np.ndarray) -> list[np.ndarray]:
+    """The outlines of a bitmap, its pixels on their right: on the screen outer ones run clockwise."""
+    padded = np.pad(bitmap, 1)
+    above, left = padded[:-1, 1:-1], padded[1:-1, :-1]
+    below, right = padded[1:, 1:-1], padded[1:-1, 1:]
+    starts, headings = [], []
+    for heading, where, shift in (
+        (_RIGHT, ~above & below, (0, 0)),
+        (_LEFT, above & ~below, (1, 0)),
+        (_DOWN, left & ~right, (0, 0)),
+        (_UP, ~left & right, (0, 1)),
+    ):
+        y, x = np.nonzero(where)
+        starts.append(np.stack([x, y], axis=1) + shift)
+        headings.append(np.full(len(x), heading))
+    start, heading = np.concatenate(starts), np.concatenate(headings)
+    key = (start[:, 1] * (padded.shape[1] + 1) + start[:, 0]) * 4 + heading
+    order = np.argsort(key)
+    start, heading, key = start[order], heading[order], key[order]
+    end = start + _STEPS[heading]
+    at = (end[:, 1] * (padded.shape[1] + 1) + end[:, 0]) * 4
+    following = np.full(len(key), -1)
+    for turn in (-1, 0, 1):  # a right turn is preferred: pixels that touch at a corner stay apart
+        wanted = at + (heading + turn) % 4
+        place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+        following = np.where(key[place] == wanted, place, following)
+    corner = np.zeros(len(key), dtype=bool)
+    corner[following] = heading[following] != heading
+    rings, points, successors, seen = [], start.tolist(), following.tolist(), bytearray(len(key))
+    corners = corner.tolist()
+    for first in range(len(key)):
+        ring, edge = [], first
+        while not seen[edge]:
+            seen[edge] = 1
+            if corners[edge]:
+                ring.append(points[edge])
+            edge = successors[edge]
+        if ring:
+            rings.append(np.array(ring, dtype=np.float64))
+    return rings
+
+
+def _encloses(ring: np.ndarray, point: np.ndarray) -> bool:
+    """Whether the point, which lies on no edge, is inside the ring."""
+    (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
+    crosses = (y > point[1]) != (next_y > point[1])
+    at = x[crosses] + (point[1] - y[crosses]) / (next_y[crosses] - y[crosses]) * (next_x[crosses] - x[crosses])
+    return bool((at > point[0]).sum() % 2)
