@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -44,6 +44,7 @@ def test_polygons_stay_as_they_are() -> None:
     assert shapes_of(None, (4, 4)) == []
 
 
+@settings(deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_the_outlines_give_the_same_pixels_again(bitmap) -> None:
     shapes = shapes_of(pixels(bitmap), bitmap.shape)
