@@ -19,7 +19,7 @@ def split_folders(place: Path) -> dict[str, Path]:
 
 
 def files_below(folder: Path, suffixes: Iterable[str]) -> Iterator[Path]:
-    """The files below a folder with one of these suffixes, in lower case, sorted; hidden ones and links are left out."""
+    """The files below a folder with one of these suffixes (lower case), sorted. Hidden ones and links are left out."""
     wanted = frozenset(suffixes)
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
