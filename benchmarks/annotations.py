@@ -117,7 +117,10 @@ def annotation(rng: np.random.Generator, image: int, number: int) -> dict:
 def read(who: str, path: Path) -> dict[str, float]:
     """One reading in this process."""
     if who == "ours":
+        from maskrcnn.data.formats import coco  # imports of both are not measured
         from maskrcnn.data.formats import read_dataset as load
+
+        assert coco
     else:
         from pycocotools.coco import COCO as load
     before, _ = memory_mb()
