@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ops.coco_raster import coco_raster
+from ..ops.coco_raster import coco_raster, in_fifths
 from ..ops.contour import signed_area
 from ..ops.rle import counts_from_bitmap
 from .bitmaps import draw_bitmap
@@ -58,7 +58,7 @@ def segmentation_of_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) ->
         one, origin, scale = np.array([[0, 1]]), low[None].astype(np.float64), np.ones((1, 2))
         for ring in rings:
             parts = np.array([0, len(ring)])
-            window ^= coco_raster(ring, parts, one, origin, scale, (window.shape[0], window.shape[1]))[0]
+            window ^= coco_raster(in_fifths(ring), parts, one, origin, scale, (window.shape[0], window.shape[1]))[0]
     return counts_from_bitmap(bitmap), size
 
 

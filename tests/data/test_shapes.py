@@ -66,3 +66,17 @@ def test_rings_are_filled_by_the_even_odd_rule_and_clipped() -> None:
     expected[1, 1] = False
     np.testing.assert_array_equal(drawn, expected)
     assert not draw_bitmap(segmentation_of_rings([], (6, 6)), (6, 6)).any()
+
+
+@settings(deadline=None)
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(3, 6), st.just(2)),
+        elements=st.integers(-50, 250).map(lambda tenth: tenth / 10),
+    )
+)
+def test_a_ring_between_pixels_is_drawn_as_in_the_whole_image(ring) -> None:
+    """Tenths of a pixel lie between the fifths that cocoapi rounds to."""
+    drawn = draw_bitmap(segmentation_of_rings([ring], (21, 19)), (21, 19))
+    np.testing.assert_array_equal(drawn, draw_bitmap([ring], (21, 19)))
