@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 class Record(NamedTuple):
     """One image and its n objects. Coordinates are continuous pixels of the image as annotated."""
 
-    image_id: int
+    image_id: int | str  # a text only for a `Writer`
     path: Path
     size: tuple[int, int]  # (height, width) as annotated
     boxes: np.ndarray  # float32 [n 4], xyxy; float64 for a `Writer`

@@ -23,7 +23,7 @@ from ...errors import ConfigError, DataError
 from ..dataset import Dataset, Record
 
 READERS = ("coco",)  # in the order in which they are asked
-WRITERS: tuple[str, ...] = ()
+WRITERS = ("coco",)
 
 
 class Source(NamedTuple):

@@ -1,4 +1,4 @@
-"""COCO json, read and written: images, categories, and objects with polygons, run lengths, boxes and keypoints.
+"""COCO json: images, categories, and objects with polygons, run lengths, boxes and keypoints.
 
 msgspec finds where each record begins and ends and decodes one at a time, so that no more than one exists as Python
 objects. json reads what msgspec's stricter grammar refuses: NaN and infinity, halves of surrogate pairs, and encodings
@@ -14,16 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category, keypoint_slices
+from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category
 from ...errors import DataError
-from ...files import replacing
-from ...ops.rle import string_from_counts
 from ..builder import DatasetBuilder
 from ..dataset import Dataset
 from ..validate import integer, is_text, show
 from . import ReadOptions, Source
+from .coco_write import Writer, write
+
+__all__ = ["Writer", "find", "read", "write"]
 
 _TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
 _VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
@@ -112,26 +112,6 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(fingerprint)
 
 
-def write(dataset: Dataset, path: str | Path) -> None:
-    """Writes a data set as a COCO json, atomically. Polygons stay polygons, run lengths are compressed; objects with a
-    score have it, so predictions can be written, too.
-    """
-    ids, sizes = dataset.image_ids.tolist(), dataset.sizes.tolist()
-    images = (
-        {"id": ids[i], "file_name": dataset.name(i), "height": sizes[i][0], "width": sizes[i][1]}
-        for i in range(len(dataset))
-    )
-    rows = {"images": images, "annotations": _rows(dataset), "categories": map(_category, dataset.categories)}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for mark, (name, entries) in zip(b"{,,", rows.items(), strict=True):
-            file.write(b'%c"%b":[' % (mark, name.encode()))
-            for place, entry in enumerate(entries):
-                file.write(b",\n" if place else b"\n")
-                file.write(msgspec.json.encode(entry))
-            file.write(b"]")
-        file.write(b"}\n")
-
-
 def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
     if keypoints:
         patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
@@ -205,10 +185,11 @@ def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iter
 def _roots(path: Path) -> tuple[Path, ...]:
     """Folders that may hold the images, in the order in which they are searched."""
     folder = path.parent
-    roots = [folder, folder / "images"]
+    word = path.stem.rpartition("_")[2]
+    roots = [folder, folder / "images", folder / "images" / word]
     if folder.resolve().name == "annotations":
         parent = folder.parent if folder.name == "annotations" else folder.resolve().parent
-        roots += [parent / path.stem.rpartition("_")[2], parent / "images", parent]
+        roots += [parent / word, parent / "images" / word, parent / "images", parent]
     return tuple(roots)
 
 
@@ -275,41 +256,3 @@ def _flips_by_name(names: list[str]) -> tuple[tuple[int, int], ...]:
     places = {name.lower(): place for place, name in enumerate(names)}
     mirrored = {place: places.get(_SIDE.sub(lambda side: _OTHER[side[0]], name)) for name, place in places.items()}
     return tuple((place, other) for place, other in mirrored.items() if other is not None and place < other)
-
-
-def _category(category: Category) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": category.id, "name": category.name}
-    if category.keypoints:
-        skeleton = [[a + 1, b + 1] for a, b in category.skeleton]
-        row |= {"keypoints": category.keypoints, "skeleton": skeleton}
-        row |= {"flip_pairs": category.flip_pairs, "sigmas": category.sigmas}
-    return row
-
-
-def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    objects, slices = dataset.objects, keypoint_slices(dataset.categories)
-    ids = [category.id for category in dataset.categories]
-    chosen = iter(dataset.object_rows().tolist())
-    for i in range(len(dataset)):
-        record = dataset.record(i)
-        for segmentation in record.segmentations:
-            j = next(chosen)
-            label, (x1, y1, x2, y2) = int(objects.labels[j]), objects.boxes[j].tolist()
-            row = {
-                "id": int(objects.ids[j]),
-                "image_id": record.image_id,
-                "category_id": ids[label],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": float(objects.areas[j]),
-                "iscrowd": int(objects.ignore[j]),
-            }
-            if isinstance(segmentation, list):
-                row["segmentation"] = [polygon.ravel().tolist() for polygon in segmentation]
-            elif segmentation is not None:
-                row["segmentation"] = {"size": record.size, "counts": string_from_counts(segmentation[0]).decode()}
-            if objects.keypoints is not None and dataset.categories[label].keypoints:
-                own = objects.keypoints[j, slices[label]].astype(np.float64)
-                row |= {"keypoints": own.ravel().tolist(), "num_keypoints": int((own[:, 2] > 0).sum())}
-            if objects.scores is not None:
-                row["score"] = float(objects.scores[j])
-            yield row

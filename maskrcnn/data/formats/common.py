@@ -1,20 +1,25 @@
-"""What several formats need to find and read their files."""
+"""What several formats need to find, read and write their files."""
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from ...categories import Category
 from ...errors import DataError
+from ..dataset import Record
+from ..validate import wrong_name
 
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+# The usual names of splits, in the order in which they are tried.
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 MOST_BYTES = 1 << 28  # of an annotation file that is parsed as a whole
 
 
 def split_folders(place: Path) -> dict[str, Path]:
     """The folders of the splits in a folder, by their usual names; the folder itself as "all" if there is no train."""
-    found = {split: place / name for split, names in _SPLITS.items() for name in names if (place / name).is_dir()}
+    found = {split: place / name for split, names in SPLITS.items() for name in names if (place / name).is_dir()}
     return found if "train" in found else {"all": place}
 
 
@@ -45,3 +50,36 @@ def load_json(path: Path) -> Any:
 def categories_by_name(names: Iterable[str]) -> list[Category]:
     """Categories with ids from 1 in the order of their names, for formats that do not order or number them."""
     return [Category(id, name) for id, name in enumerate(sorted(set(names)), start=1)]
+
+
+class ImagePlacer:
+    """Copies, links or leaves the images that a writer refers to."""
+
+    def __init__(self, how: Literal["refer", "copy", "link"]) -> None:
+        self._how = how
+        self._sources: dict[Path, Path] = {}  # the image of each file that was made
+
+    def place(self, record: Record, folder: Path) -> str:
+        """The image's name in `folder`, where it is then unless images are left where they are.
+
+        It is the one that its source states if that does not lead out of the folder, with a number if another image has
+        it. An older file of that name is replaced.
+        """
+        name = record.name if record.name and wrong_name(record.name) is None else record.path.name
+        if self._how == "refer":
+            return name
+        wanted, source, number = PurePosixPath(name), record.path.resolve(), 1
+        while self._sources.setdefault(folder / name, source) != source:
+            number += 1
+            name = str(wanted.with_stem(f"{wanted.stem}-{number}"))
+        target = folder / name
+        if target.resolve() == source and not target.is_symlink():  # it is the image itself
+            return name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        if self._how == "link":
+            part.symlink_to(source)
+        else:
+            shutil.copyfile(source, part)
+        os.replace(part, target)
+        return name
