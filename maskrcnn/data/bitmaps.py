@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..ops.coco_raster import coco_raster
+from ..ops.coco_raster import coco_raster, in_fifths
 from .dataset import Segmentation
 
 
@@ -25,6 +25,49 @@ def draw_bitmap(segmentation: Segmentation, size: tuple[int, int]) -> np.ndarray
     points, parts = pack_polygons([segmentation])[:2]
     one = np.array([[0, len(segmentation)]])
     return coco_raster(points, parts, one, np.zeros((1, 2)), np.ones((1, 2)), size)[0]
+
+
+def draw_window(segmentation: Segmentation, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The smallest part of `draw_bitmap` that holds the object, bool [h w], and its (row, column) in the image.
+
+    No array of the image's size is made. Nothing drawn gives [0 0] at (0, 0).
+    """
+    if isinstance(segmentation, tuple):
+        return _runs_window(*segmentation)
+    points, parts = pack_polygons([segmentation or []])[:2]
+    if not len(points):
+        return np.zeros((0, 0), dtype=bool), (0, 0)
+    low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, size[::-1])
+    high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, size[::-1])
+    one, (width, height) = np.array([[0, len(parts) - 1]]), (high - low).tolist()
+    drawn = coco_raster(in_fifths(points), parts, one, low[None].astype(np.float64), np.ones((1, 2)), (height, width))[
+        0
+    ]
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not len(rows):
+        return np.zeros((0, 0), dtype=bool), (0, 0)
+    tight = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return tight, (int(low[1] + rows[0]), int(low[0] + columns[0]))
+
+
+def _runs_window(counts: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    ends = np.cumsum(counts, dtype=np.int64)
+    starts, stops = ends[: len(ends) // 2 * 2 : 2], ends[1::2]
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if not len(starts):
+        return np.zeros((0, 0), dtype=bool), (0, 0)
+    height = size[0]
+    first, last = starts // height, (stops - 1) // height
+    pieces = last - first + 1  # a run that reaches the bottom goes on in the next column
+    run = np.repeat(np.arange(len(starts)), pieces)
+    column = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    top = np.where(column == first[run], starts[run] % height, 0)
+    bottom = np.where(column == last[run], (stops[run] - 1) % height + 1, height)
+    row, left = int(top.min()), int(column.min())
+    edges = np.zeros((int(bottom.max()) - row + 1, int(column.max()) - left + 1), dtype=np.int8)
+    np.add.at(edges, (top - row, column - left), 1)
+    np.add.at(edges, (bottom - row, column - left), -1)
+    return np.cumsum(edges[:-1], axis=0, dtype=np.int8) > 0, (row, left)
 
 
 def pack_polygons(objects: Sequence[Sequence[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,8 +22,8 @@ from ...categories import Category
 from ...errors import ConfigError, DataError
 from ..dataset import Dataset, Record
 
-READERS = ("coco",)  # in the order in which they are asked
-WRITERS = ("coco",)
+READERS = ("cityscapes", "coco", "masks")  # in the order in which they are asked
+WRITERS = ("cityscapes", "coco", "masks")
 
 
 class Source(NamedTuple):
