@@ -1,4 +1,4 @@
-"""Atomic writes, and the fingerprint of a file."""
+"""Atomic writes, the fingerprint of a file, and the cache folder."""
 
 import hashlib
 import json
@@ -43,3 +43,9 @@ def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """`MASKRCNN_CACHE`, else `maskrcnn` in the user's cache. It need not be there yet."""
+    own, shared = os.environ.get("MASKRCNN_CACHE"), os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared, "maskrcnn")

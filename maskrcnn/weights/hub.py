@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import cache_folder
 from .manifest import Release, releases
 
 _CHUNK = 2**20
@@ -66,9 +67,8 @@ def fetch(release: Release, *, offline: bool | None = None) -> Path:
 
 
 def place_of(release: Release) -> Path:
-    """Where a release is kept: in `MASKRCNN_CACHE`, else `maskrcnn` in the user's cache. It need not be there yet."""
-    own, shared = os.environ.get("MASKRCNN_CACHE"), os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(shared, "maskrcnn")) / release.file
+    """Where a release is kept, in the cache folder. It need not be there yet."""
+    return cache_folder() / release.file
 
 
 def download(address: str, path: Path, *, digest: str, limit: int) -> None:

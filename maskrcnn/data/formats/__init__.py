@@ -20,10 +20,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from ...categories import Category
 from ...errors import ConfigError, DataError
+from ..archives import unpacked
 from ..dataset import Dataset, Record
 
-READERS = ("cityscapes", "coco", "masks")  # in the order in which they are asked
-WRITERS = ("cityscapes", "coco", "masks")
+READERS = ("cityscapes", "yolo", "coco", "masks")  # in the order in which they are asked
+WRITERS = ("cityscapes", "coco", "masks", "yolo")
 
 
 class Source(NamedTuple):
@@ -70,9 +71,13 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
         raise DataError(
             f"{place}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
         )
-    for name in READERS:
-        if splits := _module(name).find(place, options):
-            return splits
+    place = unpacked(place)
+    inner = [path for path in place.iterdir() if not path.name.startswith((".", "__"))] if place.is_dir() else []
+    # Archives often hold one folder with all the rest.
+    for folder in (place, *(inner if len(inner) == 1 and inner[0].is_dir() else [])):
+        for name in READERS:
+            if splits := _module(name).find(folder, options):
+                return splits
     raise DataError(f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}")
 
 

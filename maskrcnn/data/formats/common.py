@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from ...categories import Category
 from ...errors import DataError
+from ...images import image_size
+from ..builder import DatasetBuilder
 from ..dataset import Record
 from ..validate import wrong_name
 
@@ -23,13 +25,27 @@ def split_folders(place: Path) -> dict[str, Path]:
     return found if "train" in found else {"all": place}
 
 
-def files_below(folder: Path, suffixes: Iterable[str]) -> Iterator[Path]:
-    """The files below a folder with one of these suffixes (lower case), sorted. Hidden ones and links are left out."""
+def files_below(folder: Path, suffixes: Iterable[str], *, links: bool = False) -> Iterator[Path]:
+    """The files below a folder with one of these suffixes (lower case), sorted. Hidden ones are left out, and links
+    unless `links`: images are often linked.
+    """
     wanted = frozenset(suffixes)
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in wanted and not hidden and path.is_file() and not path.is_symlink():
+        if path.suffix.lower() in wanted and not hidden and path.is_file() and (links or not path.is_symlink()):
             yield path
+
+
+def add_image_file(builder: DatasetBuilder, id: int, path: Path, name: str) -> tuple[int, int] | None:
+    """Adds an image whose annotations do not state its size, and returns its (height, width); None if it is unusable,
+    which the builder reports.
+    """
+    try:
+        size = image_size(path)
+    except DataError:
+        size = None
+    builder.add_image(id, name, *(size or (None, None)))
+    return size
 
 
 def load_json(path: Path) -> Any:
