@@ -141,7 +141,9 @@ def train_drawn(out: Path) -> Trainer:
         run = out / name
         settings = (*COMMON, *row.settings)
         epochs = row.steps * BATCH / TRAIN_IMAGES
-        maskrcnn.train(out / "data", model=row.model, out=run, epochs=epochs, seed=seed, overrides=settings)
+        maskrcnn.train(
+            out / "data", model=row.model, recipe="paper", out=run, epochs=epochs, seed=seed, overrides=settings
+        )
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         records = read_history(run / "log.jsonl")
         seconds = [r["seconds"] for r in records if r["kind"] == "step"][-1:]

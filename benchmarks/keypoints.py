@@ -97,7 +97,15 @@ def _train(
     """Trains a run; returns its figures, time and settings."""
     run = out / "run"
     final = maskrcnn.train(
-        data, model=MODEL, val=val, images=images, out=run, epochs=epochs, overrides=settings, keypoints=True
+        data,
+        model=MODEL,
+        recipe="paper",
+        val=val,
+        images=images,
+        out=run,
+        epochs=epochs,
+        overrides=settings,
+        keypoints=True,
     )
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     history = read_history(run / "log.jsonl")

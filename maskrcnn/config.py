@@ -218,10 +218,12 @@ ONE_VIEW = TTA(scales=(1.0,), flip=False)  # the image as it is
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training image, in this order: resize (jittered), crop, flips, colour."""
+    """What happens to a training image, in this order: copy-paste, resize (jittered), crop, flips, colour."""
 
+    copy_paste: Fraction = 0.0  # probability that objects of another image are pasted (arXiv 2012.07177)
     min_sizes: tuple[Count, ...] = ()  # shorter sides to choose from; empty: the model's `min_size`
-    scale: tuple[Positive, Positive] = (1.0, 1.0)  # random factor on top, log-uniform
+    scale: tuple[Positive, Positive] = (1.0, 1.0)  # random factor on top
+    scale_law: Literal["log-uniform", "uniform"] = "log-uniform"  # (0.1, 2.0), uniform, is large-scale jitter
     crop: CountOrZero = 0  # random square crop of this side; 0 none
     horizontal_flip: Fraction = 0.5  # probability
     vertical_flip: Fraction = 0.0
@@ -229,6 +231,7 @@ class AugmentConfig:
     brightness: Fraction = 0.0  # strength, 0..1
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
+    hue: Annotated[float, Meta(ge=0, le=0.5)] = 0.0  # turns of the colour circle
     min_visible: Fraction = 0.1  # an object of which the crop leaves a smaller share becomes an ignore region
 
 
@@ -339,10 +342,27 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 
 def read_toml(path: str | Path) -> Config:
     """The `Config` in a TOML file. Raises `ConfigError` naming the file."""
+    return from_dict(Config, read_tree(path))
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """What a TOML file states of a `Config`, as nested dicts. Raises `ConfigError` naming the file."""
     try:
-        return from_dict(Config, tomllib.loads(Path(path).read_text(encoding="utf-8-sig")))
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        from_dict(Config, tree)
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    return tree
+
+
+def merged(config: T, tree: Mapping[str, Any]) -> T:
+    """`config` with the settings that `tree`, nested dicts, states."""
+
+    def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+        parts = {name: lay_over(below[name], part) for name, part in above.items() if isinstance(part, Mapping)}
+        return {**below, **above, **parts}
+
+    return from_dict(type(config), lay_over(to_dict(config), tree))
 
 
 def write_toml(config: Config, path: str | Path) -> None:

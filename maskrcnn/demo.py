@@ -40,7 +40,7 @@ def demo(out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     print(f"drawing {TRAIN_IMAGES} training images and {VAL_IMAGES} validation images in {out / 'data'}")
     draw_dataset(out / "data", train=TRAIN_IMAGES, val=VAL_IMAGES, seed=DATA_SEED, keypoints=False)
-    checkpoint = train(out / "data", model=MODEL, out=out, epochs=EPOCHS, overrides=SETTINGS)
+    checkpoint = train(out / "data", model=MODEL, out=out, recipe="paper", epochs=EPOCHS, overrides=SETTINGS)
     done, metrics_json, weights = out / "demo.json", out / "metrics.json", {"weights": fingerprint(checkpoint)}
     if done.exists() and json.loads(done.read_text(encoding="utf-8")) == weights:
         metrics = json.loads(metrics_json.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ Area = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the drawing
 def draw(
     image: np.ndarray,
     boxes: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     labels: np.ndarray,
     names: Sequence[str],
     *,
@@ -37,9 +37,9 @@ def draw(
     Args:
         image: uint8 [H W] or [H W C]. The first three channels are shown; of one or two channels the first, in grey.
         boxes: [D 4], xyxy, in pixels of the image.
-        scores: [D], 0..1.
+        scores: [D], 0..1; None for annotations, which have none.
         labels: int [D], category ids, which choose the colours.
-        names: the D names that are written beside the scores.
+        names: the D names that are written, beside the scores.
         outlines: the D masks; None without masks.
         keypoints: [D J 3], x, y, score, of all `categories`. Those with score 0 are left out.
         text: whether to write names and scores.
@@ -145,7 +145,7 @@ def _write_names(
     pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
     boxes: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     names: Sequence[str],
     colours: list[Colour],
     *,
@@ -158,14 +158,18 @@ def _write_names(
     """
     crowded = len(boxes) > _CROWDED
     only_scores = len(boxes) > _CROWDED // 3 and one_class
+    if only_scores and scores is None:
+        return
     height = max(11.0, float(np.hypot(*size)) / 58)
     letters = round(max(10.0, height * 0.7) if crowded else height)
     font = ImageFont.load_default(letters)
     pad = max(2, letters // 5)
     small = boxes[(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < (8 * letters) ** 2]
     taken = np.zeros((0, 4))
-    for i in np.argsort(-scores, kind="stable").tolist():
-        words = f"{scores[i]:.2f}" if only_scores else f"{names[i]} {scores[i]:.2f}"
+    order = range(len(boxes)) if scores is None else np.argsort(-scores, kind="stable").tolist()
+    for i in order:
+        score = "" if scores is None else f"{scores[i]:.2f}"
+        words = score if only_scores else f"{names[i]} {score}".rstrip()
         left, _, right, _ = font.getbbox(words)
         width, height = round(right - left) + 2 * pad, round(letters * 1.15) + pad
         if crowded and width > 1.6 * (boxes[i, 2] - boxes[i, 0]):

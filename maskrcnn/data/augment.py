@@ -1,4 +1,5 @@
-"""Augmentation of an image and its objects: jittered resize, square crop, flips, quarter turns, colour.
+"""Augmentation of an image and its objects: jittered resize, square crop, flips, quarter turns, colour. What comes
+before, on the image as annotated, is in `copy_paste.py` and `transform.py`.
 
 `draw_geometry` makes every geometric choice from the image's size alone, before a pixel is read: so the loader knows
 the image's canvas, and `augment` resizes only the part of the image that the crop keeps. Section 3.1 of the paper has
@@ -25,6 +26,7 @@ from .dataset import Record
 MASK_SIDE = 112  # S, of a stored mask
 NO_AUGMENTATION = AugmentConfig(horizontal_flip=0.0)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_YIQ = np.array([_LUMINANCE.tolist(), [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # rows of YIQ, from RGB
 _SMALLEST = 1.0  # canvas pixels; if a crop leaves less of an object's side, nothing can be learned from it
 
 
@@ -81,10 +83,11 @@ def draw_geometry(
     choice, factor, top, left, across, down = rng.random(6)
     turns = int(rng.integers(4))
     min_size = config.min_sizes[int(choice * len(config.min_sizes))] if config.min_sizes else rule.min_size
-    resized, scales = fit(*size, replace(rule, min_size=min_size))
-    low, high = (math.log(bound) for bound in config.scale)
-    if (low, high) != (0.0, 0.0):
-        scale = math.exp(low + (high - low) * factor)
+    # A crop bounds the canvas by itself: images of a fixed scale keep it, however large they are.
+    most = rule.max_size if min_size or not config.crop else max(rule.max_size, math.ceil(rule.zoom * max(size)) + 1)
+    resized, scales = fit(*size, replace(rule, min_size=min_size, max_size=most))
+    if config.scale != (1.0, 1.0):
+        scale = jittered(factor, config)
         if not config.crop:  # nothing else bounds the canvas
             scale = min(scale, max(rule.max_size / max(resized), 1.0))
         resized = max(round(resized[0] * scale), 1), max(round(resized[1] * scale), 1)
@@ -101,6 +104,14 @@ def draw_geometry(
         mirror_y=bool(down < config.vertical_flip),
         quarter_turns=turns if config.rotate90 else 0,
     )
+
+
+def jittered(draw: float, config: AugmentConfig) -> float:
+    """The factor of `config.scale` for a random number 0..1."""
+    low, high = config.scale
+    if config.scale_law == "uniform":
+        return low + (high - low) * draw
+    return math.exp(math.log(low) + (math.log(high) - math.log(low)) * draw)
 
 
 def augment(
@@ -130,15 +141,17 @@ def augment(
         flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
     """
     geometry = draw_geometry(rng, record.size, config, model.input)
-    pixels = _jitter(_move_pixels(image, geometry, model.input), rng, config)
+    pixels = _jitter(move_pixels(image, geometry, model.input), rng, config)
     index, boxes, frames, bits, ignore = _see(record, geometry, config.min_visible, masks)
+    if config.scale != (1.0, 1.0):  # what the jitter shrinks to less than a pixel cannot be learned
+        ignore = ignore | (boxes[:, 2:] - boxes[:, :2] < _SMALLEST).any(axis=1)
     frames, outlines, keypoints = _turn(frames, geometry), None, None
     if bits is not None and model.mask_head.target != "hard":
         bits, frames, outlines = _as_annotated(record, index, geometry, model.mask_head.target)
     elif bits is not None and geometry.quarter_turns % 2:
         bits = bits.swapaxes(1, 2)
     if record.keypoints is not None:
-        keypoints = _move_keypoints(record.keypoints[index], geometry, flip_pairs, model)
+        keypoints = move_keypoints(record.keypoints[index], geometry, flip_pairs, model)
     return Sample(
         image=pixels,
         scales=geometry.scales,
@@ -159,7 +172,7 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
     return _upright(_turn(moved, geometry)).astype(np.float32)
 
 
-def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
+def move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
     """Resizes only the part of the image that the crop shows, then mirrors and turns it."""
     y1, x1, y2, x2 = geometry.window
     step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
@@ -175,10 +188,13 @@ def _move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np
 
 
 def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
-    """Brightness multiplies; contrast scales about the mean grey; saturation scales about each pixel's own grey."""
+    """Brightness multiplies; contrast scales about the mean grey; saturation scales about each pixel's own grey; hue
+    turns colours about the grey axis and keeps their luminance.
+    """
     strengths = np.array([config.brightness, config.contrast, config.saturation])
     brightness, contrast, saturation = 1 + strengths * rng.uniform(-1, 1, size=3)
-    if not strengths.any():
+    hue = config.hue * rng.uniform(-1, 1)
+    if not strengths.any() and not config.hue:
         return pixels
     values = pixels.astype(np.float32) * np.float32(brightness)
     if config.contrast:
@@ -186,8 +202,17 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
     if config.saturation and values.shape[2] == 3:
         grey = values @ _LUMINANCE
         values = grey[..., None] + (values - grey[..., None]) * np.float32(saturation)
+    if config.hue and values.shape[2] == 3:
+        values = values @ _turned_hue(hue).T
     values = values.clip(0, 255)
     return np.rint(values).astype(np.uint8) if pixels.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _turned_hue(turns: float) -> np.ndarray:
+    """float32 [3 3], the turn of RGB in the plane of YIQ's two colour axes."""
+    cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return (np.linalg.inv(_YIQ) @ turn @ _YIQ).astype(np.float32)
 
 
 def _see(
@@ -286,21 +311,28 @@ def _as_annotated(
         polygons = [segmentation if isinstance(segmentation, list) else [] for segmentation in found]
         outlines = [[_turn_points(geometry.crop(part), geometry) for part in parts] for parts in polygons]
         found = [None if isinstance(segmentation, list) else segmentation for segmentation in found]
+    rows, columns = shown_pixels(record.size, geometry, centred=rule == "polygon")
+    bitmaps = [draw_bitmap(segmentation, record.size) for segmentation in found]
+    if geometry.quarter_turns % 2:
+        bitmaps = [bitmap.T for bitmap in bitmaps]
+    bits, frames = windows(bitmaps, rows, columns)
+    return bits, frames, outlines
+
+
+def shown_pixels(size: tuple[int, int], geometry: Geometry, *, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The row and the column of an image of `size` that each row and column of the result shows, see `nearest_pixels`;
+    those of the transposed image after an odd number of quarter turns.
+    """
     y1, x1, y2, x2 = geometry.window
     rows, columns = (
-        nearest_pixels(before, after, centred=rule == "polygon")
-        for before, after in zip(record.size, geometry.resized, strict=True)
+        nearest_pixels(before, after, centred=centred) for before, after in zip(size, geometry.resized, strict=True)
     )
     rows, columns = rows[y1:y2], columns[x1:x2]
     rows = rows[::-1] if geometry.mirror_y else rows
     columns = columns[::-1] if geometry.mirror_x else columns
     for _ in range(geometry.quarter_turns):
         rows, columns = columns[::-1], rows
-    bitmaps = [draw_bitmap(segmentation, record.size) for segmentation in found]
-    if geometry.quarter_turns % 2:
-        bitmaps = [bitmap.T for bitmap in bitmaps]
-    bits, frames = windows(bitmaps, rows, columns)
-    return bits, frames, outlines
+    return rows, columns
 
 
 def _turn(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -323,7 +355,7 @@ def _turn_points(points: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.stack((x, y), axis=-1)
 
 
-def _move_keypoints(
+def move_keypoints(
     keypoints: np.ndarray, geometry: Geometry, flip_pairs: Sequence[tuple[int, int]], model: ModelConfig
 ) -> np.ndarray:
     """Keypoints outside the crop become unlabelled (0, 0, 0). One mirror exchanges left and right, two do not.

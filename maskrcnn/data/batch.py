@@ -5,6 +5,7 @@ and their masks as packed bits, so that little passes between processes; `unpack
 image's canvas follows from the data set alone, before anything is read.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from torch.utils import data
 from ..canvas import canvas_size, join, prepare_views, to_images
 from ..categories import flip_pairs
 from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
+from .copy_paste import copy_paste
 from .dataset import Dataset, Record
+from .transform import Transform, apply
 
 _64_BITS = 2**64 - 1
 
@@ -54,6 +57,7 @@ class PackedBatch(NamedTuple):
     outlines: Outlines | None  # spans [N 2]
     image_ids: Tensor  # int64 [B]
     problems: tuple[tuple[int, str], ...]  # id and reason of each image that could not be read
+    failure: str | None = None  # why nothing could be made: the user's transform
 
 
 @dataclass
@@ -70,6 +74,7 @@ class BatchMaker(data.Dataset):
     # one of its batch if there is none; otherwise it is left out.
     replace: bool
     views: TTA = ONE_VIEW  # of each image, for test-time augmentation
+    transform: Transform | None = None  # the user's
 
     def __post_init__(self) -> None:
         self.rule = self.model.input
@@ -93,6 +98,12 @@ class BatchMaker(data.Dataset):
 
     def __getitem__(self, plan: BatchPlan) -> PackedBatch:
         problems: list[tuple[int, str]] = []
+        try:
+            return self._made(plan, problems)
+        except ConfigError as error:  # from one process to another it would come with a traceback
+            return self._pack([], plan, tuple(problems))._replace(failure=str(error))
+
+    def _made(self, plan: BatchPlan, problems: list[tuple[int, str]]) -> PackedBatch:
         tried = [self._first_readable(index, plan.epoch, plan.canvas, problems) for index in plan.indices]
         made = [found for found in tried if found]
         if self.replace and not made:  # no image of this canvas can be read: take one of any canvas
@@ -111,15 +122,34 @@ class BatchMaker(data.Dataset):
             if canvas not in (None, self.canvas(candidate, epoch)):
                 continue
             try:
-                return candidate, self._sample(candidate, epoch)
+                return candidate, self.sample(candidate, epoch)
             except DataError as error:
                 problems.append((int(self.image_ids[candidate]), str(error)))
         return None
 
-    def _sample(self, index: int, epoch: int) -> Sample:
-        record, rng = self.dataset.record(index), np.random.default_rng(self.sample_seed(index, epoch))
-        image = self._read(record)
+    def sample(self, index: int, epoch: int) -> Sample:
+        """One image in one epoch, augmented. Raises as `annotated` does."""
+        image, record = self.annotated(index, epoch)
+        rng = np.random.default_rng(self.sample_seed(index, epoch))
         return augment(image, record, rng, self.augmentation, self.model, masks=self.masks, flip_pairs=self.flip_pairs)
+
+    def annotated(self, index: int, epoch: int) -> tuple[np.ndarray, Record]:
+        """The image and its objects before they are resized, with what is pasted and after the user's transform.
+
+        Raises `DataError` if the image cannot be read, and `ConfigError` if what the transform returns is wrong.
+        """
+        record, seed = self.dataset.record(index), self.sample_seed(index, epoch)
+        image = self._read(record)
+        rng = np.random.default_rng((seed, 1))  # its own, so that the geometry is the same without
+        if self.augmentation.copy_paste and rng.random() < self.augmentation.copy_paste:
+            other = self.dataset.record(int(rng.integers(len(self.dataset))))
+            with suppress(DataError):  # it is reported when its own turn comes
+                image, record = copy_paste(
+                    image, record, self._read(other), other, rng, self.augmentation, self.model, self.flip_pairs
+                )
+        if self.transform is not None:
+            image, record = apply(self.transform, image, record, seed, resizes=bool(self.augmentation.crop))
+        return image, record
 
     def _read(self, record: Record) -> np.ndarray:
         return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)

@@ -23,10 +23,11 @@ import torch
 from torch.utils import data
 
 from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .augment import NO_AUGMENTATION
 from .batch import Batch, BatchMaker, BatchPlan, PackedBatch, unpack
 from .dataset import Dataset
+from .transform import Transform, check_picklable
 
 _WINDOW = 32  # batches of an evaluation within which images of one canvas are gathered
 
@@ -48,6 +49,8 @@ class _Loader:
 
     def _stream(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         for packed in self._from_workers(plans) if self._workers else map(self._maker.__getitem__, plans):
+            if packed.failure is not None:
+                raise ConfigError(packed.failure)
             for image_id, reason in packed.problems:
                 sentence = f"{self.dataset.source}, image {image_id}: {reason}"
                 if self._strict:
@@ -110,8 +113,10 @@ class TrainLoader(_Loader):
             image of the same canvas replaces it.
         pin_memory: page-locked pixels, for copies to a GPU.
         warn: called with one line; default the logger of this module.
+        transform: the user's function on an image and its objects, see `transform.Transform`.
 
-    Raises `DataError` if the data set has no images, or if none of them can be read.
+    Raises `DataError` if the data set has no images, or if none of them can be read, and `ConfigError` if the transform
+    cannot be used.
     """
 
     def __init__(
@@ -128,9 +133,12 @@ class TrainLoader(_Loader):
         strict: bool = False,
         pin_memory: bool = False,
         warn: Warn | None = None,
+        transform: Transform | None = None,
     ) -> None:
+        check_picklable(transform, workers)
         policy = "exact" if model.input.canvas == "exact" else "buckets"
-        maker = BatchMaker(dataset, model, augmentation, seed, policy, model.mask_head.enabled, replace=True)
+        masks = model.mask_head.enabled
+        maker = BatchMaker(dataset, model, augmentation, seed, policy, masks, replace=True, transform=transform)
         super().__init__(maker, workers=workers, strict=strict, pin_memory=pin_memory, warn=warn)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 

@@ -3,7 +3,6 @@
 The plots need matplotlib, an extra; without it the page says so and holds everything else.
 """
 
-import base64
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 
 from ..config import flat
 from ..evaluation.coco import Curves
+from .page import data_address, framed, page_path, table, tiles, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,26 +35,6 @@ _COLOURS = (
 )  # fmt: skip
 
 Records = Sequence[Mapping[str, Any]]
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2430; background: #f6f7f9; margin: 0 auto; max-width: 72rem;
-  padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-p.under { color: #5a6472; margin: .25rem 0 0; }
-p.note { background: #fff3d6; padding: .5rem .75rem; border-radius: 6px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; margin: 1.5rem 0 0; }
-.tiles div { background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; padding: .75rem 1rem; }
-.tiles b { display: block; font-size: 1.6rem; line-height: 1.2; } .tiles span { color: #5a6472; font-size: .85rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; background: #fff; }
-th, td { padding: .35rem .8rem; border: 1px solid #dfe3e8; text-align: right; font-variant-numeric: tabular-nums; }
-th { background: #eef0f3; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-img.plot { max-width: 100%; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
-figure { margin: 0; background: #fff; border: 1px solid #dfe3e8; border-radius: 8px; overflow: hidden; }
-figure img { display: block; width: 100%; } figcaption { padding: .4rem .75rem; color: #5a6472; font-size: .85rem; }
-pre { background: #1d2430; color: #eef0f3; padding: .75rem 1rem; border-radius: 8px; overflow-x: auto; }
-summary { cursor: pointer; margin: 2rem 0 .75rem; font-weight: 600; }
-"""
 
 
 def write_report(
@@ -79,7 +59,6 @@ def write_report(
 
     Raises FileNotFoundError if an overlay does not exist.
     """
-    path = out if out.suffix == ".html" else out / "report.html"
     records = list(history)
     steps, evaluations = ([r for r in records if r.get("kind") == kind] for kind in ("step", "evaluation"))
     body = [
@@ -93,10 +72,7 @@ def write_report(
         f"<h2>The same on your own data</h2><pre>{escape(command)}</pre>" if command else "",
         _settings(settings or {}),
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + "\n".join(filter(None, body)) + "</html>\n", encoding="utf-8")
-    return path
+    return write_page(page_path(out), title, body)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -119,15 +95,15 @@ def _counts(metrics: Mapping[str, Any]) -> str:
 
 
 def _tiles(metrics: Mapping[str, Any], steps: Records) -> str:
-    tiles = []
+    shown = []
     for task in _present(metrics):
-        tiles.append((f"{_NAMES[task]}, AP", _number(metrics[task].get("AP"))))
-        tiles.append((f"{_NAMES[task]}, AP at {_MEASURES[task]} 0.5", _number(metrics[task].get("AP50"))))
+        shown.append((f"{_NAMES[task]}, AP", _number(metrics[task].get("AP"))))
+        shown.append((f"{_NAMES[task]}, AP at {_MEASURES[task]} 0.5", _number(metrics[task].get("AP50"))))
     if steps:
-        tiles.append(("training steps", f"{steps[-1]['step']:,}"))
+        shown.append(("training steps", f"{steps[-1]['step']:,}"))
         if "seconds" in steps[-1]:
-            tiles.append(("training time", _duration(steps[-1]["seconds"])))
-    return f"<div class=tiles>{''.join(f'<div><b>{value}</b><span>{name}</span></div>' for name, value in tiles)}</div>"
+            shown.append(("training time", _duration(steps[-1]["seconds"])))
+    return tiles(shown)
 
 
 def _present(metrics: Mapping[str, Any]) -> list[str]:
@@ -144,17 +120,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None or value < 0 else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
-
-
 def _figures_table(metrics: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for task in _present(metrics) for name in metrics[task]))
     rows = [[_NAMES[task], *(_number(metrics[task].get(name)) for name in names)] for task in _present(metrics)]
     sizes = "s, m, l: objects with an area below 32 × 32 pixels, below 96 × 96 pixels, and larger."
-    return _table(["", *names], rows) + f"<p class=under>{sizes}</p>"
+    return table(["", *names], rows) + f"<p class=under>{sizes}</p>"
 
 
 def _class_table(metrics: Mapping[str, Any]) -> str:
@@ -171,33 +141,23 @@ def _class_table(metrics: Mapping[str, Any]) -> str:
         for entry in metrics.get("per_class", ())
     ]
     under = "Best F1 at IoU 0.5 and the score threshold that gives it: a good first threshold for your own use."
-    return _table(head, rows) + (f"<p class=under>{under}</p>" if best else "")
+    return table(head, rows) + (f"<p class=under>{under}</p>" if best else "")
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     rows = [(name, str(value)) for name, value in flat(settings).items()]
-    return "<details><summary>Settings</summary>" + _table(["", "value"], rows) + "</details>" if rows else ""
+    return "<details><summary>Settings</summary>" + table(["", "value"], rows) + "</details>" if rows else ""
 
 
 # --- images and plots ---------------------------------------------------------------------------------------------
 
 
 def _images(overlays: Sequence[Path]) -> str:
-    figures = (f"<figure>{_embedded(path)}<figcaption>{escape(path.name)}</figcaption></figure>" for path in overlays)
+    figures = []
+    for path in overlays:
+        with Image.open(path) as image:
+            figures.append(framed(image, path.name, _LONGEST_SIDE))
     return f"<h2>Predictions</h2><div class=images>{''.join(figures)}</div>" if overlays else ""
-
-
-def _embedded(path: Path) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    stored = io.BytesIO()
-    small.save(stored, "JPEG", quality=90)
-    return f'<img alt="{escape(path.name)}" src="{_data(stored, "jpeg")}">'
-
-
-def _data(stored: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(stored.getvalue()).decode()}"
 
 
 def _plots(steps: Records, evaluations: Records, curves: Mapping[str, Curves]) -> list[str]:
@@ -227,7 +187,7 @@ def _plots(steps: Records, evaluations: Records, curves: Mapping[str, Curves]) -
 def _plot(figure: "Figure", description: str) -> str:
     stored = io.BytesIO()
     figure.savefig(stored, format="png", dpi=150)
-    return f'<img class=plot alt="{description}" src="{_data(stored, "png")}">'
+    return f'<img class=plot alt="{description}" src="{data_address(stored, "png")}">'
 
 
 def _draw_losses(axes: "Axes", steps: Records, evaluations: Records) -> None:

@@ -12,23 +12,25 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import Config, ModelConfig, flat, override, preset, read_toml, to_dict, write_toml
+from ..config import MODEL_NAMES, Config, ModelConfig, flat, preset, read_toml, read_tree, to_dict, write_toml
 from ..data.dataset import Dataset, hold_out, match_categories
 from ..data.formats import find_splits, read_dataset
+from ..data.statistics import measure
+from ..data.transform import Transform, name_of
 from ..device import Precision, choose_precision
 from ..errors import ConfigError, DataError
 from ..files import fingerprint, replacing, write_json
 from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
 from .distributed import Ranks
-from .optim import scaled_rate, schedule_settings
+from .optim import scaled_rate
+from .recipes import Asked, Machine, choose, cores, name_model, name_recipe, weights_of
 
 # What a run's folder holds, beside config.toml and log.jsonl.
 IDENTITY, HELD_OUT, METRICS = "run.json", "held_out.json", "metrics.json"
 STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
 
 MAY_CHANGE = ("train.epochs", "train.patience")  # settings, between two starts of one run
-SMALL_BATCH = 4  # images per rank below which batch statistics are too noisy, so that group norm is the default
 LISTED = 3  # problems of a data set that are printed for each reason; `maskrcnn check` prints more
 
 
@@ -48,6 +50,10 @@ class Run:
     stage: str | None = None  # the part of a training in two stages that this run is
     proposals: str | None = None  # SHA-256 of the file of proposals that the stage learns from
     tensorboard: bool = False
+    transform: Transform | None = None  # the user's function on training images
+    asked: tuple[str, ...] = ()  # names of the settings that the user chose
+    recipe: str | None = None  # that chose the others; of a run that goes on, the one asked for
+    choices: tuple[str, ...] = ()  # lines on what was chosen for the user, and why
 
     @property
     def images_per_step(self) -> int:
@@ -78,31 +84,47 @@ def prepare_run(
     strict: bool,
     tensorboard: bool,
     ranks: Ranks,
+    recipe: str | None = None,
+    staged: bool = False,
+    transform: Transform | None = None,
 ) -> Run:
     """Reads the data and decides every setting. Arguments are those of `train`.
 
-    `settings` such as "train.lr=0.01" win over what `schedule` sets, and that over the defaults, which follow from
-    the data and the weights. Raises `DataError`, `ConfigError` and `CheckpointError`.
+    `settings` such as "train.lr=0.01" win over what `schedule` sets, that over the file `config`, and that over the
+    recipe. A folder that holds a run already has all settings: then nothing is chosen again. Raises `DataError`,
+    `ConfigError` and `CheckpointError`.
     """
-    base, start = _base(model, config, weights, settings)
-    asked = override(base, list(settings))
-    if schedule is not None:
-        settings = [*schedule_settings(schedule, asked.model), *settings]
-    keypoints = asked.model.keypoint_head.enabled
-    train_data, val_data = _read(data, val, images, strict=strict, keypoints=keypoints, seed=asked.train.seed)
-    if config is None:
-        most = int(train_data.annotation_counts.max())
-        base = replace(base, model=_with_slots(_with_norms(base.model, asked.train.batch, start), most))
-    settled = override(base, list(settings))
+    if staged and transform is not None:
+        raise ConfigError("training in stages takes no transform: the proposals of an image would not move with it")
+    place = Path(data)
+    folder = Path("runs") / (place.stem if place.is_file() else place.resolve().name) if out is None else Path(out)
+    asked = Asked({} if config is None else read_tree(config), schedule, settings)
+    machine = Machine(ranks.device.type == "cuda", cores())
+    frozen: Config | None = ranks.from_first(_frozen(folder, model) if ranks.first else None)
+    base, start, lines = _base(frozen, model, weights, asked, machine)
+    begun = asked.over(base)
+    keypoints = begun.model.keypoint_head.enabled
+    train_data, val_data = _read(data, val, images, strict=strict, keypoints=keypoints, seed=begun.train.seed)
+    if frozen is None:
+        kind = weights_of(None if start is None else start.state)
+        name, why = name_recipe(recipe, kind, staged=staged)
+        seen = measure(train_data, begun.model.input.channels, look=name != "paper")
+        settled, more = choose(name, seen, base, asked, machine, kind)
+        lines = [f"recipe: {name}, {why}", *lines, *more]
+    else:
+        settled, name = begun, None if recipe == "auto" else recipe
+        lines = [f"settings: those with which the run in {folder} began, see config.toml"]
     settled = replace(settled, model=_with_classes(settled.model, train_data))
+    settled, lines = ranks.from_first((settled, lines))  # machines may differ
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(
             "live batch norms need an epsilon, and these weights have 0: --set model.backbone.norm_eps=1e-5"
         )
-    place = Path(data)
-    folder = Path("runs") / (place.stem if place.is_file() else place.resolve().name) if out is None else Path(out)
     precision = resolve_precision(settled.train.precision, ranks.device)
-    return Run(settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard)
+    return Run(
+        settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard,
+        transform=transform, asked=tuple(sorted(asked.names)), recipe=name, choices=tuple(lines),
+    )  # fmt: skip
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
@@ -116,20 +138,36 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def _base(
-    model: str | None, config: str | Path | None, weights: str | Path | None, settings: Sequence[str]
-) -> tuple[Config, Checkpoint | None]:
-    """The settings to begin with, and the checkpoint to start from.
+    frozen: Config | None, model: str | None, weights: str | Path | None, asked: Asked, machine: Machine
+) -> tuple[Config, Checkpoint | None, list[str]]:
+    """The settings to begin with, the checkpoint to start from, and a line on a model that nobody asked for.
 
-    They are those of the file `config`, else those that `weights` were trained with, else the preset's.
+    The model is that of a run that goes on, else `model`, else that of `weights`, else the recipe's.
     """
-    given = read_toml(config) if config is not None else None
+    known = model or asked.file.get("model", {}).get("name")
+    named = Config(model=preset(known)) if known in MODEL_NAMES or model is not None else None
+    if named is None and "model" in asked.file:
+        named = Config()
     if weights is None:
-        return given or Config(model=preset(model or "R-50-FPN")), None
-    wanted = given or (Config(model=preset(model)) if model is not None else None)
-    start = read_start(weights, model=None if wanted is None else override(wanted, list(settings)).model)
-    if given is None and model is not None and model != start.config.name:
+        if frozen is not None or named is not None:
+            return frozen or named or Config(), None, []
+        name, why = name_model(machine)
+        return Config(model=preset(name)), None, [f"  model: --model {name} ({why})"]
+    wanted = frozen or named
+    start = read_start(weights, model=None if wanted is None else asked.over(wanted).model)
+    if not asked.file and model is not None and model != start.config.name:
         raise ConfigError(f"{weights} is a {start.config.name}, not a {model}")
-    return given or Config(model=start.config), start
+    return frozen or Config(model=start.config), start, []
+
+
+def _frozen(folder: Path, model: str | None) -> Config | None:
+    """All settings of the run that a folder holds; None if it holds none."""
+    if not holds_run(folder):
+        return None
+    config = read_toml(folder / "config.toml")
+    if model is not None and preset(model).name != config.model.name:
+        raise ConfigError(f"{folder} holds a run of {config.model.name}, not of {model}; take another --out")
+    return config
 
 
 def _read(
@@ -146,25 +184,6 @@ def _read(
         return train, None
     kept, held = hold_out(train, 0.1, seed)
     return train.subset(kept), train.subset(held)
-
-
-def _with_norms(model: ModelConfig, batch: int, start: Checkpoint | None) -> ModelConfig:
-    """From scratch the norms are live and nothing is frozen; with weights the norms, the stem and res2 are frozen."""
-    if start is None:
-        norm, freeze_at = "bn" if batch >= SMALL_BATCH else "gn", 0
-    else:
-        norm, freeze_at = "frozen_bn" if model.backbone.norm == "bn" else model.backbone.norm, 2
-    return replace(model, backbone=replace(model.backbone, norm=norm, freeze_at=freeze_at))
-
-
-def _with_slots(model: ModelConfig, most: int) -> ModelConfig:
-    """Room for 1.5 times the most objects of a training image, rounded up to hundreds, and three proposals for each."""
-    detections = max(100, math.ceil(1.5 * most / 100) * 100)
-    rpn = model.rpn
-    train, test = max(rpn.post_nms_train, 3 * detections), max(rpn.post_nms_test, 3 * detections)
-    before_nms = {"pre_nms_train": max(rpn.pre_nms_train, train), "pre_nms_test": max(rpn.pre_nms_test, test)}
-    rpn = replace(rpn, post_nms_train=train, post_nms_test=test, **before_nms)
-    return replace(model, rpn=rpn, box_head=replace(model.box_head, max_detections=detections))
 
 
 def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
@@ -194,6 +213,7 @@ def describe(run: Run) -> list[str]:
         for c in run.train_data.categories
         if c.keypoints
     ]
+    lines += run.choices
     drops = " and ".join(str(math.ceil(fraction * run.steps)) for fraction in train.milestones if fraction < 1)
     drop = f"; the rate drops after {drops}" if train.schedule == "step" and drops else ""
     lines += [
@@ -205,8 +225,6 @@ def describe(run: Run) -> list[str]:
         f"lr {train.lr:g} per 16 images: {scaled_rate(train, run.images_per_step):.4g}",
         f"schedule: {train.schedule}, {train.epochs:g} epochs, {run.steps} steps{drop}",
     ]
-    if run.start is None:
-        lines.append("from scratch; --weights with a trained checkpoint needs fewer images and less time")
     if model.backbone.norm == "bn" and run.ranks.world > 1 and run.ranks.device.type == "cpu":
         lines.append("batch norms use the images of one rank each: torch cannot synchronise them on CPUs")
     return lines
@@ -243,7 +261,8 @@ def claim_folder(run: Run) -> bool:
 def _claim(run: Run) -> bool:
     path, identity = run.out / IDENTITY, _identity(run)
     known = holds_run(run.out)
-    if known and (differences := _differences(_read_json(path).get("identity", {}), identity)):
+    was = _read_json(path) if known else {}
+    if known and (differences := _differences(was.get("identity", {}), identity) + _no_longer_asked(was, run)):
         raise ConfigError(
             f"{run.out} holds a run with other settings; only epochs and patience may change. "
             "Take another --out, or the same settings:\n" + "\n".join(differences)
@@ -262,7 +281,8 @@ def _claim(run: Run) -> bool:
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
-    write_json(path, {"identity": identity, "versions": versions, "seed": run.config.train.seed})
+    chosen = {"seed": run.config.train.seed, "recipe": run.recipe, "asked": run.asked}
+    write_json(path, {"identity": identity, "versions": versions, **chosen})
     return False
 
 
@@ -282,6 +302,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "device": run.ranks.device.type,
         "stage": run.stage,
         "proposals": run.proposals,
+        "transform": name_of(run.transform),
     }
 
 
@@ -295,6 +316,16 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name) and name not in allowed
     ]
+
+
+def _no_longer_asked(was: Mapping[str, Any], run: Run) -> list[str]:
+    """One line for each setting that was chosen at the first start and is not mentioned now."""
+    settings = flat(was.get("identity", {}).get("settings", {}))
+    missing = sorted(set(was.get("asked", ())) - set(run.asked) - set(MAY_CHANGE))
+    lines = [f"  {name}: set to {settings.get(name)!r} there, not set here" for name in missing]
+    if run.recipe not in (None, was.get("recipe", run.recipe)):
+        lines.append(f"  recipe: {was['recipe']} there, {run.recipe} here")
+    return lines
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class Task(nn.Module):
         self.run, self.model = run, model
         config = run.config
         augment, seed = config.train.augment, config.train.seed
-        self.loader = TrainLoader(run.train_data, config.model, augment, seed=seed, **_reading(run))
+        reading = {**_reading(run), "transform": run.transform}
+        self.loader = TrainLoader(run.train_data, config.model, augment, seed=seed, **reading)
         gt = config.train.validation_loss
         self.val_loader = None if run.val_data is None else eval_loader(run, run.val_data, gt=gt)
 

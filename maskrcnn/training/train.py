@@ -1,8 +1,9 @@
 """`maskrcnn.train`. The command line reads its options here, so heavy imports wait until training starts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def train(
@@ -10,6 +11,7 @@ def train(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
+    recipe: str | None = None,
     out: str | Path | None = None,
     epochs: float | None = None,
     batch: int | None = None,
@@ -28,6 +30,7 @@ def train(
     strict: bool = False,
     tensorboard: bool = False,
     device: str | None = None,
+    transform: Callable[..., Any] | None = None,
 ) -> Path:
     """Trains a Mask R-CNN on a COCO data set and returns the path of `model.safetensors` in the run's folder.
 
@@ -35,11 +38,12 @@ def train(
 
     Args:
         data: COCO json, or a folder with train.json and val.json.
-        model: R-50-FPN (default), R-18-FPN, R-101-FPN, ...
+        model: R-50-FPN, R-101-FPN, ...; default: what the weights are, else R-18-FPN on a CPU and R-50-FPN on a GPU.
         weights: Checkpoint or name to start from; default: from scratch.
+        recipe: scratch, finetune, paper or auto (default): the settings that you do not choose.
         out: Folder of the run; default: runs/NAME.
-        epochs: Passes over the training images.
-        batch: Images per batch and process.
+        epochs: Passes over the training images; default: the recipe's.
+        batch: Images per batch and process; default: the recipe's.
         val: COCO json to evaluate on; default: val.json if present, else a tenth of the training images.
         images: Folder of the images, if they are not beside the json.
         overrides: Settings such as "train.lr=0.01".
@@ -55,6 +59,7 @@ def train(
         strict: Stop at the first bad record instead of skipping it.
         tensorboard: Also write a TensorBoard log.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
+        transform: Your own augmentation, a function of image, boxes, masks and keypoints; see docs/train.md.
 
     Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not
     finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
@@ -80,7 +85,8 @@ def train(
     with join_ranks(device) as ranks:
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
-            images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks,
+            images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks, recipe=recipe,
+            staged=bool(wanted), transform=transform,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:

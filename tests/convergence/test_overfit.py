@@ -35,6 +35,7 @@ def test_eight_images_by_heart(tmp_path: Path) -> None:
         json_path,
         val=json_path,
         model="R-18-FPN-tiny",
+        recipe="paper",
         out=tmp_path / "run",
         epochs=300,
         overrides=SETTINGS,

@@ -27,7 +27,7 @@ SMALLEST = (
 
 def train_small(data: Path, out: Path, *settings: str, **arguments: Any) -> Path:
     """Two epochs unless `arguments` of `train` say otherwise."""
-    arguments = {"model": "R-18-FPN-tiny", "epochs": 2, **arguments}
+    arguments = {"model": "R-18-FPN-tiny", "recipe": "paper", "epochs": 2, **arguments}
     return train(data, out=out, overrides=(*SMALLEST, *settings), **arguments)
 
 
@@ -35,6 +35,7 @@ def make_run(data: Path, *settings: str, **arguments: Any) -> tuple[Run, list[st
     """What `train` would run on R-18-FPN-tiny, and what it would print before."""
     defaults: dict[str, Any] = {
         "model": "R-18-FPN-tiny",
+        "recipe": "paper",
         "out": data / "run",
         **dict.fromkeys(("weights", "config", "schedule", "val", "images")),
         "strict": False,

@@ -1,0 +1,185 @@
+"""Simple copy-paste (arXiv 2012.07177): a random part of another image's objects is pasted into an image.
+
+It happens in the pixels of the image as annotated, so every later step and every form of masks sees an ordinary image.
+What is pasted was jittered, mirrored and turned on its own, as the settings say. Objects below it lose their hidden
+pixels; those that are wholly hidden are removed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..canvas import fit
+from ..config import AugmentConfig, ModelConfig
+from ..ops.rle import counts_from_bitmap
+from .augment import Geometry, jittered, move_keypoints, move_pixels, shown_pixels
+from .bitmaps import draw_bitmap
+from .dataset import Record, Segmentation
+
+
+def copy_paste(
+    image: np.ndarray,
+    record: Record,
+    other_image: np.ndarray,
+    other: Record,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    model: ModelConfig,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[np.ndarray, Record]:
+    """`image` with each object of `other` pasted by a chance of one half, at least one; and its record.
+
+    Only objects with a mask, of which at least `config.min_visible` comes to lie in the image, are pasted. An object
+    that is hidden to more than that becomes an ignore region, as at the border of a crop. Neither argument is changed.
+    """
+    geometry, (top, left) = _place(record.size, other.size, rng, config, model)
+    chosen = rng.random(len(other.labels)) < 0.5
+    candidates = [i for i in range(len(other.labels)) if other.segmentations[i] is not None and not other.ignore[i]]
+    if candidates and not chosen[candidates].any():
+        chosen[candidates[int(rng.integers(len(candidates)))]] = True
+    bitmaps = _moved_bitmaps(other, [i for i in candidates if chosen[i]], geometry, config.min_visible)
+    if not bitmaps:
+        return image, record
+    height, width = geometry.size
+    window = (slice(top, top + height), slice(left, left + width))
+    cover = np.zeros(record.size, dtype=bool)
+    cover[window] = np.any(list(bitmaps.values()), axis=0)
+    pasted = image.copy()
+    pixels = move_pixels(other_image, geometry, model.input).astype(image.dtype)
+    pasted[window][cover[window]] = pixels[cover[window]]
+    below = _hide(record, cover, config.min_visible)
+    return pasted, _joined(below, _record_of(other, bitmaps, record.size, geometry, (top, left), flip_pairs, model))
+
+
+def _place(
+    size: tuple[int, int],
+    other: tuple[int, int],
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    model: ModelConfig,
+) -> tuple[Geometry, tuple[int, int]]:
+    """How the other image is moved, and where its upper left corner comes to lie. The number of draws is fixed."""
+    factor, top, left, down, right, across, upside = rng.random(7)
+    turns = int(rng.integers(4)) if config.rotate90 else 0
+    scale = fit(*other, model.input).scales[0] / fit(*size, model.input).scales[0] * jittered(factor, config)
+    resized = max(round(other[0] * scale), 1), max(round(other[1] * scale), 1)
+    room = size[::-1] if turns % 2 else size
+    height, width = min(resized[0], room[0]), min(resized[1], room[1])
+    y, x = int(top * (resized[0] - height + 1)), int(left * (resized[1] - width + 1))
+    geometry = Geometry(
+        resized=resized,
+        scales=(resized[0] / other[0], resized[1] / other[1]),
+        window=(y, x, y + height, x + width),
+        mirror_x=bool(across < config.horizontal_flip),
+        mirror_y=bool(upside < config.vertical_flip),
+        quarter_turns=turns,
+    )
+    height, width = geometry.size
+    return geometry, (int(down * (size[0] - height + 1)), int(right * (size[1] - width + 1)))
+
+
+def _moved_bitmaps(other: Record, chosen: list[int], geometry: Geometry, min_visible: float) -> dict[int, np.ndarray]:
+    """The masks, bool [h w] of the moved image, of those chosen objects of which enough is in view."""
+    rows, columns = shown_pixels(other.size, geometry, centred=True)
+    found = {}
+    for i in chosen:
+        bitmap = draw_bitmap(other.segmentations[i], other.size)
+        whole = np.count_nonzero(bitmap) * geometry.scales[0] * geometry.scales[1]
+        moved = (bitmap.T if geometry.quarter_turns % 2 else bitmap)[np.ix_(rows, columns)]
+        visible = np.count_nonzero(moved)
+        if visible and visible >= min_visible * whole:
+            found[i] = moved
+    return found
+
+
+def _hide(record: Record, cover: np.ndarray, min_visible: float) -> Record:
+    """The record of what is not covered: masks as run lengths and tight boxes where something is."""
+    boxes, ignore, areas = record.boxes.copy(), record.ignore.copy(), record.areas.copy()
+    segmentations: list[Segmentation] = list(record.segmentations)
+    keep = np.ones(len(boxes), dtype=bool)
+    for i, segmentation in enumerate(record.segmentations):
+        x1, y1, x2, y2 = boxes[i].astype(int).clip(0).tolist()
+        covered = cover[y1 : y2 + 1, x1 : x2 + 1]
+        if record.ignore[i] or not covered.any():
+            continue
+        if segmentation is None:  # what is left of it is not known
+            ignore[i] = covered.mean() > 0.5
+            continue
+        bitmap = draw_bitmap(segmentation, record.size)
+        left = bitmap & ~cover
+        before, after = np.count_nonzero(bitmap), np.count_nonzero(left)
+        if after == before:
+            continue
+        keep[i] = after > 0
+        if after:
+            segmentations[i], boxes[i], areas[i] = _encoded(left), _tight_box(left), after
+            ignore[i] = after < min_visible * before
+    keypoints = record.keypoints
+    if keypoints is not None:
+        keypoints = keypoints.copy()
+        x, y = (keypoints[..., axis].astype(int).clip(0, cover.shape[1 - axis] - 1) for axis in (0, 1))
+        hidden = cover[y, x] & (keypoints[..., 2] > 1)
+        keypoints[..., 2] = np.where(hidden, 1, keypoints[..., 2])
+    return record._replace(
+        boxes=boxes[keep],
+        labels=record.labels[keep],
+        ignore=ignore[keep],
+        keypoints=None if keypoints is None else keypoints[keep],
+        annotation_ids=record.annotation_ids[keep],
+        segmentations=[segmentation for segmentation, kept in zip(segmentations, keep, strict=True) if kept],
+        areas=areas[keep],
+    )
+
+
+def _record_of(
+    other: Record,
+    bitmaps: dict[int, np.ndarray],
+    size: tuple[int, int],
+    geometry: Geometry,
+    corner: tuple[int, int],
+    flip_pairs: Sequence[tuple[int, int]],
+    model: ModelConfig,
+) -> Record:
+    """The pasted objects, in an image of `size`."""
+    index, (top, left) = list(bitmaps), corner
+    segmentations: list[Segmentation] = []
+    boxes = np.zeros((len(index), 4), dtype=np.float32)
+    for row, bitmap in enumerate(bitmaps.values()):
+        whole = np.zeros(size, dtype=bool)
+        whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
+        segmentations.append(_encoded(whole))
+        boxes[row] = _tight_box(whole)
+    keypoints = None
+    if other.keypoints is not None:
+        keypoints = move_keypoints(other.keypoints[index], geometry, flip_pairs, model)
+        labelled = keypoints[..., 2] > 0  # as annotated, without the shift, which comes with the image's own move
+        keypoints[..., :2] += np.array([left, top]) - model.keypoint_head.shift
+        keypoints = np.where(labelled[..., None], keypoints, 0).astype(np.float32)
+    return other._replace(
+        boxes=boxes,
+        labels=other.labels[index],
+        ignore=np.zeros(len(index), dtype=bool),
+        keypoints=keypoints,
+        annotation_ids=other.annotation_ids[index],
+        segmentations=segmentations,
+        areas=np.array([np.count_nonzero(bitmap) for bitmap in bitmaps.values()], dtype=np.float64),
+    )
+
+
+def _joined(record: Record, pasted: Record) -> Record:
+    """The objects of both, in the first one's image."""
+    keypoints = None
+    if record.keypoints is not None and pasted.keypoints is not None:
+        keypoints = np.concatenate([record.keypoints, pasted.keypoints])
+    names = ("boxes", "labels", "ignore", "annotation_ids", "areas")
+    columns = {name: np.concatenate([getattr(record, name), getattr(pasted, name)]) for name in names}
+    return record._replace(**columns, keypoints=keypoints, segmentations=[*record.segmentations, *pasted.segmentations])
+
+
+def _encoded(bitmap: np.ndarray) -> Segmentation:
+    return counts_from_bitmap(bitmap), (bitmap.shape[0], bitmap.shape[1])
+
+
+def _tight_box(bitmap: np.ndarray) -> list[int]:
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
