@@ -40,7 +40,7 @@ class Objects(NamedTuple):
     """The n objects of a label image, in the order of their values."""
 
     values: np.ndarray  # int64 [n]
-    counts: list[np.ndarray]  # int64, run lengths down the columns, background first
+    counts: list[np.ndarray]  # uint32, run lengths down the columns, background first
 
 
 def read_label_image(path: Path, *, instances: bool = True) -> np.ndarray:
@@ -99,11 +99,11 @@ def objects_of(labels: np.ndarray, *, regions: bool = False) -> Objects:
     last = np.concatenate([~joined[1:], [True]])
     starts, stops, values, new = starts[~joined], stops[last], values[~joined], new[~joined]
     before = np.where(new, 0, np.concatenate([[0], stops[:-1]]))
-    pairs = np.stack([starts - before, stops - starts], axis=1).ravel()
+    pairs = np.stack([starts - before, stops - starts], axis=1).ravel().astype(np.uint32)
     first = np.append(np.flatnonzero(new), len(starts))
     rest = labels.size - stops[first[1:] - 1]
     counts = [
-        np.append(pairs[2 * a : 2 * b], end) if end else pairs[2 * a : 2 * b]
+        np.append(pairs[2 * a : 2 * b], np.uint32(end)) if end else pairs[2 * a : 2 * b]
         for a, b, end in zip(first[:-1].tolist(), first[1:].tolist(), rest.tolist(), strict=True)
     ]
     return Objects(values[first[:-1]], counts)

@@ -23,7 +23,7 @@ from ...errors import ConfigError, DataError
 from ..archives import unpacked
 from ..dataset import Dataset, Record
 
-READERS = ("cityscapes", "yolo", "coco", "masks")  # in the order in which they are asked
+READERS = ("cityscapes", "yolo", "coco", "masks")  # in the order in which they are asked; of masks, only names tell
 WRITERS = ("cityscapes", "coco", "masks", "yolo")
 
 

@@ -48,7 +48,7 @@ class _Row(NamedTuple):
 
 
 class _Object(NamedTuple):
-    counts: np.ndarray  # int64, run lengths
+    counts: np.ndarray  # uint32, run lengths
     kind: str | None  # its class; None if nothing names it
     row: _Row | None
     origin: str  # mask and value, for messages
@@ -103,7 +103,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         raise DataError(f"{folder}: there are no masks whose names fit an image")
     pairs = _part(pairs, source.split)
     labelled = sorted(name for name, masks in pairs.masks.items() if masks)
-    reader = _Reader(folder)
+    reader = _Reader(folder, divided=source.split != "all")
     images = reader.settled([reader.image(pairs.root / name, name, pairs.masks[name]) for name in labelled])
     builder = DatasetBuilder(folder, reader.categories(), (pairs.root,), strict=options.strict)
     for path in pairs.alone:
@@ -175,11 +175,14 @@ class Writer:
 class _Reader:
     """Reads masks, with what the settings and the table beside them say."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, divided: bool) -> None:
+        """`divided` if the folder is one of the splits of a set, around which there may be settings for all."""
         self.digest = hashlib.sha256()
         self._ids: dict[str, int] = {}
         self._next_id = 1
-        self._path = next((p for p in (folder / SETTINGS, folder.parent / SETTINGS) if p.is_file()), folder / SETTINGS)
+        self._path = folder / SETTINGS
+        if divided and not self._path.is_file():
+            self._path = folder.parent / SETTINGS
         settings = load_json(self._path) if self._path.is_file() else {}
         self._kind, self._order, self._of_value, self._separate = _settings(settings, self._path)
         self._rows = dict(_rows(folder / TABLE))

@@ -18,7 +18,8 @@ _OF_MASK = re.compile(
     re.IGNORECASE,
 )
 _OF_IMAGE = re.compile(r"[_\-. ]+(?:images?|img|raw)$", re.IGNORECASE)
-_OF_CELLPOSE = re.compile(r"_(?:flows|outlines|cp_output)(?:_cp_masks)?$")  # what it writes beside its masks
+# What Cellpose writes beside its masks.
+_OF_CELLPOSE = re.compile(r"_(?:flows|outlines|cp_output)(?:_cp_masks)?\.[^.]+$|_seg\.npy$")
 _RASTERS = (*LABEL_SUFFIXES, ".jpg", ".jpeg")  # a mask as JPEG is found, too, and then refused by name
 
 
@@ -93,11 +94,9 @@ def _beside(folder: Path) -> Pairs:
         for name in names
         if name.lower().endswith(_RASTERS)
         and (stripped := _OF_MASK.sub("", _stem(name))) != _stem(name)
-        and (stripped in bare or _OF_CELLPOSE.search(_stem(name)))
+        and stripped in bare
     ]
-    images = sorted(set(names) - set(masks))
-    images = [name for name in images if not _OF_CELLPOSE.search(_stem(name))]
-    return _matched(_Sides(folder, images, folder, masks))
+    return _matched(_Sides(folder, sorted(set(names) - set(masks)), folder, masks))
 
 
 def _of_one_image(sides: _Sides) -> Pairs:
@@ -129,8 +128,6 @@ def _matched(sides: _Sides) -> Pairs:
     found: dict[str, list[Mask]] = {name: [] for name in sides.images}
     alone = []
     for name in sides.masks:
-        if _OF_CELLPOSE.search(_stem(name)):
-            continue
         for kind, rest in ((None, name), tuple(name.split("/", 1)) if "/" in name else (None, "")):
             if rest and (image := _image_of(_stem(rest), tables, sides, name)):
                 found[image].append(Mask(sides.folder / name, name, kind, whole=False))
@@ -199,12 +196,16 @@ def _names(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """The names of the files below a folder with one of these suffixes; links to files count, hidden files do not."""
+    """The names of the files below a folder with one of these suffixes; links to files count, but neither hidden files
+    nor the by-products of Cellpose do.
+    """
     for place, subfolders, files in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not _hidden(name)]
         inside = PurePosixPath(Path(place).relative_to(folder).as_posix())
         yield from (
-            (inside / name).as_posix() for name in files if name.lower().endswith(suffixes) and not _hidden(name)
+            (inside / name).as_posix()
+            for name in files
+            if name.lower().endswith(suffixes) and not _hidden(name) and not _OF_CELLPOSE.search(name)
         )
 
 

@@ -56,7 +56,8 @@ BOTH = {"a": objects(TWO), "b": objects(ONE)}
     [
         {"images/a.png": None, "images/b.jpg": None, "masks/a.png": TWO, "masks/b.png": ONE},  # StarDist
         {"a.png": None, "b.png": None, "a_masks.tif": TWO, "b_masks.png": ONE},  # Cellpose
-        {"a.png": None, "b.png": None, "a_cp_masks.png": TWO, "b_cp_masks.tif": ONE, "a_flows_cp_masks.tif": TWO},
+        {"a.png": None, "b.png": None, "a_cp_masks.png": TWO, "b_cp_masks.tif": ONE, "a_flows_cp_masks.tif": TWO,
+         "a_cp_output.png": None, "a_seg.npy": ""},
         {"PNGImages/a.png": None, "PNGImages/b.png": None, "PedMasks/a_mask.png": TWO, "PedMasks/b_mask.png": ONE,
          "Annotation/a.txt": ""},  # Penn-Fudan
         {"a.tif": None, "b.tif": None, "labels/a_labels.tif": TWO, "labels/b-seg.tif": ONE},
@@ -69,7 +70,9 @@ BOTH = {"a": objects(TWO), "b": objects(ONE)}
     ],
 )  # fmt: skip
 def test_layouts_of_tools(tmp_path, files) -> None:
-    assert objects_in(read_all(tree(tmp_path, files))["all"]) == BOTH
+    data = read_all(tree(tmp_path, files))["all"]
+    assert objects_in(data) == BOTH
+    assert data.report.summary() == ""
 
 
 def test_cellpose_with_its_names_for_images(tmp_path) -> None:
@@ -279,6 +282,15 @@ def test_settings_and_tables_that_cannot_be_read(tmp_path, name, content, messag
     (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=message):
         read_all(tmp_path)
+
+
+def test_settings_around_the_splits_are_theirs_only(tmp_path) -> None:
+    (tmp_path / "masks.json").write_text('{"class": "pear"}')
+    for place in ("set", "divided/train"):
+        tree(tmp_path / place, {"images/a.png": None, "masks/a.png": ONE})
+    (tmp_path / "divided" / "masks.json").write_text('{"class": "fig"}')
+    assert objects_in(read_all(tmp_path / "set")["all"]) == {"a": objects(ONE)}
+    assert objects_in(read_all(tmp_path / "divided")["train"]) == {"a": objects(ONE, "fig")}
 
 
 def test_a_table_of_any_size_is_not_read(tmp_path) -> None:
