@@ -47,6 +47,8 @@ class InputConfig:
     resize: Literal["pillow", "float", "opencv"] = "pillow"  # uint8 antialiased, or float bilinear without antialias
     size_rounding: Literal["half_up", "floor", "half_even"] = "half_up"
     canvas: Literal["multiple-of-32", "buckets", "exact"] = "multiple-of-32"
+    seen_scale: NotNegative = 0.0  # in training, canvas pixels per image pixel; 0 unknown; see `tiling.py`
+    seen_side: CountOrZero = 0  # side of the images or crops of training, canvas pixels; 0 unknown
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """`load` a checkpoint, `predict` on images: paths, folders, globs, arrays and PIL images in, one `Result` each out.
 
 Images are read ahead in threads while the network runs, and those that share a canvas run together; results come in
-the order of the inputs. At most a few batches are in memory, however many inputs there are.
+the order of the inputs. At most a few batches are in memory, however many inputs there are. Large images are predicted
+in tiles, one image at a time.
 """
 
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,11 +25,12 @@ from .config import TTA, ModelConfig
 from .device import Precision, choose_precision
 from .engine import Engine, open_model
 from .errors import ConfigError, DataError
-from .images import read_image
+from .images import image_size, read_image
 from .inputs import expand
 from .model.mask_rcnn import MaskRCNN
 from .results import Result
 from .structures import Images
+from .tiling import OVERLAP, Tiling, check_tile, detect, plan, window_of
 
 _WINDOW = 3  # batches read ahead, among which images of one canvas are sought
 
@@ -88,6 +91,8 @@ class Predictor:
         score_threshold: float | None = None,
         max_detections: int | None = None,
         tta: TTA | bool = False,
+        tile: str | int = "auto",
+        overlap: float = OVERLAP,
         on_error: OnError = "raise",
         threads: int = 2,
     ) -> Iterator[Result]:
@@ -102,6 +107,10 @@ class Predictor:
             max_detections: most detections of an image; by default the model's own.
             tta: test-time augmentation: each image is seen at several scales and mirrored. True takes the paper's 18
                 views, which cost 18 times as much; `TTA` others.
+            tile: "auto" predicts an image in tiles if it would be shrunk below two thirds of the scale of training; a
+                number is the side of the tiles in image pixels; "off" shrinks images of any size. `Result.tiles` and
+                `Result.scale` say what was done.
+            overlap: of neighbouring tiles, as a share of their side; objects up to about this size stay in one piece.
             on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
                 function with the error and go on.
             threads: that read and resize images ahead.
@@ -112,8 +121,10 @@ class Predictor:
             raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
+        tile = check_tile(tile, overlap)
         engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
-        return _stream(expand(inputs), engine, batch, on_error, threads)
+        cut = partial(plan, rule=engine.config.input, tile=tile, overlap=overlap)
+        return _stream(expand(inputs), engine, cut, batch, on_error, threads)
 
     def engine(self, precision: str = "auto") -> Engine:
         """The engine over a prepared copy of the model, in a precision as for `predict`."""
@@ -147,24 +158,52 @@ class LoadedImage(NamedTuple):
         return [tuple(view.pixels.shape[2:]) for view in (self.images, *self.images.views)]
 
 
-def load_image(source: Any, engine: Engine) -> LoadedImage:
-    """Reads one input and lays it on its canvas. Raises `DataError` naming the file."""
+class LargeImage(NamedTuple):
+    """One input that is predicted in tiles, and read when its turn comes."""
+
+    path: Path | None
+    original: np.ndarray | None  # uint8 [h w I], if there is no file
+    tiling: Tiling
+
+    def predict(self, engine: Engine, batch: int) -> Result:
+        """Its result. Raises `DataError` naming the file."""
+        array = self.original
+        if array is None:
+            assert self.path is not None
+            array = read_image(self.path, channels=engine.config.input.channels)
+        size = array.shape[0], array.shape[1]
+        window = window_of(array)
+        return detect(engine, window, size, self.tiling, batch=batch, path=self.path, original=self.original)
+
+
+Plan = Callable[[tuple[int, int]], Tiling | None]  # from an image's size
+
+
+def load_image(source: Any, engine: Engine, cut: Plan = lambda _: None) -> LoadedImage | LargeImage:
+    """Reads one input and lays it on its canvas, unless `cut` wants it in tiles. Raises `DataError` naming the file."""
     if isinstance(source, DataError):
         raise source
-    array = read_image(source, channels=engine.config.input.channels)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    return LoadedImage(path, array if path is None else None, engine.prepare(array))
+    if path is not None and (tiling := cut(image_size(path))):
+        return LargeImage(path, None, tiling)
+    array = read_image(source, channels=engine.config.input.channels)
+    original = array if path is None else None
+    if tiling := cut((array.shape[0], array.shape[1])):
+        return LargeImage(path, original, tiling)
+    return LoadedImage(path, original, engine.prepare(array))
 
 
 @dataclass
 class _Slot:
     """A place in the window: an image on its way, then its result."""
 
-    future: Future[LoadedImage]  # or the reader's `DataError`
+    future: Future[LoadedImage | LargeImage]  # or the reader's `DataError`
     result: Result | None = None
 
 
-def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnError, threads: int) -> Iterator[Result]:
+def _stream(
+    sources: Iterator[Any], engine: Engine, cut: Plan, batch: int, on_error: OnError, threads: int
+) -> Iterator[Result]:
     """Reads ahead a window of images, runs those that share the first one's canvas, gives results in order."""
     skipped = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
@@ -172,27 +211,17 @@ def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnErro
         try:
             while True:
                 while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                    window.append(_Slot(pool.submit(load_image, source, engine)))
+                    window.append(_Slot(pool.submit(load_image, source, engine, cut)))
                 if not window:
                     break
-                first = window[0]
-                if first.result is None:
+                if window[0].result is None:
                     try:
-                        first.future.result()
+                        _run(window, engine, batch)
                     except DataError as error:
                         skipped += 1
                         window.popleft()
                         _report(error, on_error)
                         continue
-                    slots = _together(window, batch)
-                    loaded = [slot.future.result() for slot in slots]
-                    results = engine.results(
-                        join([each.images for each in loaded]),
-                        [each.path for each in loaded],
-                        originals=[each.original for each in loaded],
-                    )
-                    for slot, result in zip(slots, results, strict=True):
-                        slot.result = result
                 result = window.popleft().result
                 assert result is not None
                 yield result
@@ -203,13 +232,34 @@ def _stream(sources: Iterator[Any], engine: Engine, batch: int, on_error: OnErro
         warnings.warn(f"{skipped} images could not be read and were skipped", stacklevel=2)
 
 
-def _together(window: Iterable[_Slot], batch: int) -> list[_Slot]:
-    """The first slot of the window without a result, and up to `batch` - 1 others on the same canvases."""
-    waiting = (slot for slot in window if slot.result is None and slot.future.exception() is None)
-    first = next(waiting)
-    canvases = first.future.result().canvases
-    others = (slot for slot in waiting if slot.future.result().canvases == canvases)
-    return [first, *islice(others, batch - 1)]
+def _run(window: deque[_Slot], engine: Engine, batch: int) -> None:
+    """Makes the result of the first slot, and of those that run with it. Raises `DataError` if the first has none."""
+    first = window[0].future.result()
+    if isinstance(first, LargeImage):
+        window[0].result = first.predict(engine, batch)
+        return
+    slots, loaded = _together(window, first, batch)
+    results = engine.results(
+        join([each.images for each in loaded]),
+        [each.path for each in loaded],
+        originals=[each.original for each in loaded],
+    )
+    for slot, result in zip(slots, results, strict=True):
+        slot.result = result
+
+
+def _together(window: deque[_Slot], first: LoadedImage, batch: int) -> tuple[list[_Slot], list[LoadedImage]]:
+    """The first slot and up to `batch` - 1 others without a result on the same canvases, and what they hold."""
+    slots, loaded = [window[0]], [first]
+    for slot in islice(window, 1, None):
+        if len(slots) == batch:
+            break
+        if slot.result is None and slot.future.exception() is None:
+            image = slot.future.result()
+            if isinstance(image, LoadedImage) and image.canvases == first.canvases:
+                slots.append(slot)
+                loaded.append(image)
+    return slots, loaded
 
 
 def _report(error: DataError, on_error: OnError) -> None:

@@ -1,7 +1,7 @@
 """What was found in one image, in its own pixels, as NumPy arrays and the files that people keep.
 
-Masks stay M x M in their boxes. The RLE, the outlines and the image-size masks are made from them when asked for;
-nothing holds detections x height x width unless `masks` is read.
+Masks stay M x M in their boxes, or run lengths if the image was seen in tiles. The RLE, the outlines and the image-size
+masks are made from them when asked for; nothing holds detections x height x width unless `masks` is read.
 """
 
 import json
@@ -20,7 +20,7 @@ from .categories import Category, keypoint_slices
 from .config import ModelConfig
 from .errors import ConfigError
 from .images import read_image
-from .ops import rle
+from .ops import rle, runs
 from .ops.contour import Outline, trace
 from .ops.paste import paste
 from .structures import Detections, Images
@@ -40,6 +40,7 @@ class Result:
     scores: np.ndarray  # float32 [D], 0..1
     labels: np.ndarray  # int64 [D], the data set's own category ids
     small_masks: np.ndarray | None = None  # float32 [D M M], probability inside the box
+    codes: np.ndarray | None = None  # object [D] of bytes, COCO's compressed RLE: of a tiled image, in their place
     keypoints: np.ndarray | None = None  # float32 [D J 3], x, y, score; zeros for keypoints of other categories
     categories: tuple[Category, ...] = ()
     path: Path | None = None  # of the image, where it came from a file
@@ -49,6 +50,8 @@ class Result:
     threshold: float = 0.5  # of masks
     inclusive: bool = False  # masks are laid over boxes that end on their last pixel (Detectron)
     keypoint_shift: float = 0.0  # taken off keypoints in COCO rows, which count pixels where `keypoints` measures
+    scale: float = 1.0  # canvas pixels per pixel of the image: below 1 the model saw it shrunk
+    tiles: int = 1  # in which the image was seen; see `tiling.py`
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -71,10 +74,17 @@ class Result:
     @property
     def masks(self) -> np.ndarray | None:
         """bool [D H W], or None for a model without masks. D x H x W bytes: `mask(i)` makes one, `rle` none at all."""
+        if self.codes is not None:
+            return np.array([self.mask(i) for i in range(len(self))], dtype=bool).reshape(-1, *self.size)
         return None if self.small_masks is None else self._paste(slice(None))
 
     def mask(self, i: int) -> np.ndarray:
         """The mask of object i, bool [H W]. Raises ConfigError for a model without masks."""
+        if self.codes is not None:
+            whole = np.zeros(self.size, dtype=bool)
+            part, (top, left) = self._bitmap(i)
+            whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+            return whole
         if self.small_masks is None:
             raise ConfigError(f"{self!r} has no masks: its model has no mask branch")
         return self._paste([i])[0]
@@ -82,6 +92,8 @@ class Result:
     @cached_property
     def rle(self) -> list[dict[str, Any]] | None:
         """COCO's compressed RLE of each object, `{"size": [H, W], "counts": bytes}`, or None without masks."""
+        if self.codes is not None:
+            return [{"size": [int(side) for side in self.size], "counts": code} for code in self.codes]
         if self.small_masks is None:
             return None
         masks, boxes = torch.from_numpy(self.small_masks), torch.from_numpy(self._mask_boxes())
@@ -89,7 +101,12 @@ class Result:
 
     @cached_property
     def outlines(self) -> list[Outline] | None:
-        """Each object's outer outlines and holes, with sub-pixel vertices, or None without masks."""
+        """Each object's outer outlines and holes, with sub-pixel vertices, or None without masks.
+
+        Those of a tiled image follow the edges of its pixels and cut their corners.
+        """
+        if self.codes is not None:
+            return [self._trace(i) for i in range(len(self))]
         if self.small_masks is None:
             return None
         return [
@@ -113,7 +130,7 @@ class Result:
         if index.dtype == bool and index.shape != (len(self),):
             raise IndexError(f"a bool array needs one value for each of the {len(self)} objects; it has {index.shape}")
         rows = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
-        arrays = ("boxes", "scores", "labels", "small_masks", "keypoints")
+        arrays = ("boxes", "scores", "labels", "small_masks", "codes", "keypoints")
         kept = {name: getattr(self, name)[rows] for name in arrays if getattr(self, name) is not None}
         return replace(self, **kept)
 
@@ -187,6 +204,16 @@ class Result:
         masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self._mask_boxes()[index])
         return paste(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule).numpy()
 
+    def _bitmap(self, i: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """The pixels of object i in their own box, and its corner, (y, x)."""
+        assert self.codes is not None
+        return runs.bitmap(runs.decode([self.codes[i]]), 0, self.size[0])
+
+    def _trace(self, i: int) -> Outline:
+        part, (top, left) = self._bitmap(i)
+        box = np.array([left, top, left + part.shape[1], top + part.shape[0]])
+        return trace(part, box, self.size) if part.size else Outline([], [])
+
     def _mask_boxes(self) -> np.ndarray:
         """float32 [D 4]: what the masks are laid over."""
         return self.boxes - np.array([0, 0, 1, 1], np.float32) if self.inclusive else self.boxes
@@ -234,6 +261,7 @@ def from_detections(
                 threshold=config.mask_head.threshold,
                 inclusive=inclusive,
                 keypoint_shift=config.keypoint_head.shift,
+                scale=float(images.scales[b].min()),
             )
         )
     return results

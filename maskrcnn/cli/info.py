@@ -69,18 +69,22 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
 
 
 def _model(config: "ModelConfig") -> list[tuple[str, Any]]:
+    from ..tiling import seen
     from ..weights.interop.infer import empty_model
 
     parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
     image, keypoint = config.input, config.keypoint_head
     size = "not resized" if image.zoom == 1 else f"resized by a factor of {image.zoom:g}"
+    size += f", to a longer side of at most {image.max_size} pixels"
     if image.min_size:
         size = f"resized to a shorter side of {image.min_size} and a longer side of at most {image.max_size} pixels"
     outputs = ["boxes", *(["masks"] * config.mask_head.enabled)]
     outputs += [f"{keypoint.num_keypoints} keypoints"] * keypoint.enabled
-    most = config.box_head.max_detections
+    most, (scale, side) = config.box_head.max_detections, seen(image)
+    large = f"those that would be shrunk, in tiles of {side / scale:.0f} pixels" if scale else "only with --tile PIXELS"
     return [
         ("model", f"{config.name}, {parameters / 1e6:.1f} million parameters, norm {config.backbone.norm}"),
         ("images", f"{image.channels} channels, {size}"),
+        ("tiles", large),
         ("finds", f"{config.classes} classes, {' and '.join(outputs)}, at most {most} objects per image"),
     ]

@@ -32,17 +32,23 @@ def predict(
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
     tta: TtaOption = False,
     tta_views: ViewsOption = None,
+    tile: Annotated[
+        str, typer.Option(help="Predict large images in tiles: auto, off, or their side in image pixels.")
+    ] = "auto",
+    overlap: Annotated[float, typer.Option(help="Share of a tile's side that neighbours have in common.")] = 0.2,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: a GPU if there is one.")] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Skip images that cannot be read; do not fail.")] = False,
 ) -> None:
     """Find objects in images; save overlays and COCO results."""
     from ..predict import load
+    from ..tiling import remark
 
     formats = _formats(save, images, out)
     unread: list[DataError] = []
-    results = load(weights, device=device).predict(
+    predictor = load(weights, device=device)
+    results = predictor.predict(
         images, batch=batch, precision=precision, score_threshold=score_threshold, max_detections=max_detections,
-        tta=parse_views(tta, tta_views), on_error=unread.append,
+        tta=parse_views(tta, tta_views), tile=tile, overlap=overlap, on_error=unread.append,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     began, done, objects = time.perf_counter(), 0, 0
@@ -54,13 +60,14 @@ def predict(
                 shown.save(out, ["overlay"], name=name)
             add_rows(result.to_coco(name))
             found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown.names).items())
-            print(f"{result.path}: {found or 'nothing'}")
+            seen = remark(result, predictor.config.input)
+            print(f"{result.path}: {found or 'nothing'}{seen and f' ({seen})'}")
             done, objects = done + 1, objects + len(shown)
         if unread and not done and not skip:
             raise _unread(unread)
     rate = done / max(time.perf_counter() - began, 1e-9)
-    seen = f"{done} image{'s' * (done != 1)}, {objects} objects with a score of at least {show}"
-    print(f"{seen}, {rate:.1f} images/s: {out}")
+    total = f"{done} image{'s' * (done != 1)}, {objects} objects with a score of at least {show}"
+    print(f"{total}, {rate:.1f} images/s: {out}")
     if unread and not skip:  # the results of the other images are saved
         raise _unread(unread)
     for error in unread:

@@ -2,10 +2,6 @@
 
 No mask is drawn: boxes and areas come from polygon corners and run lengths. A run-length mask must have the size of its
 image, so no file can make us allocate more than its images need.
-
-Compressed counts are COCO's (maskApi.c, `rleFrString`): characters from 48 on, five bits each, low bits first. Bit 5
-says that more follow, bit 4 of the last one is the sign, and from the fourth count on each is stored as its difference
-to the count two places earlier.
 """
 
 import re
@@ -16,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..ops.rle import decode_counts
 from .dataset import POLYGONS, RLE, ObjectTable
 from .problems import Kind, Report
 
 FAR = 1e6  # pixels; a coordinate beyond this is a mistake, and float32 would lose its fractions
 BOX_TOLERANCE = (3.0, 0.1)  # pixels, fraction of the side: COCO's own boxes differ this much from their polygons
 _CHUNK = 1 << 16  # characters, counts or points processed together: the temporary arrays stay in the processor's cache
-_LONGEST = 8  # characters of a count: 40 bits, more than any image needs
 _LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
@@ -254,37 +250,6 @@ def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.nd
         pieces.append(measure(first, last))
         first = last
     return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
-
-
-def decode_counts(
-    characters: np.ndarray,  # uint8 [characters], all strings end to end; none is empty
-    offsets: np.ndarray,  # int64 [strings + 1]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int64 counts of all strings end to end; int64 [strings], how many each has; bool [strings], whether it could be
-    read. The counts of a string that could not are meaningless.
-    """
-    if not len(characters):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
-    bits = characters.astype(np.int64) - 48
-    last = (bits & 32) == 0  # of a count
-    wrong = (bits < 0) | (bits > 63)
-    wrong[offsets[1:] - 1] |= ~last[offsets[1:] - 1]
-    last[offsets[1:] - 1] = True  # a string that ends within a count must not run into the next
-    ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(bits)) - np.repeat(starts, ends + 1 - starts)
-    wrong |= place >= _LONGEST
-    place = np.minimum(place, _LONGEST)
-    values = np.add.reduceat((bits & 31) << (5 * place), starts)
-    values -= ((bits[ends] & 16) != 0) * (np.int64(1) << (5 * (place[ends] + 1)))
-    lengths = np.add.reduceat(last.astype(np.int64), offsets[:-1])
-    # Each count from the fourth on adds the one two places before it: running sums over odd and over even places.
-    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    place = np.arange(len(values)) - begins
-    chained = np.where(place == 0, 0, values)  # the first count is stored as it is and starts no chain
-    odd, even = np.cumsum(np.where(place % 2, chained, 0)), np.cumsum(np.where(place % 2, 0, chained))
-    totals = np.where(place % 2, odd - odd[begins], even - even[begins])
-    return np.where(place == 0, values, totals), lengths, ~np.logical_or.reduceat(wrong, offsets[:-1])
 
 
 def rle_measures(

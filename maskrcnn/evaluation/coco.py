@@ -1,5 +1,7 @@
 """COCO's average precision and recall for boxes, masks and keypoints, computed by hotcoco.
 
+If an image has very many objects of a class, `sparse.py` computes the same without a table of all pairs.
+
 Predictions are rows in COCO's result format: `image_id`, `category_id`, `score`, `bbox` (x, y, width, height in pixels
 of the original image), `segmentation` (RLE) and `keypoints` (x, y and score of each keypoint of the row's category).
 The ground truth is the data set as it was read, without transforms.
@@ -17,12 +19,14 @@ import numpy as np
 from ..categories import Category, keypoint_slices
 from ..data.dataset import NO_MASK, Dataset, Segmentation, keypoint_order
 from ..errors import DataError
+from .sparse import found_of, measure, truth_of
 
 if TYPE_CHECKING:
     from hotcoco import COCO
 
 TASKS = ("box", "mask", "keypoint")
 KEYPOINT_DETECTIONS = 20  # per image and category, COCO's limit for keypoints
+DENSE = 2**22  # pairs of an image and category, 32 MiB of IoUs, above which only those that overlap are compared
 
 _FIELD = {"box": "bbox", "mask": "segmentation", "keypoint": "keypoints"}
 _IOU_TYPE = {"box": "bbox", "mask": "segm", "keypoint": "keypoints"}
@@ -228,7 +232,12 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
     limits = sorted({limit for limit in (1, 10, 100, max_detections) if limit <= max_detections})
     if task == "keypoint":
         limits = [KEYPOINT_DETECTIONS]
-    truth, field = _truth(dataset, task), _FIELD[task]
+    field = _FIELD[task]
+    if task != "keypoint" and _most_pairs(dataset, found) > DENSE:
+        objects = truth_of(dataset, _image_numbers(dataset) - 1, masks=task == "mask")
+        rows = found_of([row for row in found if row.get(field)], masks=task == "mask")
+        return _Measured(*measure(objects, rows, len(dataset.categories), limits), limits=limits)
+    truth = _truth(dataset, task)
     # Without other fields, so that a mask counts with its own area and not with that of its box.
     names = ("image_id", "category_id", "score", field)
     detections = truth.load_res([{name: row[name] for name in names} for row in found if row.get(field)])
@@ -248,6 +257,15 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
             whole = arrays.setdefault(name, np.full((*part.shape[:-3], len(every), *part.shape[-2:]), -1.0))
             whole[..., labels, :, :] = part
     return _Measured(**arrays, limits=limits)
+
+
+def _most_pairs(dataset: Dataset, found: list[Row]) -> int:
+    """The most pairs of a detection and an object that an image and category has."""
+    labels = dataset.objects.labels[dataset.object_rows()]
+    images = np.repeat(_image_numbers(dataset), dataset.annotation_counts)
+    objects = Counter(zip(images.tolist(), (labels + 1).tolist(), strict=True))
+    detections = Counter((row["image_id"], row["category_id"]) for row in found)
+    return max((count * objects[both] for both, count in detections.items()), default=0)
 
 
 def _sigmas(dataset: Dataset, label: int) -> list[float]:

@@ -4,17 +4,20 @@ The command line reads the options of `evaluate` here, so heavy imports wait unt
 """
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import write_json
 
 if TYPE_CHECKING:
-    from ..config import TTA
+    from ..config import TTA, InputConfig
+    from ..data.dataset import Dataset
     from ..data.loader import EvalLoader
     from ..engine import Engine
+    from ..tiling import Tiling
 
 Rows = list[dict[str, Any]]
 
@@ -30,6 +33,8 @@ def evaluate(
     workers: int = 2,
     precision: str = "auto",
     tta: "TTA | bool" = False,
+    tile: str | int = "auto",
+    overlap: float = 0.2,
     strict: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -42,11 +47,13 @@ def evaluate(
         data: COCO json, or a folder with val.json.
         images: Folder of the images, if they are not beside the json.
         out: File to write the metrics to, as JSON; default: none.
-        max_detections: Per image, for the model and in the metrics; default: the model's setting.
+        max_detections: Per image or tile, for the model and in the metrics; default: the model's setting.
         batch: Images per batch, at most; only images with the same canvas run together.
         workers: Processes that read and resize images; 0 reads them in this one.
         precision: fp32, bf16, fp16 or auto.
         tta: Test-time augmentation, as for `Predictor.predict`.
+        tile: Predict large images in tiles: auto, off, or their side in image pixels.
+        overlap: Share of a tile's side that neighbours have in common.
         strict: A bad annotation or image is an error; default: it is left out and counted.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
 
@@ -56,26 +63,37 @@ def evaluate(
     from ..data.formats import find_splits, read_dataset
     from ..data.loader import EvalLoader
     from ..engine import Engine, open_model
+    from ..tiling import check_tile
 
     started = time.perf_counter()
     if out is not None and Path(out).is_dir():
         raise ConfigError(f"out is the file for the metrics, but {out} is a folder")
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
+    tile = check_tile(tile, overlap)
     model, categories = open_model(weights, device=device)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
     train_json, val_json = find_splits(data, keypoints=keypoints)
     dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
-    loader = EvalLoader(dataset, engine.config, batch=batch, workers=workers, strict=strict, views=views)
-    metrics = measure(engine, loader, detect_rows(engine, loader))
-    loader.close()
+    tilings = plan_tilings(dataset, engine.config.input, tile, overlap)
+    problems: dict[int, str] = {}
+    rows: Rows = []
+    if whole := [i for i in range(len(dataset)) if i not in tilings]:
+        part = dataset.subset(whole)
+        loader = EvalLoader(part, engine.config, batch=batch, workers=workers, strict=strict, views=views)
+        rows += detect_rows(engine, loader)
+        loader.close()
+        problems |= loader.problems
+    rows += detect_in_tiles(engine, dataset, tilings, problems, batch=batch, strict=strict)
+    metrics = measure(engine, dataset, rows, raised=bool(tilings))
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
+    metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
     if lost := dataset.report.summary():
         metrics["notes"].append(lost)
-    if loader.problems:
-        metrics["notes"].append(f"images that could not be read: {len(loader.problems)}; their objects count as missed")
+    if problems:
+        metrics["notes"].append(f"images that could not be read: {len(problems)}; their objects count as missed")
     if tta:
         metrics["tta"] = {"scales": views.scales, "flip": views.flip}
     metrics["seconds"] = time.perf_counter() - started
@@ -90,11 +108,72 @@ def detect_rows(engine: "Engine", loader: "EvalLoader") -> Rows:
     return [row for results in batches for result in results for row in result.to_coco()]
 
 
-def measure(engine: "Engine", loader: "EvalLoader", rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The metrics of rows over all images of the loader's data set, for the branches that the model has."""
+def plan_tilings(
+    dataset: "Dataset", rule: "InputConfig", tile: str | int = "auto", overlap: float = 0.2
+) -> dict[int, "Tiling"]:
+    """The tilings of the images that are predicted in tiles, by their index; arguments as for `tiling.plan`."""
+    from ..tiling import plan
+
+    sizes = enumerate(map(tuple, dataset.sizes.tolist()))
+    return {i: tiling for i, size in sizes if (tiling := plan(size, rule, tile, overlap))}
+
+
+def detect_in_tiles(
+    engine: "Engine",
+    dataset: "Dataset",
+    tilings: Mapping[int, "Tiling"],
+    problems: dict[int, str],
+    *,
+    batch: int,
+    strict: bool = False,
+) -> Rows:
+    """What the engine finds in these images, as COCO's rows. An image that cannot be read is added to `problems`, by
+    its id, with the reason; if `strict`, it raises `DataError`."""
+    from ..images import read_image
+    from ..tiling import detect, window_of
+
+    rows: Rows = []
+    for i, tiling in tilings.items():
+        image_id, (height, width) = int(dataset.image_ids[i]), dataset.sizes[i].tolist()
+        try:
+            array = read_image(dataset.path(i), channels=engine.config.input.channels, annotated_size=(height, width))
+        except DataError as error:
+            if strict:
+                raise DataError(f"{dataset.source}, image {image_id}: {error}") from error
+            problems[image_id] = str(error)
+            continue
+        found = detect(engine, window_of(array), (height, width), tiling, batch=batch, image_id=image_id)
+        rows += found.to_coco()
+    return rows
+
+
+def measure(
+    engine: "Engine", dataset: "Dataset", rows: Iterable[dict[str, Any]], *, raised: bool = False
+) -> dict[str, Any]:
+    """The metrics of rows over all images of a data set, for the branches that the model has.
+
+    As many detections of an image count as the model may find; if `raised`, as many as there are.
+    """
     from .coco import measure_rows
 
     config = engine.config
     tasks = ["box", *["mask"] * config.mask_head.enabled, *["keypoint"] * config.keypoint_head.enabled]
     most = config.box_head.max_detections
-    return measure_rows(loader.dataset, rows, max_detections=most, tasks=tasks, categories=engine.categories)[0]
+    if raised:
+        rows = list(rows)
+        most = max([most, *Counter(row["image_id"] for row in rows).values()])
+    return measure_rows(dataset, rows, max_detections=most, tasks=tasks, categories=engine.categories)[0]
+
+
+def _seen_notes(dataset: "Dataset", rule: "InputConfig", tilings: Mapping[int, "Tiling"]) -> Iterator[str]:
+    """How images were seen, if not in their own size or larger."""
+    from ..canvas import fit
+    from ..tiling import seen, shrinks
+
+    if tilings:
+        yield f"images predicted in tiles: {len(tilings)}"
+    scales = {i: min(fit(*size, rule).scales) for i, size in enumerate(dataset.sizes.tolist()) if i not in tilings}
+    if shrunk := [i for i, scale in scales.items() if shrinks(scale, rule) or scale < 0.995]:
+        i = min(shrunk, key=scales.__getitem__)
+        known = f", {scales[i] / seen(rule)[0]:.0%} of the scale of training" if shrinks(scales[i], rule) else ""
+        yield f"images that were shrunk: {len(shrunk)}; most {dataset.name(i)}, to {scales[i]:.0%} of its size{known}"

@@ -27,7 +27,8 @@ class Outline(NamedTuple):
 def trace(
     mask: np.ndarray, box: np.ndarray, size: tuple[int, int], *, threshold: float = 0.5, rule: str = "grid"
 ) -> Outline:
-    """The outlines of a probability mask [M M] in a box [4], xyxy, clipped to an image of `size`, (height, width).
+    """The outlines of a probability mask [M M], or [h w], in a box [4], xyxy, clipped to an image of `size`, (height,
+    width).
 
     They enclose the pixels that `ops.paste.paste` sets. Arguments and errors are the same.
     """
@@ -38,8 +39,8 @@ def trace(
     inside = values > threshold if rule == "padded" else values >= threshold
     outer, holes = [], []
     for ring in _rings(values, inside, threshold):
-        x = _to_image(ring[:, 0], x1, x2, len(mask), rule).clip(0, width)
-        y = _to_image(ring[:, 1], y1, y2, len(mask), rule).clip(0, height)
+        x = _to_image(ring[:, 0], x1, x2, mask.shape[1], rule).clip(0, width)
+        y = _to_image(ring[:, 1], y1, y2, mask.shape[0], rule).clip(0, height)
         points = np.stack([x, y], axis=1)
         points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
         area = signed_area(points)

@@ -6,6 +6,7 @@ becomes a character by adding 48, and 32 if more groups follow; bit 16 of the la
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .dispatch import which
 from .paste import check_rule, pad_masks, paste_reference, sample_positions
 
 MAX_PIXELS = 2**32 - 1  # the format counts with 32 bits
+_LONGEST = 8  # characters of a count: 40 bits, more than any image needs
 
 
 def encode(
@@ -65,16 +67,56 @@ def counts_from_bitmap(bitmap: np.ndarray) -> np.ndarray:
 def string_from_counts(counts: np.ndarray | Sequence[int]) -> bytes:
     """The compressed RLE of run lengths. Raises ValueError for lengths that are negative or have more than 32 bits."""
     lengths = np.asarray(counts, dtype=np.int64)
-    if lengths.size and (lengths.min() < 0 or lengths.max() > MAX_PIXELS):
+    return strings_from_counts(lengths, np.array([0, len(lengths)]))[0]
+
+
+def strings_from_counts(counts: np.ndarray, offsets: np.ndarray) -> list[bytes]:
+    """`string_from_counts` of many objects: object n has the run lengths `counts[offsets[n]:offsets[n + 1]]`."""
+    if counts.size and (counts.min() < 0 or counts.max() > MAX_PIXELS):
         raise ValueError(f"run lengths must be 0..{MAX_PIXELS}")
-    numbers = lengths.copy()
-    numbers[3:] -= lengths[1:-2]
+    place = np.arange(len(counts)) - np.repeat(offsets[:-1], np.diff(offsets))
+    numbers = counts.copy()
+    later = np.flatnonzero(place > 2)
+    numbers[later] -= counts[later - 2]
     shifts = 5 * np.arange(7)
     rest = numbers[:, None] >> (shifts + 4)  # what remains after a group and its sign bit: 0 or -1 after the last
     more = (rest != 0) & (rest != -1)
     groups = (numbers[:, None] >> shifts) & 31
     written = np.concatenate([np.ones((len(numbers), 1), dtype=bool), more[:, :-1]], axis=1)
-    return (groups + 32 * more + 48)[written].astype(np.uint8).tobytes()
+    text = (groups + 32 * more + 48)[written].astype(np.uint8).tobytes()
+    ends = np.concatenate([[0], np.cumsum(written.sum(axis=1))])[offsets].tolist()
+    return [text[first:last] for first, last in pairwise(ends)]
+
+
+def decode_counts(
+    characters: np.ndarray,  # uint8 [characters], all strings end to end; none is empty
+    offsets: np.ndarray,  # int64 [strings + 1]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int64 counts of all strings end to end; int64 [strings], how many each has; bool [strings], whether it could be
+    read. The counts of a string that could not are meaningless.
+    """
+    if not len(characters):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
+    bits = characters.astype(np.int64) - 48
+    last = (bits & 32) == 0  # of a count
+    wrong = (bits < 0) | (bits > 63)
+    wrong[offsets[1:] - 1] |= ~last[offsets[1:] - 1]
+    last[offsets[1:] - 1] = True  # a string that ends within a count must not run into the next
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(bits)) - np.repeat(starts, ends + 1 - starts)
+    wrong |= place >= _LONGEST
+    place = np.minimum(place, _LONGEST)
+    values = np.add.reduceat((bits & 31) << (5 * place), starts)
+    values -= ((bits[ends] & 16) != 0) * (np.int64(1) << (5 * (place[ends] + 1)))
+    lengths = np.add.reduceat(last.astype(np.int64), offsets[:-1])
+    # Each count from the fourth on adds the one two places before it: running sums over odd and over even places.
+    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    place = np.arange(len(values)) - begins
+    chained = np.where(place == 0, 0, values)  # the first count is stored as it is and starts no chain
+    odd, even = np.cumsum(np.where(place % 2, chained, 0)), np.cumsum(np.where(place % 2, 0, chained))
+    totals = np.where(place % 2, odd - odd[begins], even - even[begins])
+    return np.where(place == 0, values, totals), lengths, ~np.logical_or.reduceat(wrong, offsets[:-1])
 
 
 def check_size(size: Sequence) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .. import __version__
+from ..canvas import STRIDE
 from ..config import MODEL_NAMES, Config, ModelConfig, flat, preset, read_toml, read_tree, to_dict, write_toml
 from ..data.dataset import Dataset, hold_out, match_categories
 from ..data.formats import find_splits, read_dataset
@@ -31,6 +32,7 @@ IDENTITY, HELD_OUT, METRICS = "run.json", "held_out.json", "metrics.json"
 STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
 
 MAY_CHANGE = ("train.epochs", "train.patience")  # settings, between two starts of one run
+MEASURED = ("model.input.seen_scale", "model.input.seen_side")  # on the data, which older releases did not
 LISTED = 3  # problems of a data set that are printed for each reason; `maskrcnn check` prints more
 
 
@@ -115,6 +117,7 @@ def prepare_run(
         settled, name = begun, None if recipe == "auto" else recipe
         lines = [f"settings: those with which the run in {folder} began, see config.toml"]
     settled = replace(settled, model=_with_classes(settled.model, train_data))
+    settled = replace(settled, model=_with_seen(settled, train_data))
     settled, lines = ranks.from_first((settled, lines))  # machines may differ
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(
@@ -192,6 +195,21 @@ def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
     if keypoint.enabled:
         keypoint = replace(keypoint, num_keypoints=train.num_keypoints)
     return replace(model, classes=len(train.categories), keypoint_head=keypoint)
+
+
+def _with_seen(config: Config, train: Dataset) -> ModelConfig:
+    """At which scale and size the model sees the training images: prediction cuts larger ones into tiles like these.
+
+    The scale is one that nineteen images of twenty reach, so that none of them needs tiles in evaluation.
+    """
+    rule, crop, sizes = config.model.input, config.train.augment.crop, train.sizes.astype(np.float64)
+    scales = np.full(len(sizes), rule.zoom)
+    if rule.min_size or not crop:  # see `draw_geometry`
+        own = rule.min_size / sizes.min(axis=1) if rule.min_size else scales
+        scales = np.minimum(own, rule.max_size / sizes.max(axis=1))
+    side = max(round((crop or np.median(np.sqrt(sizes.prod(axis=1)) * scales)) / STRIDE), 1) * STRIDE
+    seen = replace(rule, seen_scale=float(np.quantile(scales, 0.05, method="lower")), seen_side=side)
+    return replace(config.model, input=seen)
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -310,7 +328,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for each entry that differs. A setting that the old release did not have counts as its default."""
     defaults = {f"settings.{name}": value for name, value in flat(to_dict(Config())).items()}
     was, now = defaults | flat(old), flat(new)
-    allowed = {f"settings.{name}" for name in MAY_CHANGE}
+    allowed = {f"settings.{name}" for name in MAY_CHANGE + MEASURED}
     return [
         f"  {name.removeprefix('settings.')}: {was.get(name)!r} there, {now.get(name)!r} here"
         for name in sorted(was.keys() | now.keys())

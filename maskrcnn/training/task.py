@@ -13,7 +13,7 @@ from ..categories import Category
 from ..data.dataset import Dataset
 from ..data.loader import EvalLoader, TrainLoader
 from ..engine import Engine
-from ..evaluation.run import detect_rows, measure
+from ..evaluation.run import detect_in_tiles, detect_rows, measure, plan_tilings
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses
@@ -60,8 +60,14 @@ class Task(nn.Module):
         assert self.val_loader is not None
         run = self.run
         engine = Engine.of(self.model, run.train_data.categories, run.precision)
-        shares = run.ranks.gather(detect_rows(engine, self.val_loader))  # None on the other ranks
-        return run.ranks.from_first(shares and measure(engine, self.val_loader, chain.from_iterable(shares)))
+        data, ranks = self.val_loader.dataset, run.ranks
+        tilings = plan_tilings(data, run.config.model.input)
+        mine = {i: tilings[i] for i in list(tilings)[ranks.rank :: ranks.world]}
+        in_tiles = set(data.image_ids[list(tilings)].tolist())  # the loader shrinks these, for the validation loss
+        rows = [row for row in detect_rows(engine, self.val_loader) if row["image_id"] not in in_tiles]
+        rows += detect_in_tiles(engine, data, mine, self.val_loader.problems, batch=run.config.train.batch)
+        shares = ranks.gather(rows)  # None on the other ranks
+        return ranks.from_first(shares and measure(engine, data, chain.from_iterable(shares), raised=bool(tilings)))
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the model as it is now as a checkpoint."""

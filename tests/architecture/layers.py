@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("images", "canvas", "inputs", "model", "accelerate"),
     ("results", "visualize", "weights", "data"),
     ("engine",),
+    ("tiling",),
     ("predict", "evaluation", "reports", "training"),
     ("demo",),
     ("cli", "__init__", "__main__"),
