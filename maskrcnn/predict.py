@@ -216,12 +216,23 @@ def _stream(
                     break
                 if window[0].result is None:
                     try:
-                        _run(window, engine, batch)
+                        first = window[0].future.result()
+                        if isinstance(first, LargeImage):
+                            window[0].result = first.predict(engine, batch)
                     except DataError as error:
                         skipped += 1
                         window.popleft()
                         _report(error, on_error)
                         continue
+                    if isinstance(first, LoadedImage):
+                        slots, loaded = _together(window, first, batch)
+                        results = engine.results(
+                            join([each.images for each in loaded]),
+                            [each.path for each in loaded],
+                            originals=[each.original for each in loaded],
+                        )
+                        for slot, result in zip(slots, results, strict=True):
+                            slot.result = result
                 result = window.popleft().result
                 assert result is not None
                 yield result
@@ -230,22 +241,6 @@ def _stream(
                 slot.future.cancel()
     if skipped and on_error == "skip":
         warnings.warn(f"{skipped} images could not be read and were skipped", stacklevel=2)
-
-
-def _run(window: deque[_Slot], engine: Engine, batch: int) -> None:
-    """Makes the result of the first slot, and of those that run with it. Raises `DataError` if the first has none."""
-    first = window[0].future.result()
-    if isinstance(first, LargeImage):
-        window[0].result = first.predict(engine, batch)
-        return
-    slots, loaded = _together(window, first, batch)
-    results = engine.results(
-        join([each.images for each in loaded]),
-        [each.path for each in loaded],
-        originals=[each.original for each in loaded],
-    )
-    for slot, result in zip(slots, results, strict=True):
-        slot.result = result
 
 
 def _together(window: deque[_Slot], first: LoadedImage, batch: int) -> tuple[list[_Slot], list[LoadedImage]]:

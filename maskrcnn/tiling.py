@@ -213,7 +213,10 @@ class Pieces:
     def select(self, index: np.ndarray) -> "Pieces":
         """Those at `index`, int [n]."""
         return Pieces(
-            *(array[index] for array in (self.boxes, self.scores, self.labels, self.windows)),
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            self.windows[index],
             None if self.runs is None else masks.select(self.runs, index),
             None if self.keypoints is None else self.keypoints[index],
         )
@@ -329,7 +332,7 @@ def _pixels(
     """What two detections have in common, and what each has in the zone; of boxes if there are no masks."""
     if pieces.runs is not None:
         common = masks.shared(pieces.runs, pieces.runs, left, right)
-        return common, *(masks.inside(pieces.runs, one, zones, height) for one in (left, right))
+        return common, masks.inside(pieces.runs, left, zones, height), masks.inside(pieces.runs, right, zones, height)
     boxes = pieces.boxes.astype(np.float64)
     in_left, in_right = boxes[left], boxes[right]
     return _common(in_left, in_right), _common(in_left, zones), _common(in_right, zones)

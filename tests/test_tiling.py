@@ -207,7 +207,7 @@ def test_other_tiles_are_refused(tile: str | int, overlap: float) -> None:
 
 
 def test_one_line_says_how_an_image_was_seen() -> None:
-    small = Result((10, 10), *(np.zeros((0, *n)) for n in ((4,), (), ())))
+    small = Result((10, 10), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert remark(small, PHOTOS) == ""
     assert remark(replace(small, scale=0.27), PHOTOS) == "shrunk to 27% of its size"
     known = replace(PHOTOS, seen_scale=1.0, seen_side=320)
