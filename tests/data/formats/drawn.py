@@ -2,14 +2,30 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.dataset import Dataset, Record, Segmentation
 from maskrcnn.data.formats import ReadOptions, find, read_dataset
 from maskrcnn.ops.rle import counts_from_bitmap
+
+
+def anything() -> st.SearchStrategy[Any]:
+    """Any value that a json can hold."""
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner))
+
+
+def damaged(content: bytes, draw: st.DataObject) -> bytes:
+    """Some bytes changed, and perhaps the end cut off."""
+    changed = bytearray(content)
+    for _ in range(draw.draw(st.integers(0, 4))):
+        changed[draw.draw(st.integers(0, len(changed) - 1))] = draw.draw(st.integers(0, 255))
+    return bytes(changed[: draw.draw(st.integers(0, len(changed)) | st.just(len(changed)))])
 
 
 def save_image(path: Path, size: tuple[int, int]) -> Path:

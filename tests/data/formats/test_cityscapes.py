@@ -1,5 +1,6 @@
 """Cityscapes: polygons in their order, instanceIds, crowds and void areas as its own tools have them, and back."""
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from maskrcnn.categories import Category
 from maskrcnn.data.formats import ReadOptions, cityscapes
 from maskrcnn.errors import DataError
 from maskrcnn.ops.rle import counts_from_bitmap
-from tests.data.formats.drawn import layered, objects_in, read_all, reasons, record_of, save_image
+from tests.data.formats.drawn import anything, damaged, layered, objects_in, read_all, reasons, record_of, save_image
 
 SIZE = (6, 8)
 BASE = "aachen_000000_000019"
@@ -190,6 +191,28 @@ def test_lying_files_are_named(tmp_path, content, message) -> None:
     assert len(data) == 0
     assert reasons(data) == ["annotation that cannot be read, or does not fit"]
     assert message in str(data.report.problems[0])
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_file_breaks_the_reader(tmp_path, draw) -> None:
+    """Whatever is in the files, there is a data set or a `DataError`."""
+    coordinate = st.integers(-9, 99) | st.floats() | anything()
+    polygon = st.lists(st.lists(coordinate, max_size=3) | anything(), max_size=5) | anything()
+    label = st.sampled_from(["car", "cargroup", "sky", "unicorn", "license plate", "group"]) | anything()
+    names = st.sampled_from(["label", "polygon", "instance", "deleted"])
+    entry = st.fixed_dictionaries({"label": label, "polygon": polygon}) | st.dictionaries(names, anything())
+    annotate(tmp_path, draw.draw(st.lists(entry | anything(), max_size=5)), IDS)
+    folder = tmp_path / "gtFine/train/aachen"
+    if draw.draw(st.booleans()):
+        content = draw.draw(
+            anything() | st.fixed_dictionaries({k: anything() for k in ("imgHeight", "imgWidth", "objects")})
+        )
+        (folder / f"{BASE}_gtFine_polygons.json").write_text(json.dumps(content))
+    ids = folder / f"{BASE}_gtFine_instanceIds.png"
+    ids.write_bytes(damaged(ids.read_bytes(), draw))
+    with contextlib.suppress(DataError):
+        assert len(read_all(tmp_path)["train"]) <= 1
 
 
 def test_an_annotation_without_an_image(tmp_path) -> None:

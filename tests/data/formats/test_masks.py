@@ -1,5 +1,7 @@
 """Instance masks: every layout in which tools leave them, what the masks mean, and the way out and back."""
 
+import contextlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from maskrcnn.data.formats import ReadOptions, find, masks, read_dataset
 from maskrcnn.data.formats.common import MOST_BYTES
 from maskrcnn.errors import DataError
 from maskrcnn.ops.rle import counts_from_bitmap
-from tests.data.formats.drawn import layered, objects_in, read_all, reasons, record_of, save_image
+from tests.data.formats.drawn import anything, damaged, layered, objects_in, read_all, reasons, record_of, save_image
 
 SIZE = (4, 5)
 TWO = np.array([[1, 1, 0, 0, 0], [1, 0, 0, 300, 300], [0, 0, 0, 300, 300], [0, 0, 0, 0, 0]], np.uint16)
@@ -299,6 +301,26 @@ def test_a_table_of_any_size_is_not_read(tmp_path) -> None:
         file.truncate(MOST_BYTES + 1)
     with pytest.raises(DataError, match=r"masks\.csv: 268,435,457 bytes"):
         read_all(tmp_path)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_file_breaks_the_reader(tmp_path, draw) -> None:
+    """Whatever is in the files, there is a data set or a `DataError`."""
+    tree(tmp_path, {"images/a.png": None, "masks/a.png": TWO})
+    save(tmp_path / "masks" / "b.tif", TWO, compression="tiff_lzw")
+    save_image(tmp_path / "images" / "b.png", SIZE)
+    known = st.dictionaries(st.sampled_from(["class", "classes", "regions"]), anything() | st.just("separate"))
+    (tmp_path / "masks.json").write_text(json.dumps(draw.draw(st.just({}) | known | anything())))
+    cell = st.sampled_from(["a.png", "1", "300", "pear", "0.5", '"', "\n", "é", "-1", "9" * 30]) | st.text(max_size=3)
+    rows = draw.draw(st.lists(st.lists(cell, max_size=5), max_size=4))
+    table = "\n".join(",".join(row) for row in [["mask", "id", "class", "crowd", "score"], *rows])
+    (tmp_path / "masks.csv").write_bytes(damaged(table.encode("utf-8", "surrogatepass"), draw))
+    for name in ("a.png", "b.tif"):
+        path = tmp_path / "masks" / name
+        path.write_bytes(damaged(path.read_bytes(), draw))
+    with contextlib.suppress(DataError):
+        assert len(read_all(tmp_path)["all"]) <= 2
 
 
 def test_the_fingerprint_is_that_of_masks_and_classes(tmp_path) -> None:
