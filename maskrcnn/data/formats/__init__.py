@@ -13,7 +13,7 @@ and may lack the last or the first two. It only parses: `DatasetBuilder` checks 
 
 import importlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -23,8 +23,9 @@ from ...errors import ConfigError, DataError
 from ..archives import unpacked
 from ..dataset import Dataset, Record
 
-READERS = ("cityscapes", "yolo", "coco", "masks")  # in the order in which they are asked; of masks, only names tell
-WRITERS = ("cityscapes", "coco", "masks", "yolo")
+# In the order in which they are asked; of masks, only names tell.
+READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "masks")
+WRITERS = ("cityscapes", "coco", "cvat", "masks", "voc", "yolo")
 
 
 class Source(NamedTuple):
@@ -72,10 +73,8 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
             f"{place}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
         )
     place = unpacked(place)
-    inner = [path for path in place.iterdir() if not path.name.startswith((".", "__"))] if place.is_dir() else []
-    # Archives often hold one folder with all the rest.
-    for folder in (place, *(inner if len(inner) == 1 and inner[0].is_dir() else [])):
-        for name in READERS:
+    for name in READERS:
+        for folder in _nested(place):
             if splits := _module(name).find(folder, options):
                 return splits
     raise DataError(f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}")
@@ -126,6 +125,17 @@ def writer(
     if name not in WRITERS:
         raise ConfigError(f"there is no format {name!r} to write; there are {', '.join(WRITERS)}")
     return _module(name).Writer(Path(out), categories, images)
+
+
+def _nested(place: Path) -> Iterator[Path]:
+    """A path, and the folders in it as long as each is all that there is: archives often hold one with all the rest."""
+    yield place
+    for _ in range(3):
+        inner = [path for path in place.iterdir() if not path.name.startswith((".", "__"))] if place.is_dir() else []
+        if len(inner) != 1 or not inner[0].is_dir() or inner[0].is_symlink():
+            break
+        place = inner[0]
+        yield place
 
 
 def _module(name: str) -> Any:

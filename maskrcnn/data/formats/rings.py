@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.coco_raster import in_fifths
 from ...ops.contour import signed_area
-from ..bitmaps import draw_bitmap
+from ..bitmaps import draw_bitmap, draw_window
 from ..dataset import Record
 from ..shapes import segmentation_of_rings, shapes_of_bitmap
 
@@ -25,7 +24,7 @@ def rings_of(record: Record, i: int) -> list[np.ndarray]:
     if segmentation is None:
         return []
     if isinstance(segmentation, list) and _are_inside(segmentation, size):
-        if len(segmentation) == 1 or _are_apart(segmentation):
+        if len(segmentation) == 1 or _are_apart(segmentation, size):
             return [ring for polygon in segmentation for ring in _turned(polygon, [])]
     return [ring for shape in shapes_of_bitmap(draw_bitmap(segmentation, size)) for ring in (shape.outer, *shape.holes)]
 
@@ -66,13 +65,11 @@ def _are_inside(rings: list[np.ndarray], size: tuple[int, int]) -> bool:
     return bool((corners >= 0).all() and (corners <= size[::-1]).all())
 
 
-def _are_apart(polygons: list[np.ndarray]) -> bool:
+def _are_apart(polygons: list[np.ndarray], size: tuple[int, int]) -> bool:
     """Whether no pixel belongs to two of the polygons, so that their union is their even-odd sum."""
-    corners = np.concatenate(polygons)
-    corner = np.floor(corners.min(axis=0))
-    width, height = (np.ceil(corners.max(axis=0)) - corner + 1).astype(int).tolist()
-    moved, window = [in_fifths(polygon) - corner for polygon in polygons], (height, width)
-    return bool((draw_bitmap(segmentation_of_rings(moved, window), window) == draw_bitmap(moved, window)).all())
+    runs = segmentation_of_rings(polygons, size)
+    even_odd, united = draw_window(runs, size), draw_window(polygons, size)
+    return even_odd[1] == united[1] and np.array_equal(even_odd[0], united[0])
 
 
 def _turned(outer: np.ndarray, holes: list[np.ndarray]) -> list[np.ndarray]:

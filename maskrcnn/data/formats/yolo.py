@@ -110,8 +110,8 @@ class Writer:
             return None
         if record.scores is not None and not np.isnan(record.scores[i]):
             self.lost["score"] += 1
-        if record.keypoints is not None and record.keypoints[i].any():
-            self.lost["keypoints"] += 1
+        if record.keypoints is not None and (record.keypoints[i, :, 2] > 0).any():
+            self.lost["keypoints of an object"] += 1
         height, width = record.size
         (x1, y1, x2, y2), sides = record.boxes[i].astype(np.float64).tolist(), np.array([width, height])
         rings = rings_of(record, i)

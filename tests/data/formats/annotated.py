@@ -79,6 +79,19 @@ def scenes(draw, *, boxes: bool = True) -> list[tuple[tuple[int, int], list[tupl
     return found
 
 
+@st.composite
+def apart(draw) -> list[tuple[tuple[int, int], list[tuple], set[int]]]:
+    """The same without overlaps: every pixel belongs to one object at most."""
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        size = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+        numbers = draw(arrays(np.int8, size, elements=st.integers(0, 3)))
+        masks = [(draw(st.integers(0, 1)), numbers == i) for i in (1, 2, 3) if (numbers == i).any()]
+        boxes = [(1, [0.0, 0.0, size[1] / 2, float(size[0])])] * draw(st.integers(0, 2))
+        found.append((size, draw(st.permutations([*masks, *boxes])), draw(st.sets(st.integers(0, 4)))))
+    return found
+
+
 def written(format: str, folder: Path, records: list[Record], split: str = "all", images: Any = "copy") -> Writer:
     """Writes the records and returns the writer."""
     out = writer(format, folder, CATEGORIES, images)

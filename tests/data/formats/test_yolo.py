@@ -358,7 +358,7 @@ def test_what_it_cannot_hold_is_counted(tmp_path) -> None:
     assert dict(lost) == {
         "crowd, left out": 1,
         "score": 2,
-        "keypoints": 1,
+        "keypoints of an object": 1,
         "mask of several outlines, joined to one by lines of no width": 1,
         "box that differs from its mask's": 2,
     }
