@@ -12,10 +12,12 @@ from hypothesis.extra.numpy import arrays
 from maskrcnn.categories import Category
 from maskrcnn.data.dataset import Dataset, Record
 from maskrcnn.data.formats import READERS, WRITERS, writer
+from maskrcnn.errors import DataError
 from maskrcnn.ops.rle import counts_from_bitmap
 from tests.data.formats.drawn import layered, objects_of_record, read_all, record_of, save_image
 
 BOTH = sorted(set(READERS) & set(WRITERS))
+APART = {"labelstudio"}  # predictions are no annotations there until a person accepts them
 CATEGORIES = [Category(1, "car"), Category(2, "person")]  # names that a format with classes of its own knows, too
 SIZE = (12, 16)
 
@@ -53,6 +55,11 @@ def write(name: str, out: Path, records: list[tuple[Record, str]], categories=CA
     return +target.lost
 
 
+def other_image(folder: Path) -> Record:
+    """Makes it a set with something to learn."""
+    return record_of(save_image(folder / "in" / "b.png", SIZE), DRAWN["rectangle"], [0], SIZE, image_id=2)
+
+
 def read_again(out: Path) -> dict[str, Dataset]:
     """All splits; COCO's one json if the set is not divided."""
     return read_all(out / "annotations.json" if (out / "annotations.json").exists() else out)
@@ -87,11 +94,12 @@ def test_what_is_written_is_read_again_or_counted_as_lost(tmp_path, name, kind) 
     segmentations = DRAWN[kind]
     labels = [i % 2 for i in range(len(segmentations))]
     record = record_of(save_image(tmp_path / "in" / "a.png", SIZE), segmentations, labels, SIZE)
-    lost = write(name, tmp_path / "one", [(record, "all")])
+    other = other_image(tmp_path)
+    lost = write(name, tmp_path / "one", [(record, "all"), (other, "all")])
     found = read_again(tmp_path / "one")
     (data,) = found.values()
-    assert len(data) == 1
-    given, got = expected("a", record), objects(data)
+    assert len(data) == 2
+    given, got = expected("a", record) + expected("b", other), objects(data)
     if lost:
         assert (given - got).total() <= lost.total(), lost
     else:
@@ -130,6 +138,10 @@ def test_crowds_and_scores(tmp_path, name) -> None:
 
     record = record._replace(ignore=np.zeros(3, bool), scores=np.array([0.5, 0.25, 0.875]))
     lost = write(name, tmp_path / "score", [(record, "all")])
+    if name in APART:
+        with pytest.raises(DataError, match="predictions .* are no annotations"):
+            read_again(tmp_path / "score")
+        return
     (data,) = read_again(tmp_path / "score").values()
     assert objects(data) == expected("a", record)
     if not lost:
@@ -151,10 +163,11 @@ def test_any_pixels(tmp_path_factory, name, labels, seed) -> None:
     folder, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(seed)
     image, bitmaps = save_image(folder / "in" / "a.png", labels.shape), layered(labels)
     record = record_of(image, bitmaps, rng.integers(0, 2, len(bitmaps)).tolist(), labels.shape)
-    lost = write(name, folder / "one", [(record, "all")])
+    other = other_image(folder)
+    lost = write(name, folder / "one", [(record, "all"), (other, "all")])
     found = read_again(folder / "one")
     (data,) = found.values()
-    given, got = expected("a", record), objects(data)
+    given, got = expected("a", record) + expected("b", other), objects(data)
     assert got == given or (given - got).total() <= lost.total()
     assert list(again(name, folder / "two", found).values()) == [got]
 
