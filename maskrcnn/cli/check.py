@@ -10,7 +10,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json and val.json.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
     val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
-    model: Annotated[str, typer.Option(help="Model whose anchors are compared with the object sizes.")] = "R-50-FPN",
+    model: Annotated[str | None, typer.Option(help="Model to check for; default: what train would choose.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; repeatable.")
     ] = None,
@@ -19,21 +19,29 @@ def check(
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also open every image.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad record instead of skipping it.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html: images, classes, sizes, problems.")] = None,
 ) -> None:
     """Report what was read from a data set, what was dropped, and why."""
-    from ..config import Config, override, preset
     from ..data.check import check as describe
-    from ..data.check import renumbered
+    from ..data.check import renumbered, unreadable_images
     from ..data.dataset import match_categories
     from ..data.formats import find_splits, read_dataset
+    from ..device import choose_device
+    from ..reports.data_report import Part, write_data_report
+    from ..training.recipes import preview
 
-    config = override(Config(model=preset(model)), settings or []).model
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
     train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
+    chosen, lines = preview(train, settings or [], model=model, gpu=choose_device(None).type == "cuda")
+    config, parts = chosen.model, {"train": train}
     print(describe(train, config, verify=verify))
     if val_json is not None:
         print()
         held = read_dataset(val_json, images, strict=strict, keypoints=keypoints)
         for line in renumbered(train, held):
             print(line)
-        print(describe(match_categories(train, held), config, verify=verify))
+        parts["val"] = match_categories(train, held)
+        print(describe(parts["val"], config, verify=verify))
+    if out is not None:
+        shown = [Part(name, data, unreadable_images(data) if verify else ()) for name, data in parts.items()]
+        print(f"\n{write_data_report(out, shown, chosen, lines)} shows the images, and every problem")

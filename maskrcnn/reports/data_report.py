@@ -31,11 +31,13 @@ _LONGEST, _THUMBNAIL = 480, 240  # pixels
 _LISTED = 12  # problems of one reason that get a thumbnail
 _CLASSES = 200  # that are listed
 _STYLE = """
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0; align-items: start; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 3px; align-items: start; }
 .pair figure { border: 0; border-radius: 0; }
 .images.small { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+p.under + .images, p.under + svg { margin-top: .75rem; }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .bar { fill: var(--bar); }
 svg .anchor { stroke: var(--mark); stroke-width: 2; } svg text.anchor { fill: var(--mark); stroke: none; }
 svg .base { stroke: var(--line); } ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
@@ -80,8 +82,10 @@ def _numbers(parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
     data = parts[0].data
     kinds = data.objects.kinds[data.object_rows()]
     yield "classes", f"{len(data.categories):,}"
-    yield "objects without a mask", f"{int((kinds == NO_MASK).sum()):,}"
-    yield "crowds, to be ignored", f"{int(data.objects.ignore[data.object_rows()].sum()):,}"
+    if without := int((kinds == NO_MASK).sum()):
+        yield "objects without a mask", f"{without:,}"
+    if crowds := int(data.objects.ignore[data.object_rows()].sum()):
+        yield "crowds, to be ignored", f"{crowds:,}"
     yield "problems", f"{sum(len(part.data.report.problems) + len(part.unreadable) for part in parts):,}"
 
 
@@ -123,17 +127,19 @@ def _grid(data: Dataset, config: Config) -> str:
         except DataError as error:
             cards.append(f"<div class=card><figcaption>{escape(str(error))}</figcaption></div>")
             continue
-        objects = f"{len(before.labels)} object{'s' * (len(before.labels) != 1)}"
-        ignored = int(after.ignore.sum())
-        more = f", {ignored} grey: ignored" if ignored else ""
         shown = (
-            framed(_drawn(before, data), f"{data.name(i)}: {objects}", _LONGEST),
-            framed(_drawn(after, data), f"augmented: {len(after.labels)}{more}", _LONGEST),
+            framed(_drawn(before, data), f"{data.name(i)}: {_counted(before)}", _LONGEST),
+            framed(_drawn(after, data), f"augmented: {_counted(after)}", _LONGEST),
         )
         cards.append(f"<div class='card pair'>{''.join(shown)}</div>")
     under = "Left: resized as for prediction. Right: as a training step may see it; another time it is different."
     grid = "style='grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr))'"
-    return f"<h2>Images</h2><p class=under>{under}</p><br><div class=images {grid}>{''.join(cards)}</div>"
+    return f"<h2>Images</h2><p class=under>{under}</p><div class=images {grid}>{''.join(cards)}</div>"
+
+
+def _counted(sample: Sample) -> str:
+    count, ignored = len(sample.labels), int(sample.ignore.sum())
+    return f"{count} object{'s' * (count != 1)}" + (f", {ignored} of them ignored (grey)" if ignored else "")
 
 
 def _drawn(sample: Sample, data: Dataset) -> Image.Image:
@@ -226,7 +232,7 @@ def _sizes(data: Dataset, model: ModelConfig) -> str:
         "Objects by the square root of their box's area, in pixels as resized for the model; the lines are its anchors."
     )
     svg = f"<svg viewBox='0 0 {width} {height}' role=img aria-label='sizes of the objects'>{''.join(pieces)}</svg>"
-    return f"<h2>Sizes of the objects</h2><p class=under>{under}</p><br>{svg}"
+    return f"<h2>Sizes of the objects</h2><p class=under>{under}</p>{svg}"
 
 
 def _settings(choices: Sequence[str]) -> str:

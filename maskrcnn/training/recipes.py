@@ -172,7 +172,8 @@ def slots(now: Situation) -> Choice:
     rpn, most = now.config.model.rpn, now.seen.most
     detections = max(100, math.ceil(1.5 * most / 100) * 100)
     settings: dict[str, Any] = {"model.box_head.max_detections": detections}
-    for when in ("train", "test"):
+    few = now.config.train.augment.crop and not now.machine.gpu  # then `fewer_rois` decides on training
+    for when in ("test",) if few else ("train", "test"):
         after = max(getattr(rpn, f"post_nms_{when}"), 3 * detections)
         settings[f"model.rpn.post_nms_{when}"] = after
         settings[f"model.rpn.pre_nms_{when}"] = max(getattr(rpn, f"pre_nms_{when}"), after)
@@ -417,12 +418,12 @@ def weights_of(state: Mapping[str, Any] | None) -> Weights:
     return "model" if any(name.startswith("rpn.") for name in state) else "backbone"
 
 
-def preview(
-    dataset: Dataset, settings: Sequence[str], *, model: str | None = None, gpu: bool
-) -> tuple[Config, list[str]]:
+def preview(dataset: Dataset, settings: Sequence[str], *, model: str | None, gpu: bool) -> tuple[Config, list[str]]:
     """What `train` would choose for a data set from scratch, and the lines that it would print."""
-    machine = Machine(gpu, cores())
+    machine, asked = Machine(gpu, cores()), Asked(settings=settings)
     name, why = (model, "as asked") if model is not None else name_model(machine)
-    seen = measure(dataset)
-    config, lines = choose("scratch", seen, Config(model=preset(name)), Asked(settings=settings), machine, "none")
+    base = Config(model=preset(name))
+    if not len(dataset):
+        return asked.over(base), []
+    config, lines = choose("scratch", measure(dataset), base, asked, machine, "none")
     return config, [f"model: {name} ({why})", *lines]

@@ -212,3 +212,12 @@ def test_data_or_model_that_is_not_there(words: tuple[str, ...], capsys: pytest.
     assert code == 2
     assert "nowhere" in err or "R-5" in err
     assert err.count("\n") == 1
+
+
+def test_check_writes_a_page(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "check", data, "--out", data / "page", "--set", "train.augment.crop=64")
+    assert code == 0
+    assert f"{data / 'page' / 'report.html'} shows" in out
+    text = (data / "page" / "report.html").read_text(encoding="utf-8")
+    assert "brick" in text
+    assert "train.optimizer=adamw" in text

@@ -1,7 +1,9 @@
 """A user's function on training images: what it may return, and what is said if it does not fit."""
 
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +182,18 @@ def test_a_run_remembers_the_name() -> None:
 def test_without_a_crop_images_keep_their_canvas(tmp_path: Path) -> None:
     loader = TrainLoader(write(tmp_path), KEEP, AugmentConfig(), batch=2, transform=mirror)
     assert sum(len(batch.image_ids) for batch in loader.batches(0)) >= 12
+
+
+@pytest.mark.parametrize("library", ["albumentations", "torchvision"])
+def test_the_examples_of_the_docs_work(library: str) -> None:
+    pytest.importorskip(library)
+    page = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if library in text)
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(block, names)
+    for record in (RECORD, record_of([], SIZE)):
+        seen = [apply(names["transform"], IMAGE, record, seed, resizes=False) for seed in (*range(6), 0)]
+        assert (seen[0][0] == seen[-1][0]).all()
+        assert (seen[0][1].boxes == seen[-1][1].boxes).all()
+        assert any((image != IMAGE).any() for image, _ in seen)
+        assert {len(moved.labels) for _, moved in seen} == {len(record.labels)}
