@@ -139,7 +139,7 @@ def test_crowds_and_scores(tmp_path, name) -> None:
     record = record._replace(ignore=np.zeros(3, bool), scores=np.array([0.5, 0.25, 0.875]))
     lost = write(name, tmp_path / "score", [(record, "all")])
     if name in APART:
-        with pytest.raises(DataError, match="predictions .* are no annotations"):
+        with pytest.raises(DataError, match=r"predictions .* are no annotations"):
             read_again(tmp_path / "score")
         return
     (data,) = read_again(tmp_path / "score").values()
