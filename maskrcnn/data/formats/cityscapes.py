@@ -44,6 +44,9 @@ _FIRST_INSTANCE = _IDS["person"]  # of the ids of classes whose instances are to
 _VOID = {1, 2, 3}  # all that the files of images without annotations mark
 _MOST = 1000  # instances of a class
 _DIFFERENT = 0.01  # of the pixels of the eight classes
+_CLASS_OF = np.zeros(len(LABELS) * _MOST + 1, np.uint8)  # of the eight, by a value of instanceIds; 0 of all others
+for _id in _CLASS_IDS:
+    _CLASS_OF[_id] = _CLASS_OF[_id * _MOST : (_id + 1) * _MOST] = _id
 _FILE = re.compile(r"(?P<base>.+)_gtFine_(?P<kind>polygons\.json|instanceIds\.png)")
 _OF_IMAGE = "_leftImg8bit"
 _FRAME = re.compile(r"(?P<city>.+)_\d+_\d+")
@@ -361,14 +364,18 @@ def _difference(drawn: np.ndarray, labels: np.ndarray) -> str:
     """What differs between the polygons and instanceIds, by size, number of objects and pixels of a class."""
     if drawn.shape != labels.shape:
         return f"{drawn.shape[0]} x {drawn.shape[1]} against {labels.shape[0]} x {labels.shape[1]} pixels"
-    maps, numbers = [], []
-    for ids in (drawn.astype(np.int64), labels.astype(np.int64)):
-        kinds = np.where(ids < _MOST, ids, ids // _MOST)
-        maps.append(np.where(np.isin(kinds, list(_CLASS_IDS)), kinds, 0))
-        numbers.append(len(np.unique(ids[maps[-1] > 0])))
+    if np.array_equal(drawn, labels):
+        return ""
+    kinds, numbers = [], []
+    for ids in (drawn, labels):
+        known = np.minimum(ids, len(_CLASS_OF) - 1)
+        kinds.append(_CLASS_OF[known])
+        seen = np.zeros(len(_CLASS_OF), dtype=bool)
+        seen[known] = True
+        numbers.append(np.count_nonzero(seen & (_CLASS_OF > 0)))
     if numbers[0] != numbers[1]:
         return f"{numbers[0]} against {numbers[1]} objects"
-    differ, either = np.count_nonzero(maps[0] != maps[1]), np.count_nonzero(maps[0] | maps[1])
+    differ, either = np.count_nonzero(kinds[0] != kinds[1]), np.count_nonzero(kinds[0] | kinds[1])
     return f"{differ} pixels" if differ > _DIFFERENT * either else ""
 
 
