@@ -11,6 +11,7 @@ from .errors import CheckpointError, ConfigError, DataError, MaskRCNNError, Trai
 
 if TYPE_CHECKING:
     from .config import TTA, Config, ModelConfig, TrainConfig
+    from .data.convert import convert_data
     from .evaluation.run import evaluate
     from .predict import Predictor, load
     from .results import Result
@@ -30,6 +31,7 @@ __all__ = [
     "Result",
     "TrainConfig",
     "TrainingError",
+    "convert_data",
     "evaluate",
     "load",
     "train",
@@ -43,6 +45,7 @@ _HOMES = {
     "load": "predict",
     "Result": "results",
     "TTA": "config",
+    "convert_data": "data.convert",
     "evaluate": "evaluation.run",
     "train": "training.train",
 }

@@ -18,6 +18,10 @@ import torch
 from .canvas import boxes_to_image, keypoints_to_image
 from .categories import Category, keypoint_slices
 from .config import ModelConfig
+from .data.claim import claim, sign
+from .data.dataset import Record, Segmentation
+from .data.formats import WRITERS, check_format, writer
+from .data.shapes import shapes_of_outline
 from .errors import ConfigError
 from .images import read_image
 from .ops import rle, runs
@@ -28,7 +32,9 @@ from .structures import Detections, Images
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("overlay", "coco")
+FORMATS = ("overlay", "coco")  # of files; the others write data sets
+# `coco` means the rows of results. The format's own writer makes a data set with images and classes for other tools.
+DATA_SETS = {"coco-dataset": "coco"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,26 +160,76 @@ class Result:
                     row["keypoints"] = own.ravel().tolist()
         return rows
 
-    def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
-        """Writes into folder `out`: `name`.png, the image with what was found; `name`.json, the rows of `to_coco`.
+    def record(self, image_id: int = 1, *, name: str | None = None, first_id: int = 1, shapes: bool = True) -> Record:
+        """The same as a `data.formats.Writer` takes it: a prediction is an annotated image with scores.
 
-        `name` is the image's own without suffix. Returns the files. Raises ConfigError for an unknown format, and for
-        an overlay that would overwrite the image itself.
+        Labels count from 0 in the order of `categories`. Masks are run lengths; `shapes` adds their sub-pixel outlines.
+
+        Args:
+            image_id: of the record.
+            name: file name to write; default: the image's own.
+            first_id: of the objects, which are numbered from there.
+            shapes: whether to trace the outlines, which takes longer than all the rest.
+
+        Raises ConfigError for a label that `categories` do not have.
         """
-        unknown = sorted(set(formats) - set(FORMATS))
-        if unknown or isinstance(formats, str):
-            raise ConfigError(f"formats are a list of {', '.join(FORMATS)}; not {formats!r}")
-        folder = Path(out)
+        known = {category.id: label for label, category in enumerate(self.categories)}
+        if unknown := sorted(set(self.labels.tolist()) - known.keys()):
+            raise ConfigError(f"{self!r} has labels without a category: {', '.join(map(str, unknown))}")
+        labels = np.array([known[label] for label in self.labels.tolist()], dtype=np.int64)
+        boxes = self.boxes.astype(np.float64)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        segmentations: list[Segmentation] = [None] * len(self)
+        areas = sides.prod(axis=1)
+        if self.rle is not None:
+            counts = _decoded([mask["counts"] for mask in self.rle])
+            segmentations = [(lengths, self.size) for lengths in counts]
+            areas = np.array([lengths[1::2].sum(dtype=np.int64) for lengths in counts], dtype=np.float64)
+        return Record(
+            image_id=image_id,
+            path=self.path or Path(f"{self.stem}.png"),
+            size=self.size,
+            boxes=boxes,
+            labels=labels,
+            ignore=np.zeros(len(self), dtype=bool),
+            keypoints=None if self.keypoints is None else self._record_keypoints(labels),
+            annotation_ids=np.arange(first_id, first_id + len(self), dtype=np.int64),
+            segmentations=segmentations,
+            areas=areas,
+            name=name or (self.path.name if self.path else f"{self.stem}.png"),
+            scores=self.scores.astype(np.float64),
+            shapes=[shapes_of_outline(outline) for outline in self.outlines or []]
+            if shapes and self.rle is not None
+            else None,
+            image=self.image,
+        )
+
+    def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:
+        """Writes into folder `out`: `name`.png, the image with what was found; `name`.json, the rows of `to_coco`; in
+        every other format a data set of this image in `FORMAT/name/`. `saving.Saver` writes many results into one.
+
+        `name` is the image's own without suffix. Returns the files and folders. Raises ConfigError for an unknown
+        format, for an overlay that would overwrite the image itself, and for a folder that holds other files already.
+        """
+        check_formats(formats)
+        folder, name = Path(out), name or self.stem
         folder.mkdir(parents=True, exist_ok=True)
         files = []
         if "overlay" in formats:
-            files.append(folder / f"{name or self.stem}.png")
+            files.append(folder / f"{name}.png")
             if self.path is not None and files[-1].exists() and files[-1].samefile(self.path):
                 raise ConfigError(f"the overlay would overwrite the image {self.path}; save it in another folder")
             self.overlay().save(files[-1], compress_level=1)
         if "coco" in formats:
-            files.append(folder / f"{name or self.stem}.json")
+            files.append(folder / f"{name}.json")
             files[-1].write_text(json.dumps(self.to_coco()), encoding="utf-8")
+        for form in (form for form in formats if form not in FORMATS):
+            files.append(folder / form / name)
+            claim(files[-1], inputs=[self.path] if self.path else [])
+            each = writer(DATA_SETS.get(form, form), files[-1], self.categories)
+            each.add(self.record())
+            each.close()
+            sign(files[-1])
         return files
 
     def overlay(self) -> "Image":
@@ -199,6 +255,16 @@ class Result:
         """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""
         self.overlay().show()
 
+    def _record_keypoints(self, labels: np.ndarray) -> np.ndarray:
+        """float32 [D J 3], as COCO counts pixels; all keypoints of the object's category are visible, others zero."""
+        assert self.keypoints is not None
+        keypoints = np.zeros_like(self.keypoints)
+        slices = keypoint_slices(self.categories)
+        for i, label in enumerate(labels.tolist()):
+            keypoints[i, slices[label], :2] = self.keypoints[i, slices[label], :2] - self.keypoint_shift
+            keypoints[i, slices[label], 2] = 2
+        return keypoints
+
     def _paste(self, index: slice | list[int]) -> np.ndarray:
         assert self.small_masks is not None
         masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self._mask_boxes()[index])
@@ -217,6 +283,15 @@ class Result:
     def _mask_boxes(self) -> np.ndarray:
         """float32 [D 4]: what the masks are laid over."""
         return self.boxes - np.array([0, 0, 1, 1], np.float32) if self.inclusive else self.boxes
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises ConfigError for a format in which results cannot be saved, with the list and the nearest name."""
+    if isinstance(formats, str):
+        raise ConfigError(f"formats are a list, such as ['overlay', 'coco']; not {formats!r}")
+    known = (*FORMATS, *DATA_SETS, *(name for name in WRITERS if name not in DATA_SETS.values()))
+    for name in formats:
+        check_format(name, known)
 
 
 def from_detections(
@@ -273,6 +348,13 @@ def _only_own(keypoints: np.ndarray, labels: np.ndarray, categories: Sequence[Ca
     for label, part in enumerate(keypoint_slices(categories)):
         own[label, part] = 1
     return keypoints * own[labels]
+
+
+def _decoded(strings: list[bytes]) -> list[np.ndarray]:
+    """uint32 run lengths of each compressed RLE."""
+    offsets = np.cumsum([0, *map(len, strings)])
+    counts, lengths, _ = rle.decode_counts(np.frombuffer(b"".join(strings), np.uint8), offsets)
+    return [part.astype(np.uint32) for part in np.split(counts, np.cumsum(lengths)[:-1])][: len(strings)]
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

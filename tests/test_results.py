@@ -194,8 +194,8 @@ def test_save_writes_image_and_rows(tmp_path) -> None:
     own = replace(result, path=files[0])
     with pytest.raises(ConfigError, match="another folder"):
         own.save(files[0].parent, ["overlay"])
-    for wrong in (["coco", "yolo"], "coco"):
-        with pytest.raises(ConfigError, match="overlay, coco"):
+    for wrong in (["coco", "svg"], "coco"):
+        with pytest.raises(ConfigError, match=r"overlay\W+coco"):
             result.save(tmp_path, wrong)
 
 

@@ -17,6 +17,9 @@ def check(
     keypoints: Annotated[
         bool, typer.Option("--keypoints", help="Also read keypoints, as train --keypoints does.")
     ] = False,
+    unlabelled: Annotated[
+        str | None, typer.Option(help="Images without annotations: background or skip. Default: as the format does.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Also open every image.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad record instead of skipping it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html: images, classes, sizes, problems.")] = None,
@@ -31,13 +34,13 @@ def check(
     from ..training.recipes import preview
 
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
-    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
+    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     chosen, lines = preview(train, settings or [], model=model, gpu=choose_device(None).type == "cuda")
     config, parts = chosen.model, {"train": train}
     print(describe(train, config, verify=verify))
     if val_json is not None:
         print()
-        held = read_dataset(val_json, images, strict=strict, keypoints=keypoints)
+        held = read_dataset(val_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
         for line in renumbered(train, held):
             print(line)
         parts["val"] = match_categories(train, held)

@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import MaskRCNNError
 from .check import check
 from .convert import convert
+from .convert_data import convert_data
 from .demo import demo
 from .evaluate import evaluate
 from .info import info
@@ -22,7 +23,7 @@ from .predict import predict
 from .propose import propose
 from .train import train
 
-VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, info, propose, demo)
+VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, convert_data, info, propose, demo)
 
 app = typer.Typer(
     help="Mask R-CNN: train on your own images, evaluate, and predict.",

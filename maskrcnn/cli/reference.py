@@ -17,7 +17,7 @@ def reference() -> str:
     """The page, as Markdown."""
     from .main import VERBS
 
-    names = ["", *(verb.__name__ for verb in VERBS)]
+    names = ["", *(verb.__name__.replace("_", "-") for verb in VERBS)]
     return HEADER + "".join(f"\n## maskrcnn{' ' if name else ''}{name}\n\n```\n{_help(name)}\n```\n" for name in names)
 
 

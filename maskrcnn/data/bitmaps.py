@@ -40,9 +40,8 @@ def draw_window(segmentation: Segmentation, size: tuple[int, int]) -> tuple[np.n
     low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, size[::-1])
     high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, size[::-1])
     one, (width, height) = np.array([[0, len(parts) - 1]]), (high - low).tolist()
-    drawn = coco_raster(in_fifths(points), parts, one, low[None].astype(np.float64), np.ones((1, 2)), (height, width))[
-        0
-    ]
+    points, origin = in_fifths(points), low[None].astype(np.float64)  # rounded as in the whole image
+    drawn = coco_raster(points, parts, one, origin, np.ones((1, 2)), (height, width))[0]
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not len(rows):
         return np.zeros((0, 0), dtype=bool), (0, 0)

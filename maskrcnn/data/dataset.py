@@ -47,6 +47,7 @@ class Record(NamedTuple):
     scores: np.ndarray | None = None  # float64 [n], 0..1, of predictions
     # outlines that are finer than `segmentations`, of predictions; see `shapes.py`
     shapes: list[list[Shape]] | None = None
+    image: np.ndarray | None = None  # [H W C], of an image that came from no file
 
 
 class ImageTable(NamedTuple):
@@ -176,20 +177,6 @@ class Dataset:
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """The images at `indices`, in that order, over the same buffers."""
         return replace(self, rows=self.rows[np.asarray(indices, dtype=np.int64)])
-
-
-def hold_out(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Indices to train on and indices to hold out, both ascending, with at least one image on either side.
-
-    The choice depends on the seed and the image ids, not on the order of the images. Raises `DataError` for fewer than
-    two images.
-    """
-    if len(dataset) < 2:
-        raise DataError(f"{dataset.source}: {len(dataset)} image is not enough to hold some out; give a --val file")
-    by_id = np.argsort(dataset.image_ids, kind="stable")
-    held = min(max(1, round(fraction * len(dataset))), len(dataset) - 1)
-    shuffled = by_id[np.random.default_rng(seed).permutation(len(dataset))]
-    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
 def map_categories(dataset: Dataset, categories: Iterable[Category]) -> tuple[Dataset, list[str]]:

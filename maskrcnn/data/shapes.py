@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ops.coco_raster import coco_raster, in_fifths
-from ..ops.contour import signed_area
+from ..ops.contour import Outline, signed_area
 from ..ops.rle import counts_from_bitmap
 from .bitmaps import draw_bitmap
 from .dataset import Segmentation, Shape
@@ -44,6 +44,16 @@ def shapes_of_bitmap(bitmap: np.ndarray) -> list[Shape]:
         heading = np.sign(hole[1] - hole[0])
         pixel = hole[0] + 0.5 * heading + 0.5 * np.array([-heading[1], heading[0]])  # of the object, beside the hole
         next(shape for shape in shapes if _encloses(shape.outer, pixel)).holes.append(hole)
+    return shapes
+
+
+def shapes_of_outline(outline: Outline) -> list[Shape]:
+    """The parts of a mask that `ops.contour.trace` outlined: each hole is in the smallest outer outline around it."""
+    shapes = [Shape(ring, []) for ring in sorted(outline.outer, key=signed_area)]
+    for hole in outline.holes:  # most of its points decide: where the image ends, some lie on the outer outline
+        around = (shape for shape in shapes if np.mean([_encloses(shape.outer, point) for point in hole]) > 0.5)
+        if (shape := next(around, None)) is not None:
+            shape.holes.append(hole)
     return shapes
 
 

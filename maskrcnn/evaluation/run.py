@@ -35,6 +35,7 @@ def evaluate(
     tta: "TTA | bool" = False,
     tile: str | int = "auto",
     overlap: float = 0.2,
+    unlabelled: str | None = None,
     strict: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def evaluate(
         tta: Test-time augmentation, as for `Predictor.predict`.
         tile: Predict large images in tiles: auto, off, or their side in image pixels.
         overlap: Share of a tile's side that neighbours have in common.
+        unlabelled: Images without annotations: background or skip; default: as the format does.
         strict: A bad annotation or image is an error; default: it is left out and counted.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
 
@@ -75,7 +77,7 @@ def evaluate(
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
     train_json, val_json = find_splits(data, keypoints=keypoints)
-    dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints)
+    dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
     tilings = plan_tilings(dataset, engine.config.input, tile, overlap)
     problems: dict[int, str] = {}

@@ -14,8 +14,10 @@ import torch
 from .. import __version__
 from ..canvas import STRIDE
 from ..config import MODEL_NAMES, Config, ModelConfig, flat, preset, read_toml, read_tree, to_dict, write_toml
-from ..data.dataset import Dataset, hold_out, match_categories
+from ..data.dataset import Dataset, match_categories
 from ..data.formats import find_splits, read_dataset
+from ..data.split import HELD_OUT as SHARES
+from ..data.split import Division, divide, parse_fractions
 from ..data.statistics import measure
 from ..data.transform import Transform, name_of
 from ..device import Precision, choose_precision
@@ -56,6 +58,7 @@ class Run:
     asked: tuple[str, ...] = ()  # names of the settings that the user chose
     recipe: str | None = None  # that chose the others; of a run that goes on, the one asked for
     choices: tuple[str, ...] = ()  # lines on what was chosen for the user, and why
+    division: Division | None = None  # of one data set into those that are trained and evaluated on
 
     @property
     def images_per_step(self) -> int:
@@ -89,6 +92,9 @@ def prepare_run(
     recipe: str | None = None,
     staged: bool = False,
     transform: Transform | None = None,
+    split: str | None = None,
+    group_by: str | None = None,
+    unlabelled: str | None = None,
 ) -> Run:
     """Reads the data and decides every setting. Arguments are those of `train`.
 
@@ -106,7 +112,11 @@ def prepare_run(
     base, start, lines = _base(frozen, model, weights, asked, machine)
     begun = asked.over(base)
     keypoints = begun.model.keypoint_head.enabled
-    train_data, val_data = _read(data, val, images, strict=strict, keypoints=keypoints, seed=begun.train.seed)
+    shares = None if split is None else parse_fractions(split)
+    train_data, val_data, division = _divided(
+        *_read(data, val, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled),
+        shares, seed=begun.train.seed, group_by=group_by,
+    )  # fmt: skip
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
@@ -126,7 +136,7 @@ def prepare_run(
     precision = resolve_precision(settled.train.precision, ranks.device)
     return Run(
         settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard,
-        transform=transform, asked=tuple(sorted(asked.names)), recipe=name, choices=tuple(lines),
+        transform=transform, asked=tuple(sorted(asked.names)), recipe=name, choices=tuple(lines), division=division,
     )  # fmt: skip
 
 
@@ -174,19 +184,37 @@ def _frozen(folder: Path, model: str | None) -> Config | None:
 
 
 def _read(
-    data: str | Path, val: str | Path | None, images: str | Path | None, *, strict: bool, keypoints: bool, seed: int
+    data: str | Path,
+    val: str | Path | None,
+    images: str | Path | None,
+    *,
+    strict: bool,
+    keypoints: bool,
+    unlabelled: str | None,
 ) -> tuple[Dataset, Dataset | None]:
-    """The images to train on and those to evaluate on, with the same labels."""
+    """The images to train on and those to evaluate on, with the same labels; None if the data is not divided."""
     train_json, val_json = find_splits(data, val, keypoints=keypoints)
-    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints)
+    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     if not len(train):
         raise DataError(f"{train.source}: there is no image to train on")
-    if val_json is not None:
-        return train, match_categories(train, read_dataset(val_json, images, strict=strict, keypoints=keypoints))
-    if len(train) < 2:
+    if val_json is None:
         return train, None
-    kept, held = hold_out(train, 0.1, seed)
-    return train.subset(kept), train.subset(held)
+    held = read_dataset(val_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    return train, match_categories(train, held)
+
+
+def _divided(
+    train: Dataset, val: Dataset | None, shares: tuple[float, ...] | None, *, seed: int, group_by: str | None
+) -> tuple[Dataset, Dataset | None, Division | None]:
+    """The same, divided if nobody did: by `shares`, else a tenth is held out. One image alone cannot be divided."""
+    if val is not None:
+        if shares is not None or group_by is not None:
+            raise ConfigError(f"{val.source} is what to evaluate on; --split and --group-by divide data without such")
+        return train, val, None
+    if len(train) < 2 and shares is None:
+        return train, None, None
+    division = divide(train, shares or SHARES, seed=seed, group_by=group_by)
+    return train.subset(division.parts["train"]), train.subset(division.parts["val"]), division
 
 
 def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
@@ -221,8 +249,8 @@ def describe(run: Run) -> list[str]:
     lines = [f"train: {_contents(run.train_data)}", *_problems(run.train_data)]
     if run.val_data is None:
         lines.append("val: none; nothing is evaluated")
-    elif run.val_data.source == run.train_data.source:
-        lines.append(f"val: {_contents(run.val_data)}, held out of the training images, see {run.out / HELD_OUT}")
+    elif run.division is not None:
+        lines += [f"val: {_contents(run.val_data)}", f"  {run.division.describe()}, see {run.out / HELD_OUT}"]
     else:
         lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data)]
     lines += [
@@ -289,9 +317,8 @@ def _claim(run: Run) -> bool:
     write_toml(run.config, run.out / "config.toml")
     if known:
         return True
-    if run.val_data is not None and run.val_data.source == run.train_data.source:
-        rows = [{"id": int(id), "file": run.val_data.path(i).name} for i, id in enumerate(run.val_data.image_ids)]
-        write_json(run.out / HELD_OUT, {"json": str(run.val_data.source), "images": rows})
+    if run.division is not None:
+        write_json(run.out / HELD_OUT, run.division.listing())
     versions = {
         "maskrcnn": __version__,
         "torch": torch.__version__,
@@ -313,6 +340,7 @@ def _identity(run: Run) -> dict[str, Any]:
             "train": run.train_data.fingerprint,
             "val": None if val is None else val.fingerprint,
             "images": [len(run.train_data), 0 if val is None else len(val)],
+            "group_by": None if run.division is None else run.division.group_by,
         },
         "weights": None if run.weights is None else fingerprint(locate(run.weights)),
         "processes": run.ranks.world,

@@ -25,6 +25,9 @@ def train(
     schedule: str | None = None,
     stages: str | Sequence[str] | None = None,
     proposals: str | Path | None = None,
+    split: str | None = None,
+    group_by: str | None = None,
+    unlabelled: str | None = None,
     masks: bool = True,
     keypoints: bool = False,
     strict: bool = False,
@@ -49,11 +52,14 @@ def train(
         overrides: Settings such as "train.lr=0.01".
         config: Settings as a TOML file.
         precision: fp32, bf16, fp16 or auto.
-        seed: Random seed for weights, order, augmentation and sampling.
+        seed: Random seed for weights, order, augmentation, sampling and split.
         patience: Stop after this many evaluations without improvement.
         schedule: 1x, s1x, 2x, 3x, paper, step or cosine.
         stages: rpn,heads: train the RPN first, then the heads on its proposals.
         proposals: Train the heads on the boxes in this file.
+        split: Shares of train, val and perhaps test, such as 0.8,0.1,0.1, of data that is not divided yet.
+        group_by: Regular expression on file names; images with the same match stay in one part of the split.
+        unlabelled: Images without annotations: background or skip; default: as the format does.
         masks: Learn masks; without them it is Faster R-CNN with RoIAlign.
         keypoints: Also train keypoints, as defined in the json.
         strict: Stop at the first bad record instead of skipping it.
@@ -86,7 +92,7 @@ def train(
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
             images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks, recipe=recipe,
-            staged=bool(wanted), transform=transform,
+            staged=bool(wanted), transform=transform, split=split, group_by=group_by, unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:

@@ -40,6 +40,7 @@ PUBLIC = {
     "TTA",
     "TrainConfig",
     "TrainingError",
+    "convert_data",
     "evaluate",
     "load",
     "train",
@@ -216,7 +217,7 @@ print(json.dumps({"code": code, "text": text.getvalue(), "heavy": heavy}))
 
 
 def test_public_functions_have_typed_parameters_and_docstrings() -> None:
-    for verb in (maskrcnn.train, maskrcnn.evaluate, maskrcnn.load):
+    for verb in (maskrcnn.train, maskrcnn.evaluate, maskrcnn.load, maskrcnn.convert_data):
         assert inspect.isfunction(verb)
         parameters = inspect.signature(verb).parameters.values()
         assert all(one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters)

@@ -16,7 +16,6 @@ from maskrcnn.data.dataset import (
     ImageTable,
     ObjectTable,
     Report,
-    hold_out,
     map_categories,
     match_categories,
 )
@@ -114,34 +113,6 @@ def test_pickling_keeps_the_records() -> None:
     data = pickle.loads(pickle.dumps(dataset()))
     assert data.record(0).annotation_ids.tolist() == [11, 12, 13]
     assert data.path(1) == Path("there/bild-1-ä.png")
-
-
-def test_hold_out_parts_the_images() -> None:
-    data = dataset(images=40)
-    train, val = hold_out(data, 0.1, seed=3)
-    assert len(val) == 4
-    assert sorted([*train.tolist(), *val.tolist()]) == list(range(40))
-    assert val.tolist() == sorted(val.tolist())
-    assert hold_out(data, 0.1, seed=3)[1].tolist() == val.tolist()
-    assert hold_out(data, 0.1, seed=4)[1].tolist() != val.tolist()
-
-
-def test_hold_out_does_not_depend_on_the_order_of_the_file() -> None:
-    data = dataset(images=40)
-    mixed = data.subset(np.random.default_rng(0).permutation(40))
-    held = data.image_ids[hold_out(data, 0.25, seed=1)[1]]
-    assert sorted(held.tolist()) == sorted(mixed.image_ids[hold_out(mixed, 0.25, seed=1)[1]].tolist())
-
-
-@pytest.mark.parametrize(("fraction", "images", "held"), [(0.0, 4, 1), (1.0, 4, 3), (0.1, 2, 1)])
-def test_hold_out_leaves_an_image_on_either_side(fraction, images, held) -> None:
-    train, val = hold_out(dataset().subset(range(images)), fraction)
-    assert (len(train), len(val)) == (images - held, held)
-
-
-def test_one_image_cannot_be_parted() -> None:
-    with pytest.raises(DataError, match=r"data\.json"):
-        hold_out(dataset().subset([0]))
 
 
 def test_categories_are_matched_by_name() -> None:

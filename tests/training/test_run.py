@@ -131,7 +131,29 @@ def test_one_json_holds_out_a_tenth_and_lists_it(tmp_path: Path) -> None:
     assert not {*made.train_data.image_ids.tolist()} & {*made.val_data.image_ids.tolist()}
     claim_folder(made)
     listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
-    assert [row["id"] for row in listed["images"]] == made.val_data.image_ids.tolist()
+    assert [row["id"] for row in listed["val"]] == made.val_data.image_ids.tolist()
+    assert [row["id"] for row in listed["train"]] == made.train_data.image_ids.tolist()
+    assert listed["fractions"] == [0.9, 0.1]
+
+
+def test_groups_stay_together_and_test_is_not_read(tmp_path: Path) -> None:
+    json_path = write_coco(tmp_path, {f"{slide}_{i}.png": TWO_APART for slide in "abcdef" for i in range(4)})
+    made, said = make_run(json_path, out=tmp_path / "run", split="0.6,0.2,0.2", group_by=r"(.)_\d")
+    assert made.val_data is not None
+    slides = [{data.name(i)[0] for i in range(len(data))} for data in (made.train_data, made.val_data)]
+    assert not slides[0] & slides[1]
+    claim_folder(made)
+    listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    assert {row["file"][0] for row in listed["test"]} == set("abcdef") - slides[0] - slides[1] != set()
+    assert any("divided by groups" in line for line in said)
+    other, _ = make_run(json_path, out=tmp_path / "run", split="0.6,0.2,0.2", group_by=r"^.")
+    with pytest.raises(ConfigError, match="group_by"):
+        claim_folder(other)
+
+
+def test_data_that_is_divided_is_not_divided_again(data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"val\.json is what to evaluate on"):
+        make_run(data, split="0.8,0.2")
 
 
 def test_a_category_that_train_does_not_know_is_an_error_with_both_tables(data: Path) -> None:

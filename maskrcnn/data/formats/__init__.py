@@ -11,9 +11,10 @@ A format's module has
 and may lack the last or the first two. It only parses: `DatasetBuilder` checks and reports what it finds.
 """
 
+import difflib
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -25,7 +26,7 @@ from ..dataset import Dataset, Record
 
 # In the order in which they are asked; of masks, only names tell.
 READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "masks")
-WRITERS = ("cityscapes", "coco", "cvat", "masks", "voc", "yolo")
+WRITERS = ("cityscapes", "coco", "csv", "cvat", "geojson", "masks", "parquet", "voc", "yolo")
 
 
 class Source(NamedTuple):
@@ -42,7 +43,7 @@ class ReadOptions:
 
     images: Path | None = None  # the folder of the images, if it is not where the format expects it
     strict: bool = False  # a bad record raises `DataError` instead of being left out and reported
-    keypoints: bool = False  # read keypoints, too
+    keypoints: bool | None = False  # read keypoints, too; None: if the categories name some
     # An image without annotations; None: as the format means it.
     unlabelled: Literal["background", "skip"] | None = None
 
@@ -105,15 +106,17 @@ def read_dataset(
     images_dir: str | Path | None = None,
     *,
     strict: bool = False,
-    keypoints: bool = False,
-    unlabelled: Literal["background", "skip"] | None = None,
+    keypoints: bool | None = False,
+    unlabelled: str | None = None,
 ) -> Dataset:
     """Reads a `Source`, or a file or folder that is not divided; the other arguments are those of `ReadOptions`.
 
     Raises `DataError`, naming the file, if it cannot be read.
     """
     if not isinstance(source, Source):
-        source = find_splits(source, keypoints=keypoints)[0]
+        source = find_splits(source, keypoints=bool(keypoints))[0]
+    if unlabelled not in (None, "background", "skip"):
+        raise ConfigError(f"--unlabelled is background or skip, not {unlabelled!r}")
     options = ReadOptions(None if images_dir is None else Path(images_dir), strict, keypoints, unlabelled)
     return _module(source.format).read(source, options)
 
@@ -122,9 +125,24 @@ def writer(
     name: str, out: str | Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
 ) -> Writer:
     """The writer of a format. Raises `ConfigError` for an unknown one."""
-    if name not in WRITERS:
-        raise ConfigError(f"there is no format {name!r} to write; there are {', '.join(WRITERS)}")
+    check_format(name, WRITERS)
     return _module(name).Writer(Path(out), categories, images)
+
+
+def check_format(name: str, known: Sequence[str]) -> None:
+    """Raises `ConfigError` with the list, and the nearest name, if a format is not `known`."""
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        meant = f"did you mean {near[0]}? There are" if near else "there are"
+        raise ConfigError(f"there is no format {name!r} to write; {meant} {', '.join(known)}")
+
+
+def losses(name: str, lost: Mapping[str, int]) -> str:
+    """One sentence on what a format could not hold; empty if nothing was lost."""
+    if not lost:
+        return ""
+    parts = (f"{what} ({count:,})" for what, count in sorted(lost.items(), key=lambda row: -row[1]))
+    return f"{name} cannot hold everything; left out or simplified: {', '.join(parts)}"
 
 
 def _nested(place: Path) -> Iterator[Path]:

@@ -112,7 +112,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(fingerprint)
 
 
-def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool) -> Path | None:
+def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool | None) -> Path | None:
     if keypoints:
         patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
     for pattern in patterns:
@@ -193,14 +193,16 @@ def _roots(path: Path) -> tuple[Path, ...]:
     return tuple(roots)
 
 
-def _read_categories(entries: list[Any], path: Path, keypoints: bool) -> list[Category]:
+def _read_categories(entries: list[Any], path: Path, keypoints: bool | None) -> list[Category]:
     """The categories, with their keypoints if `keypoints` are wanted."""
     categories = []
     for entry in (_parse(e, path) if isinstance(e, msgspec.Raw) else e for e in entries):
         id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if id is None or not is_text(name) or not name:
             raise DataError(f"{path}: category {entry!r:.80} needs an id (a whole number) and a name (valid text)")
-        categories.append(_with_keypoints(Category(id, name), entry, path) if keypoints else Category(id, name))
+        categories.append(
+            _with_keypoints(Category(id, name), entry, path) if keypoints is not False else Category(id, name)
+        )
     if categories and keypoints and not any(category.keypoints for category in categories):
         raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
     return categories

@@ -1,0 +1,134 @@
+"""Saves results in any format while they come: one writer for each format over all of them.
+
+`overlay` is NAME.png and `coco` results.json, rows of COCO's results; `csv` and `parquet` are tables of all objects.
+Every other format is a data set in a folder of its own, so that files of the same name do not meet.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from .categories import Category
+from .data.claim import claim, sign
+from .data.formats import Writer, writer
+from .files import replacing
+from .results import DATA_SETS, Result, check_formats
+
+ROWS = "results.json"
+_TABLES = ("csv", "parquet")
+
+
+class Saver:
+    """Writes results into folder `out`. It is a context: what one file holds appears when the context ends.
+
+    Args:
+        out: a folder; made if there is none.
+        names: of formats.
+        categories: of the model.
+        show: the lowest score that an overlay shows.
+        inputs: the images, which must not lie in a folder that is written.
+
+    Raises `ConfigError` for an unknown format, or if a folder of a format holds files that this program did not write,
+    or that were changed since.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        names: Sequence[str],
+        categories: Sequence[Category],
+        *,
+        show: float = 0.0,
+        inputs: Iterable[Path] = (),
+    ) -> None:
+        check_formats(names)
+        self.out, self.names, self.show = Path(out), tuple(dict.fromkeys(names)), show
+        written = [name for name in self.names if name not in ("overlay", "coco")]
+        places = {name: self.out if name in _TABLES else self.out / name for name in written}
+        self._folders = [place for name, place in places.items() if name not in _TABLES]
+        claim(*self._folders, inputs=inputs)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._writers: dict[str, Writer] = {
+            name: writer(DATA_SETS.get(name, name), place, categories) for name, place in places.items()
+        }
+        self._stack = ExitStack()
+        self._rows = self._stack.enter_context(_RowsFile(self.out / ROWS)) if "coco" in self.names else None
+        self._images, self._objects = 0, 0
+        self._taken: Counter[str] = Counter()
+
+    @property
+    def lost(self) -> dict[str, Counter[str]]:
+        """What each format could not hold, and how often."""
+        return {name: writer.lost for name, writer in self._writers.items() if writer.lost}
+
+    def add(self, result: Result) -> str:
+        """Writes one result; returns its name, the image's without suffix, with a number if it was there before."""
+        name = _unique(result.stem, self._taken)
+        if "overlay" in self.names:
+            shown = result.select(result.scores >= self.show)
+            shown.save(self.out, ["overlay"], name=name)
+        if self._rows is not None:
+            self._rows.add(result.to_coco(name))
+        if self._writers:
+            suffix = result.path.suffix if result.path else ".png"
+            record = result.record(
+                self._images + 1,
+                name=f"{name}{suffix}",
+                first_id=self._objects + 1,
+                shapes=bool(self._writers.keys() - {*_TABLES, *DATA_SETS}),
+            )
+            for each in self._writers.values():
+                each.add(record)
+        self._images, self._objects = self._images + 1, self._objects + len(result)
+        return name
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is not None:
+                self._stack.__exit__(*error)
+                return
+            with self._stack.pop_all():
+                for each in self._writers.values():
+                    each.close()
+        finally:
+            for folder in self._folders:  # also what an interrupted run wrote
+                sign(folder)
+
+
+class _RowsFile:
+    """A JSON list that grows row by row. The file appears when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._stack, self._path, self._mark = ExitStack(), path, "["
+        self._file: IO[str]
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            self._file.write(f"{self._mark}\n{json.dumps(row)}")
+            self._mark = ","
+
+    def __enter__(self) -> "_RowsFile":
+        temporary = self._stack.enter_context(replacing(self._path))
+        self._file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._file.write("[]\n" if self._mark == "[" else "\n]\n")
+        self._stack.__exit__(*error)
+
+
+def _unique(stem: str, given: Counter[str]) -> str:
+    """Different names for images of the same name in different folders: a, a-2, a-3."""
+    name = stem
+    while given[name]:
+        given[stem] += 1
+        name = f"{stem}-{given[stem]}"
+    given[name] += 1
+    return name
