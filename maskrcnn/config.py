@@ -30,6 +30,7 @@ NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
 Sizes = Annotated[tuple[Positive, ...], Meta(min_length=1)]
 
 
@@ -41,6 +42,9 @@ class InputConfig:
     channel_order: Literal["rgb", "bgr"] = "rgb"  # as the network was trained; images are always given as RGB
     mean: tuple[NotNegative, ...] = (123.675, 116.28, 103.53)  # in `channel_order`, of 0..255
     std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
+    # What becomes 0 and 255 in each channel of images deeper than 8 bits, in their own values and order; empty: the 0.1
+    # and 99.9 percentiles of each image.
+    range: tuple[tuple[Finite, Finite], ...] = ()
     min_size: CountOrZero = 800  # shorter side at test; 0 keeps the image's own size, times `zoom`
     zoom: Positive = 1.0  # canvas pixels per image pixel if `min_size` is 0: above 1 for tiny objects
     max_size: Count = 1333  # upper bound of the longer side

@@ -1,6 +1,11 @@
-"""Turns the inputs of `predict` (paths, folders, globs, arrays, PIL images, iterables of these) into single images."""
+"""Turns the inputs of `predict` (paths, folders, globs, arrays, PIL images, iterables of these) into single images.
+
+Of a folder or glob, a file's first bytes say whether it is an image, not its name. A file that only its name calls an
+image is passed on, so that reading it says what it is.
+"""
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,13 +16,17 @@ from PIL import Image
 
 from .errors import DataError
 from .images import IMAGE_SUFFIXES
+from .images.kinds import PREFIX, kind_of
+
+LISTED = 5  # files that are named in the line about those passed over
 
 
 def expand(inputs: Any) -> Iterator[Any]:
     """The images in `inputs`, in order. Files of a folder or a glob are sorted by name; subfolders are not searched.
 
     Iterables are consumed lazily. For a folder or glob without images, or an object that is not an image, a `DataError`
-    is yielded in its place instead of raised, so that the caller can skip it. Files are not opened here.
+    is yielded in its place instead of raised, so that the caller can skip it. Of files of a folder or glob the first
+    bytes are read here, when their turn comes; one line of the log counts those that are no images.
     """
     if isinstance(inputs, str | os.PathLike):
         yield from _files(inputs)
@@ -26,7 +35,7 @@ def expand(inputs: Any) -> Iterator[Any]:
             yield DataError(f"an array must be one image, [H W] or [H W C]; this one has shape {list(inputs.shape)}")
         else:
             yield inputs
-    elif isinstance(inputs, bytes | Image.Image):
+    elif isinstance(inputs, bytes | Image.Image | DataError):
         yield inputs
     elif isinstance(inputs, Iterable) and not hasattr(inputs, "numpy"):  # the order of a tensor's axes is ambiguous
         for item in inputs:
@@ -39,13 +48,40 @@ def expand(inputs: Any) -> Iterator[Any]:
 def _files(path: str | os.PathLike[str]) -> Iterator[Path | DataError]:
     place = Path(path)
     if place.is_dir():
-        files = [file for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-        if not files:
-            yield DataError(f"{place}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        yield from _images_among(sorted(file for file in place.iterdir() if file.is_file()), f"{place}")
     elif not place.exists() and glob.has_magic(str(path)):
-        files = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
-        if not files:
-            yield DataError(f"{path}: no file matches this pattern")
+        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        yield from _images_among(files, f"{path}") if files else [DataError(f"{path}: no file matches this pattern")]
     else:
-        files = [place]
-    yield from sorted(files)
+        yield place
+
+
+def _images_among(files: list[Path], source: str) -> Iterator[Path | DataError]:
+    """The images among the files; a line about the others, or an error if there are no images."""
+    others: list[Path] = []
+    for file in files:
+        if _looks_like_image(file):
+            yield file
+        else:
+            others.append(file)
+    names = ", ".join(file.name for file in others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+    if len(others) == len(files):
+        holds = f"; it holds {_counted(others)} ({names})" if others else ""
+        yield DataError(f"{source}: there is no image{holds}; subfolders are not searched")
+    elif others:
+        are = "is no image and is" if len(others) == 1 else "are no images and are"
+        logging.getLogger(__name__).warning("%s: %s %s passed over (%s)", source, _counted(others), are, names)
+
+
+def _looks_like_image(file: Path) -> bool:
+    """By its first bytes, or by its name, but for what macOS and others hide beside images."""
+    try:
+        with file.open("rb") as opened:
+            prefix = opened.read(PREFIX)
+    except OSError:
+        return file.suffix.lower() in IMAGE_SUFFIXES
+    return kind_of(prefix) is not None or (file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+
+
+def _counted(files: list[Path]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files)} files"

@@ -5,12 +5,13 @@ the order of the inputs. At most a few batches are in memory, however many input
 in tiles, one image at a time.
 """
 
+import logging
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,11 +22,11 @@ import torch
 
 from .canvas import join
 from .categories import Category
-from .config import TTA, ModelConfig
+from .config import TTA, InputConfig, ModelConfig
 from .device import Precision, choose_precision
 from .engine import Engine, open_model
 from .errors import ConfigError, DataError
-from .images import image_size, read_image
+from .images import ImageSource, Page, open_image
 from .inputs import expand
 from .model.mask_rcnn import MaskRCNN
 from .results import Result
@@ -93,6 +94,8 @@ class Predictor:
         tta: TTA | bool = False,
         tile: str | int = "auto",
         overlap: float = OVERLAP,
+        page: int | None = None,
+        max_project: bool = False,
         on_error: OnError = "raise",
         threads: int = 2,
     ) -> Iterator[Result]:
@@ -111,6 +114,8 @@ class Predictor:
                 number is the side of the tiles in image pixels; "off" shrinks images of any size. `Result.tiles` and
                 `Result.scale` say what was done.
             overlap: of neighbouring tiles, as a share of their side; objects up to about this size stay in one piece.
+            page: which page of a stack or frame of an animation to see, from 1; images with one page have page 1.
+            max_project: see the maximum over all pages of a stack.
             on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
                 function with the error and go on.
             threads: that read and resize images ahead.
@@ -121,10 +126,13 @@ class Predictor:
             raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
+        if page is not None and (max_project or page < 1):
+            raise ConfigError(f"page counts from 1 and excludes max_project; it is {page}")
         tile = check_tile(tile, overlap)
         engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
         cut = partial(plan, rule=engine.config.input, tile=tile, overlap=overlap)
-        return _stream(expand(inputs), engine, cut, batch, on_error, threads)
+        load = partial(load_image, engine=engine, cut=cut, page="max" if max_project else page)
+        return _stream(expand(inputs), load, engine, batch, on_error, threads)
 
     def engine(self, precision: str = "auto") -> Engine:
         """The engine over a prepared copy of the model, in a precision as for `predict`."""
@@ -151,6 +159,8 @@ class LoadedImage(NamedTuple):
     path: Path | None
     original: np.ndarray | None  # uint8 [h w I], kept only if there is no file to read it from again
     images: Images  # a batch of one
+    page: Page = None
+    type: str = ""  # of its pixels, if they were scaled by the image's own range
 
     @property
     def canvases(self) -> list[tuple[int, ...]]:
@@ -164,33 +174,47 @@ class LargeImage(NamedTuple):
     path: Path | None
     original: np.ndarray | None  # uint8 [h w I], if there is no file
     tiling: Tiling
+    page: Page = None
+    type: str = ""  # as of a `LoadedImage`
 
     def predict(self, engine: Engine, batch: int) -> Result:
         """Its result. Raises `DataError` naming the file."""
-        array = self.original
-        if array is None:
-            assert self.path is not None
-            array = read_image(self.path, channels=engine.config.input.channels)
-        size = array.shape[0], array.shape[1]
-        window = window_of(array)
-        return detect(engine, window, size, self.tiling, batch=batch, path=self.path, original=self.original)
+        original = self.original
+        if original is not None:
+            size = original.shape[0], original.shape[1]
+            return detect(engine, window_of(original), size, self.tiling, batch=batch, original=original)
+        assert self.path is not None
+        rule = engine.config.input
+        with open_image(self.path, page=self.page) as image:
+
+            def window(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+                return image.read(channels=rule.channels, ranges=rule.range, box=(top, left, bottom, right))
+
+            return detect(engine, window, image.size, self.tiling, batch=batch, path=self.path)
 
 
 Plan = Callable[[tuple[int, int]], Tiling | None]  # from an image's size
 
 
-def load_image(source: Any, engine: Engine, cut: Plan = lambda _: None) -> LoadedImage | LargeImage:
+def load_image(source: Any, engine: Engine, cut: Plan = lambda _: None, page: Page = None) -> LoadedImage | LargeImage:
     """Reads one input and lays it on its canvas, unless `cut` wants it in tiles. Raises `DataError` naming the file."""
     if isinstance(source, DataError):
         raise source
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    if path is not None and (tiling := cut(image_size(path))):
-        return LargeImage(path, None, tiling)
-    array = read_image(source, channels=engine.config.input.channels)
-    original = array if path is None else None
-    if tiling := cut((array.shape[0], array.shape[1])):
-        return LargeImage(path, original, tiling)
-    return LoadedImage(path, original, engine.prepare(array))
+    path, rule = Path(source) if isinstance(source, str | os.PathLike) else None, engine.config.input
+    with open_image(source, page=page) as image:
+        tiling, kind = cut(image.size), _own_range(image, rule)
+        page = page if image.pages > 1 else None
+        if tiling and path is not None:
+            return LargeImage(path, None, tiling, page, kind)
+        array = image.read(channels=rule.channels, ranges=rule.range)
+    if tiling:
+        return LargeImage(None, array, tiling, None, kind)
+    return LoadedImage(path, array if path is None else None, engine.prepare(array), page, kind)
+
+
+def _own_range(image: ImageSource, rule: InputConfig) -> str:
+    """The type of its pixels, if they are scaled by the image's own range."""
+    return str(image.dtype) if image.deep and not rule.range else ""
 
 
 @dataclass
@@ -202,21 +226,27 @@ class _Slot:
 
 
 def _stream(
-    sources: Iterator[Any], engine: Engine, cut: Plan, batch: int, on_error: OnError, threads: int
+    sources: Iterator[Any],
+    load: Callable[[Any], LoadedImage | LargeImage],
+    engine: Engine,
+    batch: int,
+    on_error: OnError,
+    threads: int,
 ) -> Iterator[Result]:
     """Reads ahead a window of images, runs those that share the first one's canvas, gives results in order."""
-    skipped = 0
+    skipped, noted = 0, False
     with ThreadPoolExecutor(threads, thread_name_prefix="maskrcnn-read") as pool:
         window: deque[_Slot] = deque()
         try:
             while True:
                 while len(window) < _WINDOW * batch + threads and (source := next(sources, None)) is not None:
-                    window.append(_Slot(pool.submit(load_image, source, engine, cut)))
+                    window.append(_Slot(pool.submit(load, source)))
                 if not window:
                     break
                 if window[0].result is None:
                     try:
                         first = window[0].future.result()
+                        noted = noted or _note_scaling(first.type)
                         if isinstance(first, LargeImage):
                             window[0].result = first.predict(engine, batch)
                     except DataError as error:
@@ -233,14 +263,25 @@ def _stream(
                         )
                         for slot, result in zip(slots, results, strict=True):
                             slot.result = result
-                result = window.popleft().result
-                assert result is not None
-                yield result
+                slot = window.popleft()
+                assert slot.result is not None
+                page = slot.future.result().page
+                yield slot.result if page is None else replace(slot.result, page=page)
         finally:
             for slot in window:
                 slot.future.cancel()
     if skipped and on_error == "skip":
         warnings.warn(f"{skipped} images could not be read and were skipped", stacklevel=2)
+
+
+def _note_scaling(kind: str) -> bool:
+    if kind:
+        logging.getLogger(__name__).warning(
+            "images with %s pixels: each is scaled by its own 0.1 and 99.9 percentiles, because the model was trained "
+            "without a range for such images",
+            kind,
+        )
+    return bool(kind)
 
 
 def _together(window: deque[_Slot], first: LoadedImage, batch: int) -> tuple[list[_Slot], list[LoadedImage]]:

@@ -23,7 +23,7 @@ from .data.dataset import Record, Segmentation
 from .data.formats import WRITERS, check_format, writer
 from .data.shapes import shapes_of_outline
 from .errors import ConfigError
-from .images import read_image
+from .images import Page, display_image
 from .ops import rle, runs
 from .ops.contour import Outline, trace
 from .ops.paste import paste
@@ -51,6 +51,7 @@ class Result:
     categories: tuple[Category, ...] = ()
     path: Path | None = None  # of the image, where it came from a file
     image: np.ndarray | None = field(default=None)  # uint8 [H W C], where it did not
+    page: Page = None  # of a file with several, from 1; "max": the maximum over all
     image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
     paste_rule: str = "grid"  # see ops.paste
     threshold: float = 0.5  # of masks
@@ -243,7 +244,7 @@ class Result:
         if image is None:
             if self.path is None:
                 raise ValueError(f"{self!r} has neither its image nor a path, so there is nothing to draw on")
-            image = read_image(self.path)
+            image = display_image(self.path, page=self.page)
         if image.shape[:2] != tuple(self.size):
             raise ValueError(f"the image is {image.shape[:2]}, but {self!r} was made for {tuple(self.size)}")
         return draw(

@@ -1,14 +1,16 @@
 """The inputs of `predict`: paths, folders, globs, arrays, images, and iterables of these."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from maskrcnn.errors import DataError
+from maskrcnn.images import read_image
 from maskrcnn.inputs import expand
 
 
@@ -87,3 +89,76 @@ def test_an_input_that_is_no_image_becomes_an_error_in_its_place(wrong: object, 
 def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path) -> None:
     (error,) = expand(tmp_path)
     assert str(tmp_path) in str(error)
+
+
+# --- content decides, not the name -----------------------------------------------------------------------------------
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(30)
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 130\n"
+FILES = {
+    "a.jfif": ("JPEG", "image"), "b.JPG": ("JPEG", "image"), "c.jpe": ("JPEG", "image"), "d.j2k": ("JPEG2000", "image"),
+    "e.pbm": (b"P1\n1 1\n1", "image"), "f.pnm": ("PPM", "image"), "g.dib": ("DIB", "image"), "h.apng": ("PNG", "image"),
+    "no_suffix": ("PNG", "image"), "photo.txt": ("PNG", "image"), "i.bin": ("TIFF", "image"),
+    "._a.jpg": (b"\0\5\x16\7\0\2\0\0Mac OS X", "other"), "Thumbs.db": (b"\xd0\xcf\x11\xe0", "other"),
+    ".DS_Store": (b"\0\0\0\1Bud1", "other"), "labels.json": (b'{"images": []}', "other"),
+    "Python": (b"Python", "other"),
+    "x.HEIC": (HEIC, "HEIC image.*pip install pillow-heif"), "y.tiff": (LFS, "Git LFS.*git lfs pull"),
+    "z.jpg": (b"<!DOCTYPE html><html>", "HTML page"), "empty.png": (b"", "is empty"), "zeros.jpg": (bytes(99), "zeros"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    for name, (content, _) in FILES.items():
+        if isinstance(content, str):
+            Image.new("RGB", (4, 4)).save(tmp_path / name, content)
+        else:
+            (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pattern", ["", "*"])
+def test_a_folder_gives_what_is_an_image_and_what_is_called_one(
+    pattern: str, mixed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = {".DS_Store", "._a.jpg"} if pattern else set()  # by the rules of globs
+    assert names(str(mixed / pattern)) == sorted(name for name, (_, kind) in FILES.items() if kind != "other")
+    (line,) = caplog.messages
+    others = sorted({name for name, (_, kind) in FILES.items() if kind == "other"} - hidden)
+    assert f"{len(others)} files are no images and are passed over ({', '.join(others)})" in line
+
+
+@pytest.mark.parametrize("name", [name for name, (_, kind) in FILES.items() if kind not in ("image", "other")])
+def test_a_file_that_is_no_image_is_named_for_what_it_is(name: str, mixed: Path) -> None:
+    if name == "x.HEIC" and importlib.util.find_spec("pillow_heif"):
+        pytest.skip("pillow-heif is installed")
+    with pytest.raises(DataError, match=rf"{name}: .*{FILES[name][1]}"):
+        read_image(mixed / name)
+
+
+def test_only_the_start_of_a_file_is_read_and_only_when_its_turn_comes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *args: opened.append(self.name) or real(self, *args))
+    stream = expand(folder)
+    assert next(stream) == folder / "a.JPG"
+    assert opened == ["a.JPG"]
+
+
+def test_a_folder_of_other_files_is_an_error_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    (error,) = expand(tmp_path)
+    assert "there is no image; it holds 1 file (notes.txt); subfolders are not searched" in str(error)
+
+
+def test_an_avif_is_read_or_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.avif"
+    if features.check("avif"):
+        Image.new("RGB", (40, 30), (200, 10, 10)).save(path)
+        assert np.abs(read_image(path).astype(int) - (200, 10, 10)).max() < 12
+    path.write_bytes(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(DataError, match=r"a\.avif: AVIF cannot be read here.*pip install --upgrade pillow"):
+        read_image(path)

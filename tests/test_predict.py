@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from PIL import Image
 import maskrcnn
 from maskrcnn.config import TTA
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
+from maskrcnn.model.build import build
 from maskrcnn.predict import Predictor, load
 from maskrcnn.results import Result
 from tests.scenes import NONE, SMALL, TWO_APART, WIDE
-from tests.tiny import CATEGORIES, write_tiny_checkpoint
+from tests.tiny import CATEGORIES, tiny_config, write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +276,57 @@ def test_a_file_that_cannot_be_loaded_is_an_error_that_names_it(checkpoint: Path
         load(cut)
     with pytest.raises(ConfigError, match="there is no device"):
         load(checkpoint, device="cuda:99")
+
+
+# --- deep images and stacks -------------------------------------------------------------------------------------------
+
+
+def test_a_page_of_a_stack_is_seen_as_if_it_were_alone(predictor: Predictor, tmp_path: Path) -> None:
+    frames = [Image.fromarray(scene.pixels) for scene in (TWO_APART, NONE)]
+    frames[0].save(tmp_path / "stack.png", save_all=True, append_images=frames[1:])
+    (alone,) = predictor.predict(TWO_APART.pixels)
+    (seen,) = predictor.predict(tmp_path / "stack.png", page=1)
+    same(seen, alone)
+    assert seen.path == tmp_path / "stack.png"
+    assert seen.overlay().tobytes() == alone.overlay().tobytes()
+    with pytest.raises(DataError, match=r"stack\.png: an animation of 2 frames; predict sees one of them with --page"):
+        list(predictor.predict(tmp_path / "stack.png"))
+    with pytest.raises(ConfigError, match="page counts from 1 and excludes max_project"):
+        predictor.predict([], page=1, max_project=True)
+    with pytest.raises(ConfigError, match="it is 0"):
+        predictor.predict([], page=0)
+
+
+def test_the_maximum_over_a_stack_is_seen(predictor: Predictor, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pages = np.stack([TWO_APART.pixels, NONE.pixels])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="rgb", metadata=None)
+    (alone,) = predictor.predict(pages.max(axis=0))
+    (seen,) = predictor.predict(tmp_path / "stack.tif", max_project=True)
+    same(seen, alone)
+
+
+def test_a_deep_image_is_seen_and_one_line_says_how(
+    predictor: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = TWO_APART.pixels.astype(np.uint16) * 16
+    np.save(tmp_path / "a.npy", deep)
+    np.save(tmp_path / "b.npy", deep)
+    results = list(predictor.predict([tmp_path / "a.npy", TWO_APART.pixels, tmp_path / "b.npy"]))
+    same(results[0], results[2])
+    assert len(results[0]) > 0
+    (line,) = caplog.messages
+    assert line.startswith("images with uint16 pixels: each is scaled by its own")
+
+
+def test_a_model_of_five_channels_draws_on_the_first_three(tmp_path: Path) -> None:
+    config = tiny_config()
+    image = replace(config.input, channels=5, mean=(100.0,) * 5, std=(50.0,) * 5, range=((0.0, 4080.0),) * 5)
+    config = replace(config, input=image)
+    five = Predictor(build(config), CATEGORIES)
+    deep = np.concatenate([TWO_APART.pixels, TWO_APART.pixels[..., :2]], axis=2).astype(np.uint16) * 16
+    np.save(tmp_path / "five.npy", deep)
+    for result in five.predict([tmp_path / "five.npy", deep]):
+        assert result.overlay().size[0] >= 640
+    with pytest.raises(DataError, match="the image has 3 channels; expected 5"):
+        list(five.predict(TWO_APART.pixels))

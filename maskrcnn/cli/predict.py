@@ -35,6 +35,10 @@ def predict(
         str, typer.Option(help="Predict large images in tiles: auto, off, or their side in image pixels.")
     ] = "auto",
     overlap: Annotated[float, typer.Option(help="Share of a tile's side that neighbours have in common.")] = 0.2,
+    page: Annotated[int | None, typer.Option(help="Page of a TIFF stack, or frame of an animation, from 1.")] = None,
+    max_project: Annotated[
+        bool, typer.Option("--max-project", help="See the maximum over all pages of a TIFF stack.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: a GPU if there is one.")] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Skip images that cannot be read; do not fail.")] = False,
 ) -> None:
@@ -45,13 +49,15 @@ def predict(
     from ..saving import Saver
     from ..tiling import remark
 
-    names, inputs = _formats(save), [source for source in expand(images) if isinstance(source, Path)]
+    names, sources = _formats(save), list(expand(images))
+    inputs = [source for source in sources if isinstance(source, Path)]
     _check_out(out, names, inputs)
     unread: list[DataError] = []
     predictor = load(weights, device=device)
     results = predictor.predict(
-        images, batch=batch, precision=precision, score_threshold=score_threshold, max_detections=max_detections,
-        tta=parse_views(tta, tta_views), tile=tile, overlap=overlap, on_error=unread.append,
+        sources, batch=batch, precision=precision, score_threshold=score_threshold, max_detections=max_detections,
+        tta=parse_views(tta, tta_views), tile=tile, overlap=overlap, page=page, max_project=max_project,
+        on_error=unread.append,
     )  # fmt: skip
     began, done, objects = time.perf_counter(), 0, 0
     with Saver(out, names, predictor.categories, show=show, inputs=inputs) as saver:

@@ -152,7 +152,8 @@ class BatchMaker(data.Dataset):
         return image, record
 
     def _read(self, record: Record) -> np.ndarray:
-        return read_image(record.path, channels=self.rule.channels, annotated_size=record.size)
+        rule = self.rule
+        return read_image(record.path, channels=rule.channels, annotated_size=record.size, ranges=rule.range)
 
     def _images(self, indices: list[int], samples: list[Sample], plan: BatchPlan) -> Images:
         if self.views != ONE_VIEW:

@@ -64,6 +64,7 @@ def evaluate(
     from ..data.dataset import keypoint_order
     from ..data.formats import find_splits, read_dataset
     from ..data.loader import EvalLoader
+    from ..data.pixels import survey
     from ..engine import Engine, open_model
     from ..tiling import check_tile
 
@@ -94,6 +95,8 @@ def evaluate(
     metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
     if lost := dataset.report.summary():
         metrics["notes"].append(lost)
+    if not engine.config.input.range and survey(dataset).deep:
+        metrics["notes"].append("images deeper than 8 bits are each scaled by their own 0.1 and 99.9 percentiles")
     if problems:
         metrics["notes"].append(f"images that could not be read: {len(problems)}; their objects count as missed")
     if tta:
@@ -138,7 +141,8 @@ def detect_in_tiles(
     for i, tiling in tilings.items():
         image_id, (height, width) = int(dataset.image_ids[i]), dataset.sizes[i].tolist()
         try:
-            array = read_image(dataset.path(i), channels=engine.config.input.channels, annotated_size=(height, width))
+            rule, size = engine.config.input, (height, width)
+            array = read_image(dataset.path(i), channels=rule.channels, annotated_size=size, ranges=rule.range)
         except DataError as error:
             if strict:
                 raise DataError(f"{dataset.source}, image {image_id}: {error}") from error

@@ -87,6 +87,11 @@ def _check(config: ModelConfig) -> None:
             f"model.input.mean and std must have a value for each of model.input.channels, {image.channels}; "
             f"they have {len(image.mean)} and {len(image.std)}"
         )
+    if len(image.range) not in (0, image.channels) or any(low >= high for low, high in image.range):
+        raise ConfigError(
+            f"model.input.range must be empty or have a pair [low, high] for each of {image.channels} channels; "
+            f"it is {[list(pair) for pair in image.range]}"
+        )
     if (box.kind == "res5") != (config.backbone.features == "c4"):
         raise ConfigError(
             f"model.box_head.kind {box.kind!r} and model.backbone.features {config.backbone.features!r} do not fit: "

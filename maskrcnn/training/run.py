@@ -27,6 +27,7 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
 from .distributed import Ranks
 from .optim import scaled_rate
+from .pixels import free_new_stem, settle_pixels
 from .recipes import Asked, Machine, choose, cores, name_model, name_recipe, weights_of
 
 # What a run's folder holds, beside config.toml and log.jsonl.
@@ -120,9 +121,12 @@ def prepare_run(
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
+        base, pixels = settle_pixels(base, asked, train_data)
+        begun = asked.over(base)
         seen = measure(train_data, begun.model.input.channels, look=name != "paper")
         settled, more = choose(name, seen, base, asked, machine, kind)
-        lines = [f"recipe: {name}, {why}", *lines, *more]
+        settled = free_new_stem(settled, start, asked)
+        lines = [f"recipe: {name}, {why}", *lines, *more, *([pixels] if pixels else [])]
     else:
         settled, name = begun, None if recipe == "auto" else recipe
         lines = [f"settings: those with which the run in {folder} began, see config.toml"]

@@ -17,7 +17,7 @@ from ..evaluation.run import detect_in_tiles, detect_rows, measure, plan_tilings
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses
-from ..weights.checkpoint import Checkpoint, adopt, save_checkpoint
+from ..weights.checkpoint import Checkpoint, adopt, save_checkpoint, widen_stem
 from ..weights.interop.rows import carry_rows
 from .run import Run
 
@@ -129,12 +129,15 @@ def start_from(model: nn.Module, start: Checkpoint, categories: Sequence[Categor
 
     `categories` are the model's. Returns one sentence that says what was kept and what is new.
     """
-    state, kept = carry_rows(start.state, model.state_dict(), start.categories, categories)
+    reverse = start.config.input.channel_order == "bgr"
+    state, widened = widen_stem(model, start.state, reverse=reverse)
+    state, kept = carry_rows(state, model.state_dict(), start.categories, categories)
     fresh = adopt(model, state, source)
     total = len(model.state_dict())
     classes = f"; {_classes(kept, [category.name for category in categories])}" if start.categories else ""
     new = f"; new: {_listed(fresh)}" if fresh else ""
-    return f"start: {source}, {total - len(fresh)} of {total} tensors{classes}{new}"
+    first = f"; {widened}" if widened else ""
+    return f"start: {source}, {total - len(fresh)} of {total} tensors{classes}{new}{first}"
 
 
 def rpn_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

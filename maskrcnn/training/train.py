@@ -16,6 +16,7 @@ def train(
     epochs: float | None = None,
     batch: int | None = None,
     val: str | Path | None = None,
+    channels: int | None = None,
     images: str | Path | None = None,
     overrides: Sequence[str] = (),
     config: str | Path | None = None,
@@ -48,6 +49,7 @@ def train(
         epochs: Passes over the training images; default: the recipe's.
         batch: Images per batch and process; default: the recipe's.
         val: COCO json to evaluate on; default: val.json if present, else a tenth of the training images.
+        channels: Channels of an image; default: as the images have, 3 for grey and RGB.
         images: Folder of the images, if they are not beside the json.
         overrides: Settings such as "train.lr=0.01".
         config: Settings as a TOML file.
@@ -79,6 +81,7 @@ def train(
     wanted = check_stages(stages, proposals)
     named = {
         "train.epochs": epochs,
+        "model.input.channels": channels,
         "train.batch": batch,
         "train.precision": precision,
         "train.seed": seed,

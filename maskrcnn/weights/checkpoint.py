@@ -83,6 +83,28 @@ def adopt(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> li
     return sorted(name for name in own.keys() - fitting if not name.endswith(_COUNT))
 
 
+def widen_stem(
+    model: nn.Module, state: Mapping[str, Tensor], *, reverse: bool = False
+) -> tuple[dict[str, Tensor], str]:
+    """`state` with first convolutions that read as many channels as those of `model`; a sentence about it, or none.
+
+    The new channels repeat the weights of the old ones in turn, or one channel gets their sum, and all are scaled so
+    that the response keeps its size. `reverse`: the model reads channels backwards (BGR), and the first stays first.
+    """
+    own, widened, words = model.state_dict(), dict(state), ""
+    for name in own.keys() & state.keys():
+        old, wanted = state[name], own[name].shape
+        if not name.endswith(_STEM) or old.ndim != 4 or old.shape[1] == wanted[1] or old.shape[2:] != wanted[2:]:
+            continue
+        has, needs = old.shape[1], wanted[1]
+        weights = old.flip(1) if reverse else old
+        weights = weights.mean(1, keepdim=True) if needs == 1 else weights[:, [i % has for i in range(needs)]]
+        weights = weights * (has / needs)
+        widened[name] = weights.flip(1) if reverse else weights
+        words = f"the first convolution reads {needs} channels with what it learned on {has}, repeated and scaled"
+    return widened, words
+
+
 def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Where `found` differs from a model's `own` tensors in names and shapes: name and words, sorted by name."""
     rows = [(name, f"missing, {list(own[name].shape)} expected") for name in own.keys() - found.keys()]

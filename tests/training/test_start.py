@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from maskrcnn.categories import Category
@@ -255,3 +256,77 @@ def test_the_folder_of_a_run_and_a_name_are_known_again(
     build_model(run)
     said = capsys.readouterr().out
     assert said.startswith(f"start: {name}, ")
+
+
+# --- other channels ---------------------------------------------------------------------------------------------------
+
+
+def stem(model: Any) -> Any:
+    return model.backbone.stem.conv
+
+
+def with_channels(channels: int, order: str = "rgb") -> ModelConfig:
+    config = tiny_config()
+    image = replace(config.input, channels=channels, mean=(100.0,) * channels, std=(50.0,) * channels)
+    return replace(config, input=replace(image, channel_order=order))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 6])
+def test_a_grey_image_is_answered_as_before_whatever_the_channels(channels: int, order: str) -> None:
+    """The same values in every channel, as much as the weights' sum allows: exactly for multiples and for one."""
+    torch.manual_seed(0)
+    old, new = build(with_channels(3, order)), build(with_channels(channels, order))
+    with torch.no_grad():  # equal weights of all channels make the answer exact for any number
+        stem(old).weight[:, 1:] = stem(old).weight[:, :1]
+    start = Checkpoint(old.config, (), old.state_dict(), {})
+    sentence = start_from(new, start, (), "old")
+    assert sentence.endswith(
+        f"the first convolution reads {channels} channels with what it learned on 3, repeated and scaled"
+    )
+    assert "new:" not in sentence
+    grey = torch.randn(1, 1, 32, 32)
+    answers = [stem(model)(grey.expand(-1, n, -1, -1)) for model, n in ((old, 3), (new, channels))]
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=1e-4)
+
+
+def test_new_channels_repeat_red_green_blue_in_the_image_s_order() -> None:
+    torch.manual_seed(0)
+    for order in ("rgb", "bgr"):
+        old, new = build(with_channels(3, order)), build(with_channels(5, order))
+        start_from(new, Checkpoint(old.config, (), old.state_dict(), {}), (), "old")
+        first, second = (stem(model).weight for model in (old, new))
+        if order == "bgr":
+            first, second = first.flip(1), second.flip(1)
+        torch.testing.assert_close(second, first[:, [0, 1, 2, 0, 1]] * 3 / 5)
+
+
+def test_one_channel_gets_the_sum_of_three() -> None:
+    torch.manual_seed(0)
+    old, new = build(with_channels(3)), build(with_channels(1))
+    start_from(new, Checkpoint(old.config, (), old.state_dict(), {}), (), "old")
+    torch.testing.assert_close(stem(new).weight, stem(old).weight.sum(1, keepdim=True))
+
+
+def test_a_widened_stem_is_learned(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, {"a.png": TWO_APART, "b.png": TWO_APART})
+    for name in ("a", "b"):
+        rgb = np.asarray(Image.open(tmp_path / "images" / f"{name}.png"))
+        np.save(tmp_path / "images" / f"{name}.npy", np.concatenate([rgb, rgb[..., :2]], axis=2))
+    path.write_text(path.read_text().replace(".png", ".npy"))
+    weights = write_tiny_checkpoint(tmp_path / "tiny.safetensors")
+    run, _ = make_run(tmp_path, model=None, weights=weights)
+    assert (run.config.model.input.channels, run.config.model.backbone.freeze_at) == (5, 0)
+    assert stem(build_model(run)).weight.requires_grad
+
+
+def test_weights_that_expect_undivided_pixels_get_them_of_the_same_size(tmp_path: Path, rng) -> None:
+    path = write_coco(tmp_path, {"a.png": TWO_APART, "b.png": TWO_APART})
+    for name in ("a", "b"):
+        np.save(tmp_path / "images" / f"{name}.npy", rng.integers(0, 4000, (48, 64, 3)).astype(np.uint16))
+    path.write_text(path.read_text().replace(".png", ".npy"))
+    make_foreign(tmp_path / "a.pkl", "detectron2")
+    run, _ = make_run(tmp_path, SMALL_INPUT, model=None, weights=tmp_path / "a.pkl")
+    image = run.config.model.input
+    assert image.channel_order == "bgr"
+    assert 1.0 < min(image.std) <= max(image.std) < 1.6  # noise of 0..255 has a deviation of 74, ImageNet one of 58

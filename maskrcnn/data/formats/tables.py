@@ -17,6 +17,7 @@ import numpy as np
 
 from ...categories import Category
 from ...errors import DataError
+from ...images import open_image
 from ..bitmaps import draw_window
 from ..dataset import Record
 from ..measure import Measures, measure
@@ -120,13 +121,10 @@ def _micrometres(row: dict[str, Any], pixel_size: tuple[float, float]) -> dict[s
 
 def _read(record: Record) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     """The image [H W C] in its own values, and its pixels' (height, width) in micrometres, as far as they are known."""
-    from ...images import _applies, _decode, _turned
-
-    pixels = record.image
+    pixels, pixel_size = record.image, None
     if pixels is None:
-        with suppress(DataError):
-            array, turn = _decode(record.path, str(record.path), 3)
-            pixels = _turned(array, turn) if _applies(turn, array.shape[:2], record.size) else array
+        with suppress(DataError), open_image(record.path, annotated_size=record.size) as image:
+            pixels, pixel_size = image.window(0, 0, *image.size), image.pixel_size
     if pixels is None or pixels.shape[:2] != tuple(record.size):
         return None, None
-    return (pixels[..., None] if pixels.ndim == 2 else pixels), None
+    return (pixels[..., None] if pixels.ndim == 2 else pixels), pixel_size

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import PngImagePlugin
 
-from ...images import _DECODER_ERRORS as DECODER_ERRORS
+from ...images.pillow import DECODER_ERRORS
 from ..bitmaps import draw_window
 from ..label_images import objects_of
 

@@ -65,6 +65,7 @@ def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
         **{name: (there[name],) for name in target.fixed},
         "input.min_size": (config.input.min_size or "more than 0",),  # both always resize
         "input.zoom": (1.0,),
+        "input.range": ([],),
         "pool.operator": ("roi_align",),
         "pool.aggregate": ("average",),
         "mask_head.loss": ("sigmoid",),
