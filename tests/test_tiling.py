@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from maskrcnn.categories import Category
 from maskrcnn.cli.main import app
-from maskrcnn.config import ONE_VIEW, InputConfig, ModelConfig, preset
+from maskrcnn.config import ONE_VIEW, AugmentConfig, Config, InputConfig, ModelConfig, TrainConfig, preset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.device import Precision
 from maskrcnn.engine import Engine
 from maskrcnn.errors import ConfigError
@@ -24,6 +25,7 @@ from maskrcnn.predict import load
 from maskrcnn.results import Result
 from maskrcnn.structures import Detections, Images, Proposals
 from maskrcnn.tiling import Tiling, check_tile, detect, plan, remark, seen, window_of
+from maskrcnn.training.run import with_seen
 from maskrcnn.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.scenes import Scene, Thing, write_coco
 from tests.tiny import write_tiny_checkpoint
@@ -277,8 +279,6 @@ def test_evaluate_measures_tiled_images_as_predict_finds_them(checkpoint: Path, 
     small = Scene((64, 64), (Thing("wave", (10, 12, 42, 40)),))
     path = write_coco(tmp_path, {"large.png": SCENE, "small.png": small, "again.png": SCENE}, "val.json")
     metrics = evaluate(checkpoint, path, images=tmp_path / "images", workers=0, precision="fp32")
-    from maskrcnn.data.formats import read_dataset
-
     files = [tmp_path / "images" / name for name in ("large.png", "small.png", "again.png")]
     predictor = load(checkpoint)
     results = list(predictor.predict(files, precision="fp32"))
@@ -296,3 +296,21 @@ def test_evaluate_measures_tiled_images_as_predict_finds_them(checkpoint: Path, 
     shrunk = evaluate(checkpoint, path, images=tmp_path / "images", workers=0, tile="off")
     (note,) = (note for note in shrunk["notes"] if "shrunk" in note)
     assert note == "images that were shrunk: 2; most large.png, to 56% of its size, 56% of the scale of training"
+
+
+@pytest.mark.parametrize(
+    ("rule", "crop", "want"),
+    [
+        (InputConfig(min_size=80, max_size=1000), 0, (2.0, 96)),  # the square root of 80 x 120
+        (InputConfig(min_size=80, max_size=1000), 64, (2.0, 64)),
+        (InputConfig(min_size=0, zoom=3, max_size=90), 0, (1.5, 64)),  # 60 x 90
+        (InputConfig(min_size=0, zoom=3, max_size=90), 64, (3.0, 64)),  # a crop is not shrunk before it is cut out
+    ],
+)
+def test_training_records_what_it_saw(tmp_path: Path, rule: InputConfig, crop: int, want: tuple[float, int]) -> None:
+    """One image of twenty is much larger than the others, which does not matter."""
+    scenes = {f"{i}.png": Scene((400, 600) if i == 7 else (40, 60), ()) for i in range(20)}
+    dataset = read_dataset(write_coco(tmp_path, scenes))
+    config = Config(ModelConfig(input=rule), TrainConfig(augment=AugmentConfig(crop=crop)))
+    seen_in_training = with_seen(config, dataset).input
+    assert (seen_in_training.seen_scale, seen_in_training.seen_side) == want

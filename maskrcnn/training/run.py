@@ -131,7 +131,7 @@ def prepare_run(
         settled, name = begun, None if recipe == "auto" else recipe
         lines = [f"settings: those with which the run in {folder} began, see config.toml"]
     settled = replace(settled, model=_with_classes(settled.model, train_data))
-    settled = replace(settled, model=_with_seen(settled, train_data))
+    settled = replace(settled, model=with_seen(settled, train_data))
     settled, lines = ranks.from_first((settled, lines))  # machines may differ
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(
@@ -229,7 +229,7 @@ def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
     return replace(model, classes=len(train.categories), keypoint_head=keypoint)
 
 
-def _with_seen(config: Config, train: Dataset) -> ModelConfig:
+def with_seen(config: Config, train: Dataset) -> ModelConfig:
     """At which scale and size the model sees the training images: prediction cuts larger ones into tiles like these.
 
     The scale is one that nineteen images of twenty reach, so that none of them needs tiles in evaluation.
@@ -240,7 +240,7 @@ def _with_seen(config: Config, train: Dataset) -> ModelConfig:
         own = rule.min_size / sizes.min(axis=1) if rule.min_size else scales
         scales = np.minimum(own, rule.max_size / sizes.max(axis=1))
     side = max(round((crop or np.median(np.sqrt(sizes.prod(axis=1)) * scales)) / STRIDE), 1) * STRIDE
-    seen = replace(rule, seen_scale=float(np.quantile(scales, 0.05, method="lower")), seen_side=side)
+    seen = replace(rule, seen_scale=float(np.quantile(scales, 0.05, method="nearest")), seen_side=side)
     return replace(config.model, input=seen)
 
 
