@@ -206,8 +206,10 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def validation_loss(task: Task) -> float:
-    """The loss over all validation images: sums and counts are added over images and ranks before they are divided."""
+def validation_loss(task: Task) -> float | None:
+    """The loss over all validation images, or None if all are seen in tiles: sums and counts are added over images and
+    ranks before they are divided.
+    """
     run = task.run
     sums = torch.zeros(len(Losses._fields), 2, dtype=torch.float64, device=run.ranks.device)
     for inputs in task.val_batches():
@@ -217,7 +219,7 @@ def validation_loss(task: Task) -> float:
             if term is not None:
                 sums[i] += torch.stack([term.sum.double(), term.count.double()])
     sums = run.ranks.total(sums)
-    return float((sums[:, 0] / sums[:, 1].clamp(min=1)).sum())
+    return None if not sums[:, 1].any() else float((sums[:, 0] / sums[:, 1].clamp(min=1)).sum())
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:

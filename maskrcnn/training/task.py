@@ -37,8 +37,11 @@ class Task(nn.Module):
         augment, seed = config.train.augment, config.train.seed
         reading = {**_reading(run), "transform": run.transform}
         self.loader = TrainLoader(run.train_data, config.model, augment, seed=seed, **reading)
-        gt = config.train.validation_loss
-        self.val_loader = None if run.val_data is None else eval_loader(run, run.val_data, gt=gt)
+        val, gt = run.val_data, config.train.validation_loss
+        self.tilings = {} if val is None else plan_tilings(val, config.model.input)  # of large validation images
+        whole = [] if val is None else [i for i in range(len(val)) if i not in self.tilings]
+        self.val_loader = eval_loader(run, val.subset(whole), gt=gt) if val is not None and whole else None
+        self.unread_tiled: dict[int, str] = {}  # by image id: why an image in tiles could not be read
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
         """This rank's micro-batches of an epoch from number `start` on: what `forward` takes, and the image ids."""
@@ -50,24 +53,21 @@ class Task(nn.Module):
         return self.model.loss(images, gt)
 
     def val_batches(self) -> Iterator[Inputs]:
-        """This rank's batches of validation images, as `forward` takes them."""
-        assert self.val_loader is not None
-        for batch in self.val_loader:
+        """This rank's batches of validation images, as `forward` takes them; not of those in tiles."""
+        for batch in self.val_loader or ():
             yield batch.images, batch.gt
 
     def evaluate(self) -> Mapping[str, Any]:
         """The metrics of the model as it is now on all validation images, the same on every rank."""
-        assert self.val_loader is not None
-        run = self.run
+        run, ranks = self.run, self.run.ranks
+        assert run.val_data is not None
         engine = Engine.of(self.model, run.train_data.categories, run.precision)
-        data, ranks = self.val_loader.dataset, run.ranks
-        tilings = plan_tilings(data, run.config.model.input)
-        mine = {i: tilings[i] for i in list(tilings)[ranks.rank :: ranks.world]}
-        in_tiles = set(data.image_ids[list(tilings)].tolist())  # the loader shrinks these, for the validation loss
-        rows = [row for row in detect_rows(engine, self.val_loader) if row["image_id"] not in in_tiles]
-        rows += detect_in_tiles(engine, data, mine, self.val_loader.problems, batch=run.config.train.batch)
+        rows = [] if self.val_loader is None else detect_rows(engine, self.val_loader)
+        mine = {i: self.tilings[i] for i in list(self.tilings)[ranks.rank :: ranks.world]}
+        rows += detect_in_tiles(engine, run.val_data, mine, self.unread_tiled, batch=run.config.train.batch)
         shares = ranks.gather(rows)  # None on the other ranks
-        return ranks.from_first(shares and measure(engine, data, chain.from_iterable(shares), raised=bool(tilings)))
+        every = shares and chain.from_iterable(shares)
+        return ranks.from_first(every and measure(engine, run.val_data, every, raised=bool(self.tilings)))
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the model as it is now as a checkpoint."""
@@ -85,7 +85,8 @@ class Task(nn.Module):
     def unread(self) -> int:
         """How many of the images used so far could not be read."""
         loaders = [loader for loader in (self.loader, self.val_loader) if loader is not None]
-        return len({reason for loader in loaders for reason in loader.problems.values()})
+        problems = [*(loader.problems for loader in loaders), self.unread_tiled]
+        return len({reason for each in problems for reason in each.values()})
 
 
 def eval_loader(run: Run, data: Dataset, *, gt: bool = False) -> EvalLoader:

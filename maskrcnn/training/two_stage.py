@@ -101,11 +101,12 @@ class RPNTask(Task):
         return Losses(*self.model.rpn_terms(self.model.rpn([], images), gt, images))
 
     def evaluate(self) -> Mapping[str, Any]:
-        assert self.val_loader is not None
         run = self.run
+        assert run.val_data is not None
         engine = Engine.of(self.model, run.train_data.categories, run.precision)
-        found = compute_proposals(engine, self.val_loader, training=False, ranks=run.ranks)
-        figures = recall_of(found, self.val_loader.dataset) if run.ranks.first else None
+        loader = eval_loader(run, run.val_data) if self.tilings or self.val_loader is None else self.val_loader
+        found = compute_proposals(engine, loader, training=False, ranks=run.ranks)
+        figures = recall_of(found, run.val_data) if run.ranks.first else None
         return run.ranks.from_first({"proposals": figures})
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
