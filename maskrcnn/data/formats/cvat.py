@@ -24,15 +24,14 @@ from ...errors import DataError
 from ...files import fingerprint, replacing
 from ...images import IMAGE_SUFFIXES, MAX_PIXELS
 from ...ops.rle import counts_from_bitmap
-from ..bitmaps import draw_bitmap, draw_window
+from ..bitmaps import draw_bitmap
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
-from ..shapes import segmentation_of_rings
 from ..validate import FAR
 from . import ReadOptions, Source
 from .common import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, files_below
 from .naming import Names
-from .rings import rings_of, rle_of_window
+from .rings import rings_of, rle_of_window, window_of
 from .xmls import elements, has_root, number, printable
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -177,7 +176,7 @@ def _attributes(values: dict[str, Any]) -> str:
 
 def _mask(rings: list[np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
     """A mask element's attributes."""
-    part, (top, left) = draw_window(segmentation_of_rings(rings, size), size)
+    part, (top, left) = window_of(rings, size)
     runs = counts_from_bitmap(part.T).tolist()  # which go down the columns
     place = {"left": left, "top": top, "width": part.shape[1], "height": part.shape[0]}
     return {"rle": ", ".join(map(str, runs)), **place}

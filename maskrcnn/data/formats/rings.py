@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from ...ops.coco_raster import coco_raster, in_fifths
 from ...ops.contour import signed_area
-from ..bitmaps import draw_bitmap, draw_window
+from ..bitmaps import draw_window
 from ..dataset import Record
-from ..shapes import segmentation_of_rings, shapes_of_bitmap
+from ..shapes import shapes_of_bitmap
 
 
 def rings_of(record: Record, i: int) -> list[np.ndarray]:
@@ -26,7 +27,26 @@ def rings_of(record: Record, i: int) -> list[np.ndarray]:
     if isinstance(segmentation, list) and _are_inside(segmentation, size):
         if len(segmentation) == 1 or _are_apart(segmentation, size):
             return [ring for polygon in segmentation for ring in _turned(polygon, [])]
-    return [ring for shape in shapes_of_bitmap(draw_bitmap(segmentation, size)) for ring in (shape.outer, *shape.holes)]
+    bits, (top, left) = draw_window(segmentation, size)
+    corner = np.array([left, top])
+    return [ring + corner for shape in shapes_of_bitmap(bits) for ring in (shape.outer, *shape.holes)]
+
+
+def window_of(rings: list[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The smallest part of an image that holds the pixels inside an odd number of rings, bool [h w], and its (row,
+    column). Nothing drawn gives [0 0] at (0, 0). No bitmap of the whole image is made.
+    """
+    corners = np.concatenate(rings)
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, size[::-1])
+    width, height = (np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low, size[::-1]) - low).tolist()
+    bits, origin, scale = np.zeros((height, width), dtype=bool), low[None].astype(np.float64), np.ones((1, 2))
+    for ring in rings:
+        bits ^= coco_raster(in_fifths(ring), np.array([0, len(ring)]), np.array([[0, 1]]), origin, scale, bits.shape)[0]
+    rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
+    if not len(rows):
+        return np.zeros((0, 0), dtype=bool), (0, 0)
+    tight = bits[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return tight, (int(low[1] + rows[0]), int(low[0] + columns[0]))
 
 
 def one_ring(rings: list[np.ndarray]) -> np.ndarray:
@@ -67,8 +87,7 @@ def _are_inside(rings: list[np.ndarray], size: tuple[int, int]) -> bool:
 
 def _are_apart(polygons: list[np.ndarray], size: tuple[int, int]) -> bool:
     """Whether no pixel belongs to two of the polygons, so that their union is their even-odd sum."""
-    runs = segmentation_of_rings(polygons, size)
-    even_odd, united = draw_window(runs, size), draw_window(polygons, size)
+    even_odd, united = window_of(polygons, size), draw_window(polygons, size)
     return even_odd[1] == united[1] and np.array_equal(even_odd[0], united[0])
 
 

@@ -190,7 +190,7 @@ class Writer:
         image.putpalette(bytes(value for colour in PALETTE for value in colour))
         path = self.out / folder / f"{key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        image.save(path, compress_level=3)
 
     def _write_text(self, name: str, text: str) -> None:
         path = self.out / name

@@ -90,7 +90,7 @@ def read_masks(
 def _pixels(
     path: Path, size: tuple[int, int], colours: dict[Colour, int], report: Callable[[str, str], None]
 ) -> np.ndarray | None:
-    """The number of each pixel, int64 [H W]: what is stored, or the number of its colour; None if it cannot be used."""
+    """The number of each pixel, integers [H W]: what is stored, or that of its colour; None if it cannot be used."""
     try:
         with path.open("rb") as file, PngImagePlugin.PngImageFile(file) as image:
             if (image.height, image.width) != size:
@@ -102,8 +102,8 @@ def _pixels(
         report("masks that cannot be read", f"{path.name}: {error}")
         return None
     if stored.ndim == 2:
-        return np.clip(stored.astype(np.int64), 0, None)
-    codes, places = np.unique(stored.astype(np.int64) @ [1 << 16, 1 << 8, 1], return_inverse=True)
+        return stored if stored.dtype == np.uint8 else stored.astype(np.int32)
+    codes, places = np.unique(stored.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32), return_inverse=True)
     used = [(code >> 16, code >> 8 & 255, code & 255) for code in codes.tolist()]
     known = {PALETTE[VOID]: VOID} | colours
     numbers = [known.get(colour, VOID + 1 + i) for i, colour in enumerate(used)]
