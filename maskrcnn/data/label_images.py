@@ -5,9 +5,7 @@ is made for any of them.
 """
 
 import contextlib
-import struct
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image
 from ..errors import DataError
 from ..files import replacing
 from ..images import MAX_PIXELS
+from ..images.pillow import DECODER_ERRORS
 from .bitmaps import draw_window
 from .dataset import Record
 
@@ -26,11 +25,6 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # none of them changes a value
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SAMPLE_FORMAT, _SIGNED = 339, 2
-# What decoders raise on broken files.
-_DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError,
-    RuntimeError, MemoryError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
 _SMALL = 4096  # pixels; an image below may be as busy as it likes
 _MANY_VALUES = 16
 _SPARSE = 0.1  # of an object's box
@@ -64,7 +58,7 @@ def stored_size(path: Path) -> tuple[int, int] | None:
     try:
         with path.open("rb") as file, Image.open(file) as image:
             return image.height, image.width
-    except (*_DECODER_ERRORS, Image.DecompressionBombWarning):
+    except (*DECODER_ERRORS, Image.DecompressionBombWarning):
         return None
 
 
@@ -187,7 +181,7 @@ def _decoding(path: Path) -> Iterator[None]:
             yield
     except DataError:
         raise
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise DataError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
 
 
@@ -211,7 +205,7 @@ def _with_pillow(file: IO[bytes], path: Path) -> np.ndarray | None:
         pixels = np.asarray(image)
     except DataError:
         raise
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         if tiff:
             return None
         raise
