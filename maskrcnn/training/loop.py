@@ -195,7 +195,8 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
         loss = validation_loss(task) if run.config.train.validation_loss else None
         score = score_of(metrics)
         best = progress.best is None or score > progress.best
-        progress.best, progress.stale = (score, 0) if best else (progress.best, progress.stale + 1)
+        begun = progress.best is not None and progress.best > 0  # an AP of 0 does not improve yet
+        progress.best, progress.stale = (score, 0) if best else (progress.best, progress.stale + begun)
         if best and run.ranks.first:
             headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
             task.write(run.out / BEST, {"step": progress.step, "metrics": headline})

@@ -114,7 +114,7 @@ def name_model(machine: Machine) -> tuple[str, str]:
     """The model if neither `--model` nor weights say it, and the reason."""
     if machine.gpu:
         return "R-50-FPN", "the paper's model, as there is a GPU"
-    return "R-18-FPN", "a CPU trains it three times as fast as R-50-FPN"
+    return "R-18-FPN", "a small one, as there is no GPU"
 
 
 def choose(

@@ -131,7 +131,8 @@ def prepare_run(
         settled, name = begun, None if recipe == "auto" else recipe
         lines = [f"settings: those with which the run in {folder} began, see config.toml"]
     settled = replace(settled, model=_with_classes(settled.model, train_data))
-    settled = replace(settled, model=with_seen(settled, train_data))
+    if frozen is None or not frozen.model.input.seen_scale:
+        settled = replace(settled, model=with_seen(settled, train_data))
     settled, lines = ranks.from_first((settled, lines))  # machines may differ
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(

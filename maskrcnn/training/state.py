@@ -27,7 +27,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best: float | None = None  # score of the best evaluation
-    stale: int = 0  # evaluations since the best one
+    stale: int = 0  # evaluations since the best one, of those that found anything
     seconds: float = 0.0  # of training, without evaluations, over all starts
 
 

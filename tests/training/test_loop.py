@@ -246,6 +246,19 @@ def test_patience_ends_the_run_and_the_best_weights_are_kept(
     assert "finished run of 30 steps" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_patience_begins_when_something_is_found(tmp_path: Path) -> None:
+    """Nothing is found in the first four evaluations, which is more than the patience; then something, twice."""
+
+    def judge(model: torch.nn.Module) -> dict[str, Any]:
+        calls.append(0)
+        found = 0.1 * (len(calls) > 4)
+        return {"box": {"AP": found, "AP50": found}}
+
+    calls: list[int] = []
+    fit(make_task(tmp_path, judge=judge, epochs=20.0, evaluate_every=0.5, patience=2))
+    assert len(calls) == 7
+
+
 def test_evaluations_come_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
     """24 images, 4 a step: an epoch is 6 steps, 2.5 epochs are 15."""
     run = make_run(tmp_path, val=True, epochs=2.5, batch=4, log_every=10, checkpoint_every=7)
