@@ -25,8 +25,21 @@ from ..archives import unpacked
 from ..dataset import Dataset, Record
 
 # In the order in which they are asked; of masks, only names tell.
-READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "masks")
-WRITERS = ("cityscapes", "coco", "csv", "cvat", "geojson", "masks", "parquet", "voc", "yolo")
+READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "labelme", "via", "labelstudio", "masks")
+WRITERS = (
+    "cityscapes",
+    "coco",
+    "csv",
+    "cvat",
+    "geojson",
+    "labelme",
+    "labelstudio",
+    "masks",
+    "parquet",
+    "via",
+    "voc",
+    "yolo",
+)
 
 
 class Source(NamedTuple):
@@ -74,7 +87,7 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
             f"{place}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
         )
     place = unpacked(place)
-    for name in READERS:
+    for name in sorted(READERS, key=lambda name: place.is_file() and name == "coco"):  # COCO takes any file
         for folder in _nested(place):
             if splits := _module(name).find(folder, options):
                 return splits

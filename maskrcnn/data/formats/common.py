@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -99,3 +100,17 @@ class ImagePlacer:
             shutil.copyfile(source, part)
         os.replace(part, target)
         return name
+
+
+def count_keypoints(record: Record, lost: Counter[str]) -> None:
+    """Counts the objects whose keypoints a format cannot hold."""
+    if record.keypoints is not None and (count := int((record.keypoints[:, :, 2] > 0).any(axis=1).sum())):
+        lost["keypoints of an object"] += count
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The path from a folder, with slashes; absolute if the two are on different drives."""
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:
+        return path.absolute().as_posix()

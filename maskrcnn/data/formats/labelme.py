@@ -1,0 +1,391 @@
+"""LabelMe: one json an image, beside it or in a folder of its own. X-AnyLabeling and AnyLabeling write the same.
+
+Polygons, circles, masks and turned rectangles are objects with a mask; an upright rectangle is a box without one.
+Shapes of one label and one `group_id` are one object, see `outlines.py`. `_background_` cuts a hole into what was drawn
+before it, `__ignore__` is left out, as by LabelMe's own converters. X-AnyLabeling's `score` is kept; the flag "crowd"
+of a region to ignore is ours.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import math
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...categories import Category
+from ...errors import DataError
+from ...files import fingerprint, write_json
+from ...images import MAX_PIXELS, read_image
+from ..builder import DatasetBuilder
+from ..dataset import Dataset, Record, Shape
+from ..validate import FAR, integer, is_text, show
+from . import ReadOptions, Source
+from .common import ImagePlacer, categories_by_name, count_keypoints, load_json, relative, split_folders
+from .embedded import unpack
+from .lookup import ImageFolder, files_in, size_of
+from .naming import Names
+from .outlines import (
+    Stated,
+    bitmap_of,
+    bitmap_of_shapes,
+    ellipse,
+    segmentation,
+    shapes_of_object,
+    stated_points,
+)
+from .rings import rle_of_window
+
+_VERSION = "5.4.1"  # of LabelMe, whose layout is written
+_PEEK = 1 << 16  # bytes at either end of a json that show what it is
+_POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "rotation": 4, "polygon": 3}
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class _Object(NamedTuple):
+    label: str
+    segmentation: Stated = None
+    box: list[float] | None = None
+    crowd: bool = False
+    score: Any = None
+
+
+class _Image(NamedTuple):
+    name: str
+    root: Path
+    size: tuple[int, int]
+    objects: list[_Object]
+    faults: list[tuple[str, str]]  # reason and detail
+
+
+class _Unusable(Exception):
+    """A shape that becomes no object; its arguments are the reason and a detail."""
+
+
+def find(place: Path, options: ReadOptions) -> dict[str, Source]:
+    """A LabelMe json; a folder with such files, in subfolders, too; or one with `train/` and `val/` that hold them."""
+    if place.is_file():
+        return {"all": Source("labelme", place)} if _is_labelme(place) else {}
+    found = {
+        split: Source("labelme", folder, split)
+        for split, folder in split_folders(place).items()
+        if any(map(_is_labelme, files_in(folder, (".json",))))
+    }
+    return found if not found or "train" in found or "all" in found else {"all": Source("labelme", place)}
+
+
+def read(source: Source, options: ReadOptions) -> Dataset:
+    """The data set in a LabelMe json, or in all that are in a folder. Image ids count from 1 in the order of the names.
+
+    An image that no json names is left out and counted. Raises `DataError` if there is no object or no image at all.
+    """
+    whole = source.path.is_dir()
+    files = [path for path in files_in(source.path, (".json",)) if _is_labelme(path)] if whole else [source.path]
+    folder = source.path if whole else source.path.parent
+    images = ImageFolder(options.images or folder)
+    found: dict[str, _Image] = {}
+    refused: dict[str, tuple[str, str]] = {}  # by the image's name, else the json's
+    for path in files:
+        try:
+            image = _read_file(path, images, options)
+        except DataError as error:
+            if not whole or options.strict:
+                raise
+            name = images.find_stem(path.stem, path.parent.relative_to(folder).as_posix()) or path.name
+            refused[name] = "annotation file that cannot be read", str(error)
+            continue
+        if image.name in found:
+            refused[path.name] = "image that has an annotation file already", f"{image.name}, again by {path.name}"
+        elif image.objects or options.unlabelled != "skip":
+            found[image.name] = image
+        else:
+            refused[image.name] = "image without annotations, left out", image.name
+    for name in images.names if whole else []:
+        if name not in found and name not in refused:
+            size = size_of(images.root / name) if options.unlabelled == "background" else None
+            if size is not None:
+                found[name] = _Image(name, images.root, size, [], [])
+            else:
+                refused[name] = "image without an annotation file, left out", name
+    builder = _builder(source, found, options)
+    for reason, detail in refused.values():
+        builder.refuse("image", reason, detail)
+    return builder.build(_fingerprint(files))
+
+
+def _builder(source: Source, found: dict[str, _Image], options: ReadOptions) -> DatasetBuilder:
+    """A builder with all images and objects."""
+    categories = categories_by_name(thing.label for image in found.values() for thing in image.objects)
+    if not categories:
+        raise DataError(f"{source.path}: none of its {len(found)} annotated images has an object with a box or a mask")
+    ids, count = {category.name: category.id for category in categories}, 0
+    roots = list(dict.fromkeys(image.root for image in found.values()))
+    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
+    for number, name in enumerate(sorted(found), start=1):
+        image = found[name]
+        builder.add_image(number, name, *image.size)
+        for reason, detail in image.faults:
+            builder.refuse("annotation", reason, detail, image_id=number)
+        for thing in image.objects:
+            count += 1
+            builder.add_object(
+                number,
+                ids[thing.label],
+                id=count,
+                box=thing.box,
+                segmentation=thing.segmentation,
+                crowd=thing.crowd,
+                score=thing.score,
+            )
+    return builder
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _is_labelme(path: Path) -> bool:
+    """Whether a file's beginning and end look like LabelMe's; images that it embeds stand between them."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PEEK)
+            file.seek(max(len(head), path.stat().st_size - _PEEK))
+            ends = (head + file.read(_PEEK)).replace(b"\0", b"")  # of UTF-16, too
+    except OSError:
+        return False
+    keys = (b'"shapes"', b'"imagePath"', b'"imageData"', b'"imageHeight"')
+    opened = head.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0").startswith(b"{")
+    return opened and sum(key in ends for key in keys) >= 2
+
+
+def _read_file(path: Path, images: ImageFolder, options: ReadOptions) -> _Image:
+    """The image that a json annotates, with its objects. Raises `DataError` if that cannot be known."""
+    content = load_json(path)
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list):
+        raise DataError(f"{path}: not LabelMe's; expected an object with a list 'shapes'")
+    root, name = _find_image(path, content, images)
+    stated = _stated_size(content)
+    size = size_of(root / name) or stated
+    if size is None:
+        raise DataError(f"{root / name}: cannot be read as an image, and {path.name} states no size")
+    if stated is not None and stated not in (size, size[::-1]):  # reversed: LabelMe did not always turn photos
+        raise DataError(
+            f"{path}: imageHeight x imageWidth is {stated[0]} x {stated[1]}, but {name} is {size[0]} x {size[1]}; "
+            "it is another image, or it was resized after it was labelled"
+        )
+    objects, faults = _objects(shapes, stated or size, path.name)
+    return _Image(name, root, stated or size, objects, faults)
+
+
+def _find_image(path: Path, content: dict[str, Any], images: ImageFolder) -> tuple[Path, str]:
+    """The root of the image and its name there: as `imagePath` says, else named as the json, else out of the json."""
+    stated = content.get("imagePath")
+    near = path.parent.relative_to(images.root).as_posix() if path.is_relative_to(images.root) else ""
+    if is_text(stated) and stated and (name := images.find(stated, near)):
+        return images.root, name
+    if name := images.find_stem(path.stem, near):
+        return images.root, name
+    if isinstance(data := content.get("imageData"), str) and data:
+        return unpack(data, f"{near}/{path.stem}", images.root, path)
+    raise DataError(
+        f"{path}: its image {show(stated)} is not below {images.root}, and the file does not embed it; "
+        "name the folder of the images with --images FOLDER"
+    )
+
+
+def _stated_size(content: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width); LabelMe before version 4 states none."""
+    height, width = integer(content.get("imageHeight")) or 0, integer(content.get("imageWidth")) or 0
+    return (height, width) if min(height, width) > 0 and height * width <= MAX_PIXELS else None
+
+
+def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[_Object], list[tuple[str, str]]]:
+    """The objects of an image, in the order of their first shapes, and what is wrong with the other shapes."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    faults: list[tuple[str, str]] = []
+    for place, shape in enumerate(shapes):
+        if not isinstance(shape, dict) or not is_text(shape.get("label")) or not shape["label"]:
+            faults.append(("shape without a label", f"{file}, shape {place + 1}: {show(shape)}"))
+            continue
+        group = shape.get("group_id")
+        alone = group is None or not isinstance(group, int | str) or shape["label"] == "_background_"
+        groups.setdefault(place if alone else (shape["label"], group), []).append(shape | {"place": place + 1})
+    objects: list[_Object] = []
+    for members in groups.values():
+        try:
+            if members[0]["label"] == "_background_":
+                objects = [_without(thing, members[0], size) for thing in objects]
+            else:
+                objects.append(_object(members, size))
+        except _Unusable as error:
+            reason, detail = error.args
+            faults.append((reason, f"{file}, shape {members[0]['place']} {members[0]['label']!r:.60}{detail}"))
+        except DataError as error:
+            faults.append((str(error), f"{file}, shape {members[0]['place']}"))
+    return objects, faults
+
+
+def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> _Object:
+    """One object of all shapes of a group."""
+    label = members[0]["label"]
+    if label == "__ignore__":
+        raise _Unusable("shape labelled __ignore__, left out", "")
+    flags = [shape.get("flags") for shape in members]
+    crowd = any(isinstance(own, dict) and own.get("crowd") is True for own in flags)
+    scores = [shape["score"] for shape in members if isinstance(shape.get("score"), int | float)]
+    score = max(scores) if scores else None
+    if len(members) == 1 and members[0].get("shape_type") == "rectangle":
+        low, high = (points := _ring(members[0])).min(axis=0), points.max(axis=0)
+        return _Object(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
+    windows = [_window(shape, size) for shape in members if shape.get("shape_type") == "mask"]
+    rings = [_ring(shape) for shape in members if shape.get("shape_type") != "mask"]
+    mask: Stated = segmentation(rings, size) if rings else None
+    if len(members) == len(windows) == 1:
+        mask = rle_of_window(*windows[0], size)
+    elif windows:
+        whole = bitmap_of(mask, size)
+        for pixels, left, top in windows:
+            whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] |= pixels
+        mask = rle_of_window(whole, 0, 0, size)
+    return _Object(label, mask, None, crowd, score)
+
+
+def _without(thing: _Object, background: dict[str, Any], size: tuple[int, int]) -> _Object:
+    """An object without the pixels of a shape that was drawn over it."""
+    if thing.segmentation is None:
+        return thing
+    before = bitmap_of(thing.segmentation, size)
+    if background.get("shape_type") == "mask":
+        pixels, left, top = _window(background, size)
+        after = before.copy()
+        after[top : top + pixels.shape[0], left : left + pixels.shape[1]] &= ~pixels
+    else:
+        after = before & ~bitmap_of(segmentation([_ring(background)], size), size)
+    return thing if (after == before).all() else thing._replace(segmentation=rle_of_window(after, 0, 0, size))
+
+
+def _ring(shape: dict[str, Any]) -> np.ndarray:
+    """The outline of a shape, float64 [n 2]. Raises `_Unusable`."""
+    kind, points = shape.get("shape_type") or "polygon", stated_points(shape.get("points"))
+    if not isinstance(kind, str) or kind not in _POINTS:
+        raise _Unusable("shape that is no area", f": {show(kind)}")
+    if points is None or not (np.abs(points) < FAR).all():
+        raise _Unusable("shape whose points are not numbers", f": {show(shape.get('points'))}")
+    if len(points) < _POINTS[kind] or (kind in ("circle", "mask") and len(points) > 2):
+        raise _Unusable("shape with a wrong number of points", f": {kind} of {len(points)}")
+    if kind == "circle":
+        return ellipse(*points[0], *[math.dist(*points)] * 2)
+    if kind == "rectangle" and len(points) == 2:
+        (left, top), (right, bottom) = points
+        return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return points
+
+
+def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    """The pixels of a shape that is a bitmap in a box, bool [h w], and their left and top in the image. What is outside
+    of the image is cut off. Raises `_Unusable`.
+    """
+    ((x, y), *_), data = _ring(shape).round().astype(int).tolist(), shape.get("mask")
+    try:
+        png = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
+    except (binascii.Error, ValueError):
+        png = b""
+    if not png.startswith(_PNG) or len(png) < 24:
+        raise _Unusable("mask that is not a PNG in base64", "")
+    width, height = struct.unpack(">II", png[16:24])
+    if width > size[1] + 2 or height > size[0] + 2:
+        raise _Unusable("mask that is larger than its image", f": {height} x {width}")
+    try:
+        pixels = read_image(png, channels=1)[:, :, 0] > 0
+    except DataError as error:
+        raise _Unusable("mask that cannot be decoded", f": {error}") from error
+    left, top = min(max(x, 0), size[1]), min(max(y, 0), size[0])
+    return pixels[top - y :, left - x :][: size[0] - top, : size[1] - left], left, top
+
+
+class Writer:
+    """Writes a json beside each image, or below `out` with the way to the image; as `formats.Writer` describes.
+
+    Objects in parts are polygons of one `group_id`; those with holes are masks. A mask has whole pixels.
+    """
+
+    def __init__(
+        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
+    ) -> None:
+        self.lost: Counter[str] = Counter()
+        self._out, self._names, self._refer = out, [category.name for category in categories], images == "refer"
+        self._placer, self._json_names = ImagePlacer(images), Names()
+
+    def add(self, record: Record, split: str = "all") -> None:
+        """Writes an image with its objects."""
+        folder = self._out if split == "all" else self._out / split
+        placed = folder / self._placer.place(record, folder)
+        image = record.path if self._refer else placed
+        path = folder / self._json_names.of(record, split).with_suffix(".json")
+        count_keypoints(record, self.lost)
+        shapes = [shape for i in range(len(record.labels)) for shape in self._shapes(record, i)]
+        write_json(
+            path,
+            {
+                "version": _VERSION,
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": relative(image, path.parent),
+                "imageData": None,
+                "imageHeight": record.size[0],
+                "imageWidth": record.size[1],
+            },
+        )
+
+    def close(self) -> None:
+        """LabelMe has no list of classes."""
+
+    def _shapes(self, record: Record, i: int) -> list[dict[str, Any]]:
+        """The shapes of object i."""
+        parts = shapes_of_object(record, i)
+        common: dict[str, Any] = {"label": self._names[record.labels[i]]}
+        if record.scores is not None and not math.isnan(record.scores[i]):
+            common["score"] = float(record.scores[i])
+        flags = {"crowd": True} if record.ignore[i] else {}
+        if not parts:
+            x1, y1, x2, y2 = record.boxes[i].tolist()
+            shape = {"shape_type": "rectangle", "points": [[x1, y1], [x2, y2]], "mask": None}
+            return [common | shape | {"group_id": None, "description": "", "flags": flags}]
+        if any(part.holes for part in parts):
+            if record.shapes and record.shapes[i]:
+                self.lost["outline between pixels, of an object with a hole"] += 1
+            return [common | _mask_shape(record, parts) | {"group_id": None, "description": "", "flags": flags}]
+        group = i + 1 if len(parts) > 1 else None
+        return [
+            common
+            | {"shape_type": "polygon", "points": part.outer.tolist(), "mask": None}
+            | {"group_id": group, "description": "", "flags": flags}
+            for part in parts
+        ]
+
+
+def _mask_shape(record: Record, parts: Sequence[Shape]) -> dict[str, Any]:
+    """A bitmap in its box, whose last pixel LabelMe counts in."""
+    bitmap = bitmap_of_shapes(parts, record.size)
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not len(rows):
+        rows = columns = np.zeros(1, dtype=int)
+    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    file = io.BytesIO()
+    Image.fromarray(bitmap[top : bottom + 1, left : right + 1].astype(np.uint8) * 255).save(file, "PNG")
+    return {
+        "shape_type": "mask",
+        "points": [[float(left), float(top)], [float(right), float(bottom)]],
+        "mask": base64.b64encode(file.getvalue()).decode(),
+    }

@@ -1,0 +1,318 @@
+"""VGG Image Annotator: the project and the annotations of VIA 2 (json, csv), the project of VIA 3, and VIA 1's json.
+
+Polygons, circles, ellipses and polylines that end where they began are objects with a mask; a rectangle is a box
+without one. Nothing in VIA says which attribute of a region is the class, so `via_classes.py` finds out. Regions with
+one `group_id` are one object, see `outlines.py`; that attribute, `score`, and `crowd` for a region to ignore, are ours.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, Literal, NamedTuple
+
+import numpy as np
+
+from ...categories import Category
+from ...errors import DataError
+from ...files import fingerprint, replacing
+from ..builder import DatasetBuilder
+from ..dataset import Dataset, Record
+from ..validate import FAR, is_text, show
+from . import ReadOptions, Source
+from .common import ImagePlacer, categories_by_name, count_keypoints, relative
+from .embedded import unpack
+from .lookup import ImageFolder, image_folder, one_file_each, size_of
+from .outlines import Stated, ellipse, segmentation, shapes_of_object
+from .via_classes import OWN, ClassOf, choose_class
+from .via_file import Entry, Region, kind_of, load
+
+_RANKS = {"project": 2, "json": 1, "csv": 1, None: 0}  # a project is what the others were exported from
+_VERSION = "2.0.10"  # of VIA's data format that is written
+_CLOSED = 0.05  # of a polyline's extent: the largest gap between its ends
+
+
+class _Unusable(Exception):
+    """A region that becomes no object; its arguments are the reason and a detail."""
+
+
+def find(place: Path, options: ReadOptions) -> dict[str, Source]:
+    """A file of VIA; a folder that holds one; or one with `train/` and `val/` that hold one each.
+
+    Raises `DataError` if a folder holds several projects, or no project and several exported files.
+    """
+    return one_file_each("via", place, (".json", ".csv"), lambda path: _RANKS[kind_of(path)])
+
+
+def read(source: Source, options: ReadOptions) -> Dataset:
+    """The data set in a file of VIA. Image ids count from 1 in the order of the names.
+
+    An image that the file does not name is left out and counted; one that it names without regions has no objects.
+    Raises `DataError` if there is no object, or if it is not clear which attribute is the class.
+    """
+    path = source.path
+    project = load(path)
+    class_of = choose_class(path, project)
+    images = ImageFolder(image_folder(path, options.images))
+    found: dict[str, _Found] = {}
+    merged: Counter[str] = Counter()
+    for entry in project.entries:
+        image = _find_image(path, entry, images)
+        if before := found.get(image.name):
+            merged[image.name] += 1
+            regions = before.entry.regions
+            regions = regions + [region for region in entry.regions if region not in regions]
+            image = image._replace(entry=entry._replace(regions=regions))
+        found[image.name] = image
+    left_out = [name for name in images.names if name not in found]
+    if options.unlabelled == "background":
+        found |= {
+            name: _Found(name, images.root, size_of(images.root / name), Entry(name, [], {})) for name in left_out
+        }
+        left_out = []
+    elif options.unlabelled == "skip":
+        left_out += [name for name, image in found.items() if not image.entry.regions]
+        found = {name: image for name, image in found.items() if image.entry.regions}
+    builder = _builder(source, found, images.root, class_of, options)
+    for name, count in merged.items():
+        builder.report.add(
+            "repair", "image that is listed several times, its regions joined", f"{name}, {count + 1} times"
+        )
+    for reason, detail in project.faults:
+        builder.refuse("image", reason, detail)
+    for name in left_out:
+        builder.refuse("image", "image without annotations, left out", name)
+    return builder.build(fingerprint(path))
+
+
+class _Found(NamedTuple):
+    """An image and where it is."""
+
+    name: str
+    root: Path
+    size: tuple[int, int] | None  # (height, width); None if there is no such file, or it cannot be read
+    entry: Entry
+
+
+def _find_image(path: Path, entry: Entry, images: ImageFolder) -> _Found:
+    """The image of an entry: a file, else what the entry embeds, else the name that the builder will not find."""
+    stated = entry.name if is_text(entry.name) else ""
+    if stated and (name := images.find(stated)):
+        return _Found(name, images.root, size_of(images.root / name), entry)
+    if entry.embedded:
+        root, name = unpack(entry.embedded, PureWindowsPath(stated).stem or "image", images.root, path)
+        return _Found(name, root, size_of(root / name), entry)
+    return _Found(stated or show(entry.name), images.root, None, entry)
+
+
+def _builder(
+    source: Source, found: dict[str, _Found], root: Path, class_of: ClassOf, options: ReadOptions
+) -> DatasetBuilder:
+    """A builder with all images and objects."""
+    classes = {class_of(region, image.entry) for image in found.values() for region in image.entry.regions} - {None}
+    if not classes:
+        raise DataError(f"{source.path}: none of its {len(found)} images has a region with a class")
+    categories = categories_by_name(name for name in classes if name)
+    ids, count = {category.name: category.id for category in categories}, 0
+    roots = list(dict.fromkeys([root, *(image.root for image in found.values())]))
+    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
+    if class_of.note:
+        builder.report.add("repair", class_of.note)
+    for number, name in enumerate(sorted(found), start=1):
+        image = found[name]
+        builder.add_image(number, name, *(image.size or (None, None)))
+        for members in _groups(image.entry.regions):
+            label = class_of(members[0], image.entry)
+            try:
+                if label is None:
+                    raise _Unusable("region without a class", show(members[0].attributes))
+                box, mask = _box_or_mask(members, image.size) if image.size else (None, None)
+            except _Unusable as error:
+                builder.refuse("annotation", error.args[0], f"{name}: {error.args[1]}", image_id=number)
+                continue
+            except DataError as error:
+                builder.refuse("annotation", str(error), name, image_id=number)
+                continue
+            count += 1
+            own = members[0].attributes
+            crowd, score = str(own.get("crowd")).lower() in ("1", "true", "yes"), _number(own.get("score"))
+            builder.add_object(number, ids[label], id=count, box=box, segmentation=mask, crowd=crowd, score=score)
+    return builder
+
+
+def _groups(regions: list[Region]) -> list[list[Region]]:
+    """The regions of each object, in the order of their first ones."""
+    groups: dict[Any, list[Region]] = {}
+    for place, region in enumerate(regions):
+        group = region.attributes.get("group_id")
+        groups.setdefault(place if group in (None, "") else show(group), []).append(region)
+    return list(groups.values())
+
+
+def _box_or_mask(regions: list[Region], size: tuple[int, int]) -> tuple[list[float] | None, Stated]:
+    """The box of a rectangle that is alone, else the mask. Raises `_Unusable`."""
+    rings = [_ring(region.shape) for region in regions]
+    if len(regions) == 1 and str(regions[0].shape.get("name")).endswith("rect"):
+        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+        return [*low.tolist(), *(high - low).tolist()], None
+    return None, segmentation(rings, size)
+
+
+def _ring(shape: dict[str, Any]) -> np.ndarray:
+    """The outline of a shape as VIA 2 writes it, float64 [n 2]. Raises `_Unusable`."""
+    kind = shape.get("name")
+    if kind in ("polygon", "polyline", "extreme_rect"):
+        points = _points(shape)
+        if kind == "polygon":
+            return points
+        low, high = points.min(axis=0), points.max(axis=0)
+        if kind == "extreme_rect":
+            return np.array([low, [high[0], low[1]], high, [low[0], high[1]]])
+        gap = float(np.abs(points[-1] - points[0]).max())
+        if len(points) > 3 and gap <= max(3.0, _CLOSED * float((high - low).max())):
+            return points
+        raise _Unusable("polyline that is not closed, and so no area", f"its ends are {gap:g} pixels apart")
+    if kind == "rect":
+        x, y, width, height = _numbers(shape, "x", "y", "width", "height")
+        return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
+    if kind == "circle":
+        x, y, radius = _numbers(shape, "cx", "cy", "r")
+        return ellipse(x, y, radius, radius)
+    if kind == "ellipse":
+        x, y, radius_x, radius_y = _numbers(shape, "cx", "cy", "rx", "ry")
+        return ellipse(x, y, radius_x, radius_y, _number(shape.get("theta", 0)) or 0.0)
+    raise _Unusable("region that is no area", show(kind))
+
+
+def _points(shape: dict[str, Any]) -> np.ndarray:
+    x, y = shape.get("all_points_x"), shape.get("all_points_y")
+    if not isinstance(x, list) or not isinstance(y, list) or len(x) != len(y) or not x:
+        raise _Unusable("region whose all_points_x and all_points_y are not lists of one length", show(x))
+    values = [_number(value) for value in (*x, *y)]
+    if any(value is None for value in values):
+        raise _Unusable("region with coordinates that are not numbers", show(x))
+    return np.array(values, dtype=np.float64).reshape(2, -1).T
+
+
+def _numbers(shape: dict[str, Any], *names: str) -> list[float]:
+    found = [value for value in (_number(shape.get(name)) for name in names) if value is not None]
+    if len(found) < len(names):
+        raise _Unusable("region with coordinates that are not numbers", show(shape))
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one that is written as text; None if it is none, or far outside every image."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < FAR else None
+
+
+class Writer:
+    """Writes a project of VIA 2, `via_project.json`, of each split; as `formats.Writer` describes.
+
+    The class is the attribute "class" of a region. VIA finds the images below the project's `default_filepath`, or as
+    files that the user adds.
+    """
+
+    def __init__(
+        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
+    ) -> None:
+        self.lost: Counter[str] = Counter()
+        self._out, self._names, self._refer = out, [category.name for category in categories], images == "refer"
+        self._placer = ImagePlacer(images)
+        self._files: dict[str, _File] = {}
+        self._open = ExitStack()
+
+    def add(self, record: Record, split: str = "all") -> None:
+        """Writes an image with its objects."""
+        folder = self._out if split == "all" else self._out / split
+        if split not in self._files:
+            temporary = self._open.enter_context(replacing(folder / "via_project.json"))
+            stream = self._open.enter_context(temporary.open("w", encoding="utf-8"))
+            self._files[split] = _File(stream)
+        file = self._files[split]
+        name = self._placer.place(record, folder)
+        if not self._refer:
+            file.images = folder
+        else:
+            file.images = file.images or _root_of(record)
+            name = relative(record.path, file.images)
+        count_keypoints(record, self.lost)
+        size = record.path.stat().st_size if record.path.is_file() else -1
+        regions = [region for i in range(len(record.labels)) for region in self._regions(record, i)]
+        entry = {"filename": name, "size": size, "regions": regions, "file_attributes": {}}
+        file.write(f"{name}{size}", entry)
+
+    def close(self) -> None:
+        """Writes the list of classes."""
+        choices = dict.fromkeys(self._names, "")
+        attribute = {"type": "dropdown", "description": "", "options": choices, "default_options": {}}
+        attributes = {"class": attribute} | {
+            name: {"type": "text", "description": "", "default_value": ""} for name in OWN
+        }
+        for file in self._files.values():
+            file.end({"region": attributes, "file": {}})
+        self._open.close()
+
+    def _regions(self, record: Record, i: int) -> list[dict[str, Any]]:
+        """The regions of object i."""
+        attributes = {"class": self._names[record.labels[i]]}
+        if record.scores is not None and not math.isnan(record.scores[i]):
+            attributes["score"] = repr(float(record.scores[i]))
+        if record.ignore[i]:
+            attributes["crowd"] = "1"
+        rings = [ring for part in shapes_of_object(record, i) for ring in (part.outer, *part.holes)]
+        if not rings:
+            x1, y1, x2, y2 = record.boxes[i].tolist()
+            shape = {"name": "rect", "x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+            return [{"shape_attributes": shape, "region_attributes": attributes}]
+        if len(rings) > 1:
+            attributes["group_id"] = str(i + 1)
+        return [
+            {
+                "shape_attributes": {
+                    "name": "polygon",
+                    "all_points_x": ring[:, 0].tolist(),
+                    "all_points_y": ring[:, 1].tolist(),
+                },
+                "region_attributes": attributes,
+            }
+            for ring in rings
+        ]
+
+
+def _root_of(record: Record) -> Path:
+    """The folder below which the image has its name."""
+    above = len(PurePosixPath(record.name).parts)
+    own = record.name and record.path.as_posix().endswith(f"/{record.name}")
+    return record.path.parents[above - 1] if own else record.path.parent
+
+
+class _File:
+    """A project that is written image by image."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+        self.ids: list[str] = []
+        self.images: Path | None = None  # the folder of the images
+        self.stream.write('{"_via_img_metadata":{')
+
+    def write(self, id: str, entry: dict[str, Any]) -> None:
+        self.stream.write((",\n" if self.ids else "\n") + f"{json.dumps(id)}:{json.dumps(entry)}")
+        self.ids.append(id)
+
+    def end(self, attributes: dict[str, Any]) -> None:
+        folder = f"{self.images.absolute().as_posix().rstrip('/')}/" if self.images else ""
+        rest = {
+            "_via_settings": {"core": {"default_filepath": folder}, "project": {"name": "via_project"}},
+            "_via_attributes": attributes,
+            "_via_data_format_version": _VERSION,
+            "_via_image_id_list": self.ids,
+        }
+        self.stream.write("},\n" + json.dumps(rest)[1:] + "\n")
+        self.stream.flush()
