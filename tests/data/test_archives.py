@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from maskrcnn.data import archives
 from maskrcnn.data.archives import unpacked
+from maskrcnn.data.formats import find, read_dataset
 from maskrcnn.errors import DataError
 
 
@@ -59,6 +61,16 @@ def test_a_zip_becomes_a_folder_beside_it_once(tmp_path, capsys, method) -> None
     assert not capsys.readouterr().out
     assert outside(tmp_path) == {folder.name}
     assert unpacked(zipped(path, ("b.xml", b"another"))) != folder
+
+
+def test_a_zip_opens_as_the_folder_in_it(tmp_path) -> None:
+    pixels = io.BytesIO()
+    Image.new("L", (20, 10)).save(pixels, "PNG")
+    members = ("set/data.yaml", b"train: images\nnames: [disc]\n"), ("set/images/a.png", pixels.getvalue())
+    path = zipped(tmp_path / "a.zip", *members, ("set/labels/a.txt", b"0 0.5 0.5 0.5 0.4\n"), ("__MACOSX/x", b""))
+    data = read_dataset(find(path)["train"])
+    assert data.record(0).boxes.tolist() == [[5, 3, 15, 7]]
+    assert data.source.is_relative_to(unpacked(path))
 
 
 def test_what_is_no_archive_stays_as_it_is(tmp_path) -> None:

@@ -8,6 +8,7 @@ in a folder, they stay in that folder.
 import os
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from .common import files_below, split_folders
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # preferred if a folder has several
-_NAMES = ("classes.txt", "obj.names", "classes.names")
+_NAMES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
 _NO_LABELS = frozenset(("classes.txt", "labels.txt", "train.txt", "val.txt", "valid.txt", "test.txt"))
 _MOST_YAML, _MOST_LABELS = 1 << 21, 1 << 26  # bytes
 _PROBED = 50  # files of a folder that are looked at to find out whether they are labels
@@ -129,21 +130,19 @@ def _undescribed(place: Path) -> LabelSet | None:
     else:
         for split, folder in split_folders(place).items():
             inner = "images" if (folder / "labels").is_dir() else ""
-            if _has_labels(folder / "labels" if inner else folder):
+            if _has_labels(folder / "labels") if inner else _has_labels(folder, "*.txt"):
                 splits[split] = [str(PurePosixPath(folder.relative_to(place).as_posix(), inner))]
     if not splits:
         return None
-    lists = [folder / name for folder in (place, place / "labels") for name in _NAMES if (folder / name).is_file()]
+    folders = (place, place / "labels", *(place / entry for entries in splits.values() for entry in entries))
+    lists = [folder / name for folder in folders for name in _NAMES if (folder / name).is_file()]
     return LabelSet(place, None, _listed_names(lists[0]) if lists else None, splits)
 
 
-def _has_labels(folder: Path) -> bool:
-    for number, path in enumerate(files_below(folder, (".txt",))):
-        if number == _PROBED:
-            break
-        if path.name.lower() not in _NO_LABELS and _is_label(path):
-            return True
-    return False
+def _has_labels(folder: Path, pattern: str = "**/*.txt") -> bool:
+    """Whether one of the first files is a label file."""
+    files = (path for path in folder.glob(pattern) if path.name.lower() not in _NO_LABELS and path.is_file())
+    return any(_is_label(path) for path in islice(files, _PROBED))
 
 
 def _is_label(path: Path) -> bool:

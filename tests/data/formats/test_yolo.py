@@ -81,7 +81,17 @@ def label_studio(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", [ultralytics, roboflow, lists, darknet, label_studio])
+def roboflow_darknet(folder: Path) -> Path:
+    """Roboflow's "YOLO Darknet": labels beside the images, the classes beside them, too."""
+    for split in ("train", "valid"):
+        image(folder / split / "a.jpg")
+        write(folder / split / "a.txt", f"{SQUARE}\n1 0.5 0.5 0.5 0.4")
+        write(folder / split / "_darknet.labels", "disc\nstar\n")
+    image(folder / "train" / "empty.png")
+    return folder
+
+
+@pytest.mark.parametrize("layout", [ultralytics, roboflow, lists, darknet, label_studio, roboflow_darknet])
 def test_layouts(tmp_path, layout) -> None:
     place = layout(tmp_path / "data")
     splits = find(place, ReadOptions())
