@@ -46,5 +46,8 @@ def check(
         parts["val"] = match_categories(train, held)
         print(describe(parts["val"], config, verify=verify))
     if out is not None:
-        shown = [Part(name, data, unreadable_images(data) if verify else ()) for name, data in parts.items()]
+        shown = [
+            Part(name, data, unreadable_images(data, config.input.channels) if verify else ())
+            for name, data in parts.items()
+        ]
         print(f"\n{write_data_report(out, shown, chosen, lines)} shows the images, and every problem")

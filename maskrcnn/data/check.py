@@ -10,7 +10,6 @@ from ..config import ModelConfig
 from ..errors import DataError
 from ..images import read_image
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
-from .pixels import survey
 from .problems import Problem, problem_lines
 
 LISTED = 10  # problems written out for each reason
@@ -28,8 +27,7 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
     lines += dataset.report.lines(LISTED)
     if verify:
-        three = model.input.channels == 3  # a preset's, which training replaces by what the images have
-        broken = unreadable_images(dataset, survey(dataset).channels if three else model.input.channels)
+        broken = unreadable_images(dataset, model.input.channels)
         lines += list(problem_lines("images that cannot be read", broken, LISTED)) or ["every image can be read"]
     return "\n".join([*lines, *_sizes(dataset, model)])
 

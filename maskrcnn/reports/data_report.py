@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..config import Config, ModelConfig
+from ..config import Config, InputConfig, ModelConfig
 from ..data.augment import NO_AUGMENTATION, Sample
 from ..data.batch import BatchMaker
 from ..data.check import advice, resized_sizes
@@ -266,7 +266,7 @@ def _thumbnail(problem: Problem, data: Dataset, rows: dict[int, int], model: Mod
     caption = ", ".join([*words, *([problem.detail] if problem.detail else [])]) or problem.file
     row = None if problem.image_id is None else rows.get(problem.image_id)
     try:
-        image = None if row is None else _around(data, row, problem.annotation_id, model.input.channels)
+        image = None if row is None else _around(data, row, problem.annotation_id, model.input)
     except DataError as error:
         image, caption = None, f"{caption}: {error}" if problem.kind != "image" else caption
     if image is None:
@@ -274,10 +274,10 @@ def _thumbnail(problem: Problem, data: Dataset, rows: dict[int, int], model: Mod
     return framed(image, caption, _THUMBNAIL)
 
 
-def _around(data: Dataset, row: int, annotation_id: int | None, channels: int) -> Image.Image:
+def _around(data: Dataset, row: int, annotation_id: int | None, rule: InputConfig) -> Image.Image:
     """The image in `row`, or the part of it around an object, whose box is drawn."""
     record = data.record(row)
-    pixels = read_image(record.path, channels=channels, annotated_size=record.size)
+    pixels = read_image(record.path, channels=rule.channels, annotated_size=record.size, ranges=rule.range)
     found = np.flatnonzero(record.annotation_ids == annotation_id) if annotation_id is not None else []
     shown = draw(pixels, np.zeros((0, 4)), None, np.zeros(0, dtype=np.int64), [])
     if not len(found):

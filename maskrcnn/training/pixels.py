@@ -1,23 +1,25 @@
 """How a new run reads pixels: as many channels as the images have, their range, mean and deviation."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.pixels import measure_pixels, survey
 from ..weights.checkpoint import Checkpoint
-from .recipes import Asked
 
 _SPREAD = 57.63  # the mean of ImageNet's deviations, for which models of 8-bit RGB are made
 
 
-def settle_pixels(base: Config, asked: Asked, train: Dataset) -> tuple[Config, str]:
+def settle_pixels(base: Config, begun: Config, asked: Collection[str], train: Dataset) -> tuple[Config, str]:
     """`base` with the settings of its input that follow from the images, and a line about them. Nothing changes for
-    8-bit RGB and grey; what the user asked for is laid over it later.
+    8-bit RGB and grey.
+
+    `begun` is `base` with the settings that the user chose, whose names are in `asked`. They are laid over it again.
     """
-    own, begun = base.model.input, asked.over(base)
+    own = base.model.input
     found = survey(train, begun.train.seed)
-    channels = begun.model.input.channels if "model.input.channels" in asked.names else found.channels
+    channels = begun.model.input.channels if "model.input.channels" in asked else found.channels
     changed, words = replace(own, range=()), ""
     if not channels == own.channels == 3 or found.deep:
         measured = measure_pixels(train, channels, begun.train.seed)
@@ -38,9 +40,9 @@ def settle_pixels(base: Config, asked: Asked, train: Dataset) -> tuple[Config, s
     return replace(base, model=replace(base.model, input=changed)), words
 
 
-def free_new_stem(config: Config, start: Checkpoint | None, asked: Asked) -> Config:
+def free_new_stem(config: Config, start: Checkpoint | None, asked: Collection[str]) -> Config:
     """Nothing is frozen if the first convolution of the weights reads other channels: it must learn the new ones."""
     stem = None if start is None else start.state.get("backbone.stem.conv.weight")
-    if stem is None or stem.shape[1] == config.model.input.channels or "model.backbone.freeze_at" in asked.names:
+    if stem is None or stem.shape[1] == config.model.input.channels or "model.backbone.freeze_at" in asked:
         return config
     return replace(config, model=replace(config.model, backbone=replace(config.model.backbone, freeze_at=0)))

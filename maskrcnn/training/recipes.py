@@ -18,6 +18,7 @@ from ..data.dataset import Dataset
 from ..data.statistics import Statistics, measure
 from ..errors import ConfigError
 from .optim import schedule_settings
+from .pixels import settle_pixels
 
 RECIPES = ("auto", "scratch", "finetune", "paper")
 SMALL_BATCH = 4  # images per rank below which batch statistics are too noisy, so that group norm is the default
@@ -425,5 +426,7 @@ def preview(dataset: Dataset, settings: Sequence[str], *, model: str | None, gpu
     base = Config(model=preset(name))
     if not len(dataset):
         return asked.over(base), []
-    config, lines = choose("scratch", measure(dataset), base, asked, machine, "none")
-    return config, [f"model: {name} ({why})", *lines]
+    base, pixels = settle_pixels(base, asked.over(base), asked.names, dataset)
+    seen = measure(dataset, asked.over(base).model.input.channels)
+    config, lines = choose("scratch", seen, base, asked, machine, "none")
+    return config, [f"model: {name} ({why})", *lines, *([pixels] if pixels else [])]

@@ -121,11 +121,11 @@ def prepare_run(
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
-        base, pixels = settle_pixels(base, asked, train_data)
+        base, pixels = settle_pixels(base, begun, asked.names, train_data)
         begun = asked.over(base)
         seen = measure(train_data, begun.model.input.channels, look=name != "paper")
         settled, more = choose(name, seen, base, asked, machine, kind)
-        settled = free_new_stem(settled, start, asked)
+        settled = free_new_stem(settled, start, asked.names)
         lines = [f"recipe: {name}, {why}", *lines, *more, *([pixels] if pixels else [])]
     else:
         settled, name = begun, None if recipe == "auto" else recipe

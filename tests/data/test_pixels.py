@@ -10,11 +10,13 @@ from PIL import Image
 
 from maskrcnn.config import read_toml
 from maskrcnn.data import pixels
+from maskrcnn.data.check import unreadable_images
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.pixels import measure_pixels, survey
 from maskrcnn.errors import ConfigError
 from maskrcnn.images import read_image
+from maskrcnn.training.recipes import preview
 from maskrcnn.training.run import claim_folder
 from maskrcnn.training.task import build_model
 from tests.training.small import make_run
@@ -166,3 +168,11 @@ def test_training_sees_what_prediction_sees(tmp_path, rng) -> None:
     (batch,) = EvalLoader(read(path), run.config.model, batch=3)
     expected = read_image(arrays[0], ranges=run.config.model.input.range)
     np.testing.assert_array_equal(batch.images.pixels[0, :, :40, :60].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_check_sees_what_training_would(tmp_path, rng) -> None:
+    dataset = read(write_set(tmp_path, [rng.integers(0, 5000, (20, 20, 5), dtype=np.uint16) for _ in range(3)]))
+    config, lines = preview(dataset, (), model="R-18-FPN-tiny", gpu=False)
+    assert (config.model.input.channels, len(config.model.input.range)) == (5, 5)
+    assert any(line.startswith("pixels: uint16, 5 channels; ") for line in lines)
+    assert unreadable_images(dataset, config.model.input.channels) == []
