@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -119,14 +120,12 @@ def test_written_labels_are_read_again(tmp_path, largest) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.int64, np.float64, ">u4", ">u2"])
 def test_tifffile_reads_what_pillow_does_not(tmp_path, dtype) -> None:
-    tifffile = pytest.importorskip("tifffile")
     labels = np.array([[0, 7], [65536 if np.dtype(dtype).itemsize > 2 else 999, 2]]).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", labels, bigtiff=dtype == np.uint64)
     np.testing.assert_array_equal(read_label_image(tmp_path / "a.tif"), labels)
 
 
 def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch) -> None:
-    tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 2), np.int64), bigtiff=True)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(DataError, match=r"a\.tif.*maskrcnn\[tiff\]"):
@@ -134,7 +133,6 @@ def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch) -> None:
 
 
 def test_large_values_of_32_bits_are_not_negative(tmp_path) -> None:
-    tifffile = pytest.importorskip("tifffile")
     labels = np.array([[0, 2**32 - 1]], np.uint32)
     tifffile.imwrite(tmp_path / "a.tif", labels)
     np.testing.assert_array_equal(read_label_image(tmp_path / "a.tif"), labels)

@@ -95,13 +95,14 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
 
 
 def find_splits(
-    data: str | Path, val: str | Path | None = None, *, keypoints: bool = False
+    data: str | Path, val: str | Path | None = None, images: str | Path | None = None, *, keypoints: bool = False
 ) -> tuple[Source, Source | None]:
-    """What to train on and what to validate on, None if the data is not divided. `val` overrides what `data` has.
+    """What to train on and what to validate on, None if the data is not divided. `val` overrides what `data` has;
+    `images` is the folder of the images, if they are not where the format expects them.
 
     Raises `DataError` if there are no annotations, or if it is not clear which ones are meant.
     """
-    options = ReadOptions(keypoints=keypoints)
+    options = ReadOptions(None if images is None else Path(images), keypoints=keypoints)
     if val is not None and not Path(val).exists():
         raise DataError(f"{val}: there is no such file; --val takes validation data, such as a COCO json")
     splits = find(data, options)
@@ -127,7 +128,7 @@ def read_dataset(
     Raises `DataError`, naming the file, if it cannot be read.
     """
     if not isinstance(source, Source):
-        source = find_splits(source, keypoints=bool(keypoints))[0]
+        source = find_splits(source, images=images_dir, keypoints=bool(keypoints))[0]
     if unlabelled not in (None, "background", "skip"):
         raise ConfigError(f"--unlabelled is background or skip, not {unlabelled!r}")
     options = ReadOptions(None if images_dir is None else Path(images_dir), strict, keypoints, unlabelled)

@@ -30,7 +30,7 @@ from ..label_images import objects_of, paint_objects, read_label_image, stored_s
 from ..validate import is_text, show
 from . import ReadOptions, Source
 from .common import MOST_BYTES, ImagePlacer, load_json, split_folders
-from .pairing import Mask, Pairs, find_pairs
+from .pairing import Mask, Pairs, find_pairs, why_none
 
 SETTINGS, TABLE = "masks.json", "masks.csv"
 _COLUMNS = ("mask", "id", "class", "crowd", "score")
@@ -76,17 +76,18 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
     """Folders such as images/ and masks/, with the same names; images and masks in one folder; or a folder for each
     image, with images/ and masks/ in it. Splits are folders around these, or in images/ and masks/.
 
-    Raises `DataError` if two masks fit an image, or two images a mask.
+    Raises `DataError` if two masks fit an image, or two images a mask, or if there are masks, but no image fits any.
     """
     if not place.is_dir():
         return {}
     splits = split_folders(place)
-    if "all" not in splits:
-        found = {split: find_pairs(folder, _images_of(folder, split, options)) for split, folder in splits.items()}
-        if any(pairs is not None for pairs in found.values()):
-            return {split: Source("masks", splits[split], split) for split, pairs in found.items() if pairs is not None}
-    if (pairs := find_pairs(place, options.images)) is None:
-        return {}
+    found = {split: find_pairs(folder, _images_of(folder, split, options)) for split, folder in splits.items()}
+    if not any(pairs is not None for pairs in found.values()):
+        for split, folder in splits.items():
+            if wrong := why_none(folder, _images_of(folder, split, options)):
+                raise DataError(wrong)
+    if (pairs := found.get("all")) is None:
+        return {split: Source("masks", splits[split], split) for split, pairs in found.items() if pairs is not None}
     inner = {split: _part(pairs, split) for split in split_folders(pairs.root)}
     return {split: Source("masks", place, split) for split, part in inner.items() if any(part.masks.values())}
 

@@ -62,6 +62,19 @@ def find_pairs(folder: Path, images: Path | None = None) -> Pairs | None:
     return pairs if any(pairs.masks.values()) else None
 
 
+def why_none(folder: Path, images: Path | None = None) -> str | None:
+    """What is missing if a folder has masks, but `find_pairs` found no pair; None if there are no masks."""
+    sides = _sides(folder, images)
+    if sides is None or not sides.masks or not _is_masks(sides.folder.name):
+        return None
+    if not sides.images:
+        return f"{sides.folder}: there are masks, but no images beside them; name their folder with --images FOLDER"
+    return (
+        f"{sides.folder}: none of its {len(sides.masks)} masks has the name of one of the {len(sides.images)} images "
+        f"in {sides.root}, such as {sides.masks[0]} and {sides.images[0]}"
+    )
+
+
 def _sides(folder: Path, images: Path | None) -> _Sides | None:
     """The folders of images and of masks; None if no folder holds masks alone."""
     holding = [sub for sub in _folders(folder) if _is_masks(sub.name) and next(_walk(sub, _RASTERS), None)]

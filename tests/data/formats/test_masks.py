@@ -138,6 +138,16 @@ def test_what_is_ambiguous_is_an_error_that_names_both(tmp_path, files, message)
         find(tree(tmp_path, files))
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_masks_without_any_image_are_named(tmp_path, split) -> None:
+    tree(tmp_path, {f"{split}masks/a.png": ONE})
+    with pytest.raises(DataError, match=r"masks: there are masks, but no images beside them; .*--images FOLDER"):
+        find(tmp_path)
+    tree(tmp_path, {f"{split}images/b.png": None})
+    with pytest.raises(DataError, match=r"none of its 1 masks has the name of one of the 1 images.*a\.png and b\.png"):
+        find(tmp_path)
+
+
 def test_a_mask_of_the_same_name_comes_before_one_with_a_word_behind_it(tmp_path) -> None:
     tree(tmp_path, {"images/a.png": None, "images/a_gt.png": None, "masks/a.png": TWO, "masks/a_gt.png": ONE})
     assert objects_in(read_all(tmp_path)["all"]) == {"a": objects(TWO), "a_gt": objects(ONE)}
