@@ -222,7 +222,7 @@ def predict(folder: Path, threads: int, quick: bool) -> None:
     detector = Drawn(often=40 if quick else 10)
     engine = engine_of(detector)
     began = time.perf_counter()
-    result = detect(engine, window_of(image), SIZE, TILING, image_id=1)
+    result = detect(engine, window_of(image, engine.config.input), SIZE, TILING, image_id=1)
     rows = result.to_coco()
     peak = memory_mb()[1]
     seconds = time.perf_counter() - began - sum(detector.seconds)

@@ -179,18 +179,13 @@ class LargeImage(NamedTuple):
 
     def predict(self, engine: Engine, batch: int) -> Result:
         """Its result. Raises `DataError` naming the file."""
-        original = self.original
+        original, rule = self.original, engine.config.input
         if original is not None:
             size = original.shape[0], original.shape[1]
-            return detect(engine, window_of(original), size, self.tiling, batch=batch, original=original)
+            return detect(engine, window_of(original, rule), size, self.tiling, batch=batch, original=original)
         assert self.path is not None
-        rule = engine.config.input
         with open_image(self.path, page=self.page) as image:
-
-            def window(top: int, left: int, bottom: int, right: int) -> np.ndarray:
-                return image.read(channels=rule.channels, ranges=rule.range, box=(top, left, bottom, right))
-
-            return detect(engine, window, image.size, self.tiling, batch=batch, path=self.path)
+            return detect(engine, window_of(image, rule), image.size, self.tiling, batch=batch, path=self.path)
 
 
 Plan = Callable[[tuple[int, int]], Tiling | None]  # from an image's size

@@ -33,6 +33,7 @@ from .canvas import fit, join
 from .config import InputConfig
 from .engine import Engine
 from .errors import ConfigError
+from .images import ImageSource
 from .ops import runs as masks
 from .ops.nearby import overlapping
 from .ops.runs import Runs
@@ -130,9 +131,11 @@ def remark(result: Result, rule: InputConfig) -> str:
     return f"shrunk to {result.scale:.0%} of its size" if result.scale < 0.995 else ""
 
 
-def window_of(array: np.ndarray) -> Window:
-    """The windows of an image in memory."""
-    return lambda top, left, bottom, right: array[top:bottom, left:right]
+def window_of(image: np.ndarray | ImageSource, rule: InputConfig) -> Window:
+    """The windows of an image: an array as the model reads it, or an open file."""
+    if isinstance(image, np.ndarray):
+        return lambda top, left, bottom, right: image[top:bottom, left:right]
+    return lambda *box: image.read(channels=rule.channels, ranges=rule.range, box=box)
 
 
 # --- from an image to its result --------------------------------------------------------------------------------------

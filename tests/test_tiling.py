@@ -85,15 +85,15 @@ def drawn(size: tuple[int, int], objects: list[tuple[int, int, int, int, int]]) 
 OBJECTS = [(0, 2, 3, 12, 13), (1, 40, 30, 46, 40), (0, 20, 50, 90, 60), (1, 50, 70, 120, 75), (0, 100, 4, 128, 20)]
 
 
-def found_in_tiles(backend: Oracle, *, batch: int = 2) -> Result:
-    image, tiling = drawn((80, 128), OBJECTS), Tiling(SIDE, 16, 1.0)
-    return detect(Engine(backend, CONFIG, CATEGORIES), window_of(image), (80, 128), tiling, batch=batch, image_id="a")
+def tiled(backend: Oracle, image: np.ndarray, scale: float = 1.0, batch: int = 2) -> Result:
+    engine, tiling, size = Engine(backend, CONFIG, CATEGORIES), Tiling(SIDE, 16, scale), (80, 128)
+    return detect(engine, window_of(image, CONFIG.input), size, tiling, batch=batch, image_id="a")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 def test_objects_of_all_tiles_come_out_whole_in_pixels_of_the_image(batch: int) -> None:
     backend = Oracle()
-    result = found_in_tiles(backend, batch=batch)
+    result = tiled(backend, drawn((80, 128), OBJECTS), batch=batch)
     assert (result.tiles, result.scale, len(result)) == (2 * 4, 1.0, 5)
     assert sum(canvas[0] for canvas in backend.canvases) == 8
     assert {canvas[2:] for canvas in backend.canvases} == {(64, 64)}
@@ -125,7 +125,7 @@ def test_tiles_are_laid_on_the_canvas_at_the_given_scale() -> None:
 
     backend, image = Bright(), np.zeros((80, 128, 3), np.uint8)
     image[20:40, 30:110] = 200
-    result = detect(Engine(backend, CONFIG, CATEGORIES), window_of(image), (80, 128), Tiling(SIDE, 16, 2.0))
+    result = tiled(backend, image, 2.0)
     assert {canvas[2:] for canvas in backend.canvases} == {(96, 96)}
     assert (result.scale, result.boxes.tolist()) == (2.0, [[30, 20, 110, 40]])
     assert result.masks is not None
@@ -133,7 +133,7 @@ def test_tiles_are_laid_on_the_canvas_at_the_given_scale() -> None:
 
 
 def test_parts_outlines_and_overlay_of_a_tiled_result() -> None:
-    result = found_in_tiles(Oracle())
+    result = tiled(Oracle(), drawn((80, 128), OBJECTS))
     best = result.select(result.scores > 0.1)
     assert best.codes is not None
     assert len(best) == len(best.codes) == 3
@@ -150,8 +150,7 @@ def test_parts_outlines_and_overlay_of_a_tiled_result() -> None:
 
 
 def test_an_image_without_objects() -> None:
-    image = drawn((80, 128), [])
-    result = detect(Engine(Oracle(), CONFIG, CATEGORIES), window_of(image), (80, 128), Tiling(SIDE, 16, 1.0))
+    result = tiled(Oracle(), drawn((80, 128), []))
     assert len(result) == 0
     assert result.to_coco() == []
     assert result.rle == []

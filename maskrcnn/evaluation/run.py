@@ -134,21 +134,21 @@ def detect_in_tiles(
 ) -> Rows:
     """What the engine finds in these images, as COCO's rows. An image that cannot be read is added to `problems`, by
     its id, with the reason; if `strict`, it raises `DataError`."""
-    from ..images import read_image
+    from ..images import open_image
     from ..tiling import detect, window_of
 
     rows: Rows = []
     for i, tiling in tilings.items():
-        image_id, (height, width) = int(dataset.image_ids[i]), dataset.sizes[i].tolist()
+        image_id, size = int(dataset.image_ids[i]), tuple(dataset.sizes[i].tolist())
         try:
-            rule, size = engine.config.input, (height, width)
-            array = read_image(dataset.path(i), channels=rule.channels, annotated_size=size, ranges=rule.range)
+            with open_image(dataset.path(i), annotated_size=size) as image:
+                window = window_of(image, engine.config.input)
+                found = detect(engine, window, size, tiling, batch=batch, image_id=image_id)
         except DataError as error:
             if strict:
                 raise DataError(f"{dataset.source}, image {image_id}: {error}") from error
             problems[image_id] = str(error)
             continue
-        found = detect(engine, window_of(array), (height, width), tiling, batch=batch, image_id=image_id)
         rows += found.to_coco()
     return rows
 
@@ -178,7 +178,8 @@ def _seen_notes(dataset: "Dataset", rule: "InputConfig", tilings: Mapping[int, "
 
     if tilings:
         yield f"images predicted in tiles: {len(tilings)}"
-    scales = {i: min(fit(*size, rule).scales) for i, size in enumerate(dataset.sizes.tolist()) if i not in tilings}
+    sizes = enumerate(dataset.sizes.tolist())
+    scales = {i: min(fit(height, width, rule).scales) for i, (height, width) in sizes if i not in tilings}
     if shrunk := [i for i, scale in scales.items() if shrinks(scale, rule) or scale < 0.995]:
         i = min(shrunk, key=scales.__getitem__)
         known = f", {scales[i] / seen(rule)[0]:.0%} of the scale of training" if shrinks(scales[i], rule) else ""

@@ -63,11 +63,6 @@ def read_image(
     Raises `DataError`, naming the file, if the image cannot be read, does not fit or has more than `MAX_PIXELS`.
     """
     with open_image(source, page=page, annotated_size=annotated_size) as image:
-        if annotated_size is not None and image.size != tuple(annotated_size):
-            raise DataError(
-                f"{image.name}: the image is {image.size[0]} x {image.size[1]}, but its annotations say "
-                f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
-            )
         return image.read(channels=channels, ranges=ranges)
 
 
@@ -250,7 +245,13 @@ def open_image(
     name = str(source) if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
     file = _open(source, name, stack=page not in (None, 1))
     try:
-        yield ImageSource(file, page, annotated_size)
+        image = ImageSource(file, page, annotated_size)
+        if annotated_size is not None and image.size != tuple(annotated_size):
+            raise DataError(
+                f"{image.name}: the image is {image.size[0]} x {image.size[1]}, but its annotations say "
+                f"{annotated_size[0]} x {annotated_size[1]} (height x width)"
+            )
+        yield image
     finally:
         file.close()
 
