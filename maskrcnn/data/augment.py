@@ -203,12 +203,12 @@ def _jitter(pixels: np.ndarray, rng: np.random.Generator, config: AugmentConfig)
         grey = values @ _LUMINANCE
         values = grey[..., None] + (values - grey[..., None]) * np.float32(saturation)
     if config.hue and values.shape[2] == 3:
-        values = values @ _turned_hue(hue).T
+        values = values @ turned_hue(hue).T
     values = values.clip(0, 255)
     return np.rint(values).astype(np.uint8) if pixels.dtype == np.uint8 else values.astype(np.float32)
 
 
-def _turned_hue(turns: float) -> np.ndarray:
+def turned_hue(turns: float) -> np.ndarray:
     """float32 [3 3], the turn of RGB in the plane of YIQ's two colour axes."""
     cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])

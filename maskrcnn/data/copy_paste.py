@@ -6,6 +6,7 @@ pixels; those that are wholly hidden are removed.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..canvas import fit
 from ..config import AugmentConfig, ModelConfig
 from ..ops.rle import counts_from_bitmap
 from .augment import Geometry, jittered, move_keypoints, move_pixels, shown_pixels
-from .bitmaps import draw_bitmap
+from .bitmaps import draw_window
 from .dataset import Record, Segmentation
 
 
@@ -37,18 +38,32 @@ def copy_paste(
     candidates = [i for i in range(len(other.labels)) if other.segmentations[i] is not None and not other.ignore[i]]
     if candidates and not chosen[candidates].any():
         chosen[candidates[int(rng.integers(len(candidates)))]] = True
-    bitmaps = _moved_bitmaps(other, [i for i in candidates if chosen[i]], geometry, config.min_visible)
-    if not bitmaps:
+    parts = _moved_parts(other, [i for i in candidates if chosen[i]], geometry, config.min_visible)
+    if not parts:
         return image, record
     height, width = geometry.size
-    window = (slice(top, top + height), slice(left, left + width))
     cover = np.zeros(record.size, dtype=bool)
-    cover[window] = np.any(list(bitmaps.values()), axis=0)
-    pasted = image.copy()
+    for part in parts:
+        cover[part.within(top, left)] |= part.bits
+    pasted, window = image.copy(), (slice(top, top + height), slice(left, left + width))
     pixels = move_pixels(other_image, geometry, model.input).astype(image.dtype)
     pasted[window][cover[window]] = pixels[cover[window]]
     below = _hide(record, cover, config.min_visible)
-    return pasted, _joined(below, _record_of(other, bitmaps, record.size, geometry, (top, left), flip_pairs, model))
+    return pasted, _joined(below, _record_of(other, parts, record.size, geometry, (top, left), flip_pairs, model))
+
+
+class _Part(NamedTuple):
+    """What is in view of object `index`: the window of its mask, and its place in the moved image."""
+
+    index: int
+    bits: np.ndarray  # bool [h w]
+    row: int
+    column: int
+
+    def within(self, top: int, left: int) -> tuple[slice, slice]:
+        """Its place in an image in which the moved image has its corner at (top, left)."""
+        y, x = top + self.row, left + self.column
+        return slice(y, y + self.bits.shape[0]), slice(x, x + self.bits.shape[1])
 
 
 def _place(
@@ -78,18 +93,22 @@ def _place(
     return geometry, (int(down * (size[0] - height + 1)), int(right * (size[1] - width + 1)))
 
 
-def _moved_bitmaps(other: Record, chosen: list[int], geometry: Geometry, min_visible: float) -> dict[int, np.ndarray]:
-    """The masks, bool [h w] of the moved image, of those chosen objects of which enough is in view."""
+def _moved_parts(other: Record, chosen: list[int], geometry: Geometry, min_visible: float) -> list[_Part]:
+    """Those of the chosen objects of which enough is in view."""
     rows, columns = shown_pixels(other.size, geometry, centred=True)
-    found = {}
+    parts = []
     for i in chosen:
-        bitmap = draw_bitmap(other.segmentations[i], other.size)
-        whole = np.count_nonzero(bitmap) * geometry.scales[0] * geometry.scales[1]
-        moved = (bitmap.T if geometry.quarter_turns % 2 else bitmap)[np.ix_(rows, columns)]
+        bits, (row, column) = draw_window(other.segmentations[i], other.size)
+        whole = np.count_nonzero(bits) * geometry.scales[0] * geometry.scales[1]
+        if geometry.quarter_turns % 2:
+            bits, row, column = bits.T, column, row
+        ys = np.flatnonzero((rows >= row) & (rows < row + bits.shape[0]))
+        xs = np.flatnonzero((columns >= column) & (columns < column + bits.shape[1]))
+        moved = bits[np.ix_(rows[ys] - row, columns[xs] - column)]
         visible = np.count_nonzero(moved)
         if visible and visible >= min_visible * whole:
-            found[i] = moved
-    return found
+            parts.append(_Part(i, moved, int(ys[0]), int(xs[0])))
+    return parts
 
 
 def _hide(record: Record, cover: np.ndarray, min_visible: float) -> Record:
@@ -105,14 +124,16 @@ def _hide(record: Record, cover: np.ndarray, min_visible: float) -> Record:
         if segmentation is None:  # what is left of it is not known
             ignore[i] = covered.mean() > 0.5
             continue
-        bitmap = draw_bitmap(segmentation, record.size)
-        left = bitmap & ~cover
-        before, after = np.count_nonzero(bitmap), np.count_nonzero(left)
+        bits, (row, column) = draw_window(segmentation, record.size)
+        window = (slice(row, row + bits.shape[0]), slice(column, column + bits.shape[1]))
+        left = bits & ~cover[window]
+        before, after = np.count_nonzero(bits), np.count_nonzero(left)
         if after == before:
             continue
         keep[i] = after > 0
         if after:
-            segmentations[i], boxes[i], areas[i] = _encoded(left), _tight_box(left), after
+            segmentations[i], boxes[i] = _on_image(left, window, record.size)
+            areas[i] = after
             ignore[i] = after < min_visible * before
     keypoints = record.keypoints
     if keypoints is not None:
@@ -133,7 +154,7 @@ def _hide(record: Record, cover: np.ndarray, min_visible: float) -> Record:
 
 def _record_of(
     other: Record,
-    bitmaps: dict[int, np.ndarray],
+    parts: list[_Part],
     size: tuple[int, int],
     geometry: Geometry,
     corner: tuple[int, int],
@@ -141,14 +162,8 @@ def _record_of(
     model: ModelConfig,
 ) -> Record:
     """The pasted objects, in an image of `size`."""
-    index, (top, left) = list(bitmaps), corner
-    segmentations: list[Segmentation] = []
-    boxes = np.zeros((len(index), 4), dtype=np.float32)
-    for row, bitmap in enumerate(bitmaps.values()):
-        whole = np.zeros(size, dtype=bool)
-        whole[top : top + bitmap.shape[0], left : left + bitmap.shape[1]] = bitmap
-        segmentations.append(_encoded(whole))
-        boxes[row] = _tight_box(whole)
+    index, (top, left) = [part.index for part in parts], corner
+    placed = [_on_image(part.bits, part.within(top, left), size) for part in parts]
     keypoints = None
     if other.keypoints is not None:
         keypoints = move_keypoints(other.keypoints[index], geometry, flip_pairs, model)
@@ -156,13 +171,13 @@ def _record_of(
         keypoints[..., :2] += np.array([left, top]) - model.keypoint_head.shift
         keypoints = np.where(labelled[..., None], keypoints, 0).astype(np.float32)
     return other._replace(
-        boxes=boxes,
+        boxes=np.array([box for _, box in placed], dtype=np.float32),
         labels=other.labels[index],
         ignore=np.zeros(len(index), dtype=bool),
         keypoints=keypoints,
         annotation_ids=other.annotation_ids[index],
-        segmentations=segmentations,
-        areas=np.array([np.count_nonzero(bitmap) for bitmap in bitmaps.values()], dtype=np.float64),
+        segmentations=[segmentation for segmentation, _ in placed],
+        areas=np.array([np.count_nonzero(part.bits) for part in parts], dtype=np.float64),
     )
 
 
@@ -176,10 +191,11 @@ def _joined(record: Record, pasted: Record) -> Record:
     return record._replace(**columns, keypoints=keypoints, segmentations=[*record.segmentations, *pasted.segmentations])
 
 
-def _encoded(bitmap: np.ndarray) -> Segmentation:
-    return counts_from_bitmap(bitmap), (bitmap.shape[0], bitmap.shape[1])
-
-
-def _tight_box(bitmap: np.ndarray) -> list[int]:
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+def _on_image(bits: np.ndarray, window: tuple[slice, slice], size: tuple[int, int]) -> tuple[Segmentation, list[int]]:
+    """A mask in a window of an image of `size` as run lengths, and its tight box, xyxy."""
+    whole = np.zeros(size, dtype=bool)
+    whole[window] = bits
+    rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
+    y, x = window[0].start, window[1].start
+    box = [x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1]
+    return (counts_from_bitmap(whole), size), box

@@ -11,7 +11,7 @@ from .dataset import Dataset
 
 _LOOKED_AT, _MOST_PIXELS = 128, 256e6  # images, and their pixels together, that are opened to see whether up matters
 _CELLS = 8  # rows and columns to which an image is reduced for that
-FEWEST = 24  # images from which a statement about up can be made
+FEWEST = 32  # images from which a statement about up can be made
 
 
 class Quantiles(NamedTuple):
@@ -52,14 +52,14 @@ class Statistics:
     def up_matters(self) -> bool:
         """Whether an image that is turned by a right angle or mirrored up and down is no longer like the others.
 
-        A share counts that exceeds chance by three standard errors. Without enough images the answer is yes, which is
-        safe: then no image is turned.
+        A share counts that exceeds chance by two and a half standard errors, as 1 in 40 does by chance. Without enough
+        images the answer is yes, which is safe: then no image is turned.
         """
         shares = ((self.upright_by_pixels, 0.25), (self.upright_by_boxes, 0.5))
         if self.upright_by_pixels is None:
             return True
         return any(
-            share is not None and share > chance + 3 * (chance * (1 - chance) / judged) ** 0.5
+            share is not None and share > chance + 2.5 * (chance * (1 - chance) / judged) ** 0.5
             for (share, chance), judged in zip(shares, self.judged, strict=True)
         )
 

@@ -253,6 +253,7 @@ def image_size(now: Situation) -> Choice | None:
     """Photographs get one shorter side, since objects are as large as they are near. Images in which up means nothing
     come from microscopes or from above: their scale is fixed, so all are resized by one factor.
 
+    So are objects that would need a shorter side of more than 800 pixels: training sees crops, and prediction tiles.
     Either is as small as nine objects of ten allow. With a trained RPN that is its smallest anchor over sqrt(2).
     """
     seen, machine, model = now.seen, now.machine, now.config.model
@@ -260,10 +261,11 @@ def image_size(now: Situation) -> Choice | None:
     if not seen.objects or (trained and not model.input.min_size and seen.up_matters):
         return None
     fine = max(_FINE, min(map(min, model.anchors.sizes)) / math.sqrt(2)) if trained else _FINE
-    if not seen.up_matters:
+    if not seen.up_matters or fine / seen.shares.q10 > _MIN_SIZES[-1]:
         zoom = min(fine / seen.sizes.q10, machine.crop / 2 / seen.sizes.q95)
         zoom = round(min(max(2.0 ** (round(2 * math.log2(zoom)) / 2), 0.125), 4.0), 2)
-        reason = f"up is not special, so one scale; nine objects of ten have {seen.sizes.q10:.0f} pixels or more"
+        why = "they are small in large images" if seen.up_matters else "up is not special"
+        reason = f"one scale, as {why}; nine objects of ten have {seen.sizes.q10:.0f} pixels or more"
         settings = {"model.input.min_size": 0, "model.input.zoom": _short(zoom), "model.input.max_size": 4096}
         return Choice("image size", settings, f"{reason}, {seen.sizes.q10 * zoom:.0f} on the canvas")
     least = _least_side(now)
@@ -288,7 +290,7 @@ def _least_side(now: Situation) -> int:
 def crop(now: Situation) -> Choice | None:
     """Crops bound the time of a step and give all images one canvas. They are no larger than the images."""
     seen, machine = now.seen, now.machine
-    if not seen.objects or (now.weights != "none" and seen.up_matters):
+    if not seen.objects or (now.weights != "none" and now.config.model.input.min_size):
         return None
     need = max(machine.crop, 32 * math.ceil(2 * now.on_canvas("q95") / 32))
     side = min(max(64, 32 * round(seen.side * now.scale / 32)), need)

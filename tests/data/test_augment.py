@@ -15,7 +15,7 @@ from maskrcnn.config import (
     MaskHeadConfig,
     ModelConfig,
 )  # fmt: skip
-from maskrcnn.data.augment import MASK_SIDE, NO_AUGMENTATION, augment, draw_geometry
+from maskrcnn.data.augment import MASK_SIDE, NO_AUGMENTATION, augment, draw_geometry, turned_hue
 from maskrcnn.data.dataset import Record
 
 KEEP = InputConfig(min_size=0, max_size=2000)
@@ -360,3 +360,45 @@ def test_crops_lie_everywhere():
     windows = [draw_geometry(np.random.default_rng(s), (52, 51), config, KEEP).window for s in range(100)]
     assert {window[:2] for window in windows} == {(y, x) for y in (0, 1, 2) for x in (0, 1)}
     assert draw_geometry(np.random.default_rng(0), (30, 80), config, KEEP).size == (30, 50)
+
+
+@pytest.mark.parametrize(("law", "mean"), [("uniform", 1.05), ("log-uniform", 1.9 / np.log(20))])
+def test_large_scale_jitter_follows_its_law(law, mean):
+    config = AugmentConfig(scale=(0.1, 2.0), scale_law=law, crop=64)
+    drawn = [draw_geometry(np.random.default_rng(seed), (1000, 1000), config, KEEP).scales[0] for seed in range(3000)]
+    assert 0.1 <= min(drawn) < 0.15
+    assert 1.9 < max(drawn) <= 2.0
+    assert np.mean(drawn) == pytest.approx(mean, abs=0.04)
+
+
+def test_what_jitter_shrinks_below_a_pixel_is_ignored():
+    record = record_of([rectangle(10, 10, 16, 30), rectangle(40, 40, 60, 70)], (90, 110))
+    config = AugmentConfig(scale=(0.1, 0.1), crop=64, horizontal_flip=0.0)
+    sample = augment(blank(record.size), record, np.random.default_rng(0), config, MODEL)
+    assert sample.ignore.tolist() == [True, False]
+
+
+def test_a_crop_of_a_large_image_keeps_its_scale():
+    size = (3000, 9000)
+    config = AugmentConfig(crop=64)
+    assert draw_geometry(np.random.default_rng(0), size, config, KEEP).scales == (1.0, 1.0)
+    twice = replace(KEEP, zoom=2.0)
+    assert draw_geometry(np.random.default_rng(0), size, config, twice).scales == (2.0, 2.0)
+    assert draw_geometry(np.random.default_rng(0), size, NO_AUGMENTATION, KEEP).resized == (667, 2000)
+
+
+def test_half_a_turn_of_the_hue_mirrors_colours_at_their_grey(rng):
+    colours = rng.uniform(60, 190, (20, 3))
+    grey = (colours @ [0.299, 0.587, 0.114])[:, None]
+    assert colours @ turned_hue(0.5).T == pytest.approx(2 * grey - colours, abs=0.3)
+    assert colours @ turned_hue(0.0).T == pytest.approx(colours, abs=1e-3)
+    assert np.full((1, 3), 77.0) @ turned_hue(0.37).T == pytest.approx(np.full((1, 3), 77.0), abs=0.2)
+
+
+def test_hue_changes_colours_and_keeps_their_luminance(rng):
+    image = rng.integers(100, 150, (30, 40, 3), dtype=np.uint8)
+    record = record_of([], (30, 40))
+    sample = augment(image, record, rng, AugmentConfig(hue=0.5, horizontal_flip=0.0), MODEL)
+    assert np.abs(sample.image.astype(int) - image).max() > 10
+    before, after = (pixels @ np.array([0.299, 0.587, 0.114]) for pixels in (image, sample.image))
+    assert np.abs(before - after).max() < 1.5

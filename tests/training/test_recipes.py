@@ -148,6 +148,20 @@ def test_weights_keep_their_anchors_and_get_images_in_which_these_find_the_objec
     assert backbone["train.epochs"] == pytest.approx(2 * model["train.epochs"], abs=1)
 
 
+@pytest.mark.parametrize(("recipe", "weights"), [("scratch", "none"), ("finetune", "model")])
+def test_small_objects_in_large_images_are_not_shrunk_away(recipe: str, weights: Any) -> None:
+    """Three slides of 8000 x 8000 with nuclei: too few to say whether up matters."""
+    slides = replace(
+        NUCLEI, images=3, short_side=8000, side=8000, elongation=1, mean_area=64e6, upright_by_pixels=None,
+        shares=Quantiles(*(size / 8000 for size in NUCLEI.sizes)), most=9000, judged=(2, 3),
+    )  # fmt: skip
+    found, _ = chosen(slides, recipe=recipe, weights=weights)
+    assert found["model.input.min_size"] == 0
+    assert found["model.input.zoom"] >= 2
+    assert found["train.augment.crop"] == 320
+    assert not found["train.augment.rotate90"]
+
+
 def test_the_paper_is_left_as_it_is() -> None:
     found, _ = chosen(NUCLEI, recipe="paper", model="R-50-FPN")
     expected = flat(to_dict(Config(model=preset("R-50-FPN"))))
@@ -231,15 +245,16 @@ def test_one_level_of_anchors_stays_one() -> None:
 
 
 def write_images(folder: Path, count: int, *, sky: bool, tall: bool, size: tuple[int, int] = (40, 40)) -> Path:
-    """Noise, with a bright upper half or not; boxes of 8 x 16, all upright or each in a random direction."""
+    """Noise, each image in all four directions, or with a bright upper half; boxes of 8 x 16, upright or in turn."""
     rng, rows, images = np.random.default_rng(3), [], []
+    noise = rng.integers(0, 120, (-(-count // 4), *size, 3), dtype=np.uint8)
     for i in range(count):
-        pixels = rng.integers(0, 120, (*size, 3), dtype=np.uint8)
+        pixels = noise[i // 4] if size[0] != size[1] else np.rot90(noise[i // 4], i % 4).copy()
         if sky:
             pixels[: size[0] // 2] += 100
         Image.fromarray(pixels).save(folder / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": size[0], "width": size[1]})
-        w, h = (8, 16) if tall or rng.random() < 0.5 else (16, 8)
+        w, h = (8, 16) if tall or i % 2 else (16, 8)
         rows.append({"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 5, w, h]})
     rows.append({"id": count + 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 40, 40], "iscrowd": 1})
     path = folder / "train.json"
