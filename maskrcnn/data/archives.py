@@ -25,6 +25,7 @@ MOST_MEMBERS = 2_000_000
 MOST_GROWTH = 100  # times the archive's size, but for what is small anyhow
 SMALL = 1 << 30  # bytes
 _SPARE = 1 << 28  # bytes that stay free on the disk
+_LONGEST = 1000  # characters of a name
 _PATIENCE = 3600.0  # seconds to wait for another process that unpacks
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, whatever the suffix
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
@@ -120,6 +121,8 @@ def _wrong(name: str, parts: list[str], info: zipfile.ZipInfo) -> str | None:
     """What is unsafe about a member, or None."""
     if name.startswith("/") or PureWindowsPath(name).drive or any(part.rstrip(" .") == "" for part in parts):
         return "would leave the folder"  # Windows ignores dots and spaces at the end of a name
+    if len(name) > _LONGEST:
+        return "has too long a name"
     if not parts or re.search(r"[\x00-\x1f\x7f]", name) or (":" in name and os.name == "nt"):
         return "has a name that names no file"
     if any(_DEVICES.fullmatch(part) for part in parts):

@@ -127,6 +127,7 @@ def test_names_of_other_systems(tmp_path) -> None:
         ("d/con.txt", "has the name of a device"),
         ("LPT1", "has the name of a device"),
         ("a\n.txt", "has a name that names no file"),
+        ("a/" * 30_000 + "b", "has too long a name"),
         ("./", "has a name that names no file"),
     ],
 )

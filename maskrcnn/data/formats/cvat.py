@@ -29,8 +29,9 @@ from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..validate import FAR
 from . import ReadOptions, Source
-from .common import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, files_below
+from .common import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below
 from .naming import Names
+from .outlines import ellipse
 from .rings import rings_of, rle_of_window, window_of
 from .xmls import elements, has_root, number, printable
 
@@ -38,8 +39,6 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "v
 _SUBSETS = {"train": "Train", "val": "Validation", "test": "Test"}
 _OBJECTS = frozenset(("box", "polygon", "mask", "ellipse"))
 _NO_CLASSES = frozenset(("polyline", "points", "skeleton", "cuboid", "tag"))  # kinds of labels that no object has
-_OFF = 0.05  # pixels between an ellipse and its polygon, at most
-_MOST_CORNERS = 720
 _CROWD = (
     "<attribute><name>is_crowd</name><mutable>False</mutable><input_type>checkbox</input_type>"
     "<default_value>false</default_value><values>false</values></attribute>"
@@ -128,6 +127,7 @@ class Writer:
         if not subset:
             del attributes["subset"]
         self._count += 1
+        count_keypoints(record, self.lost)
         shapes = [self._shape(record, i) for i in range(len(record.labels))]
         self._body.write(f"  <image{_attributes(attributes)}>\n{''.join(shapes)}  </image>\n")
 
@@ -146,8 +146,6 @@ class Writer:
     def _shape(self, record: Record, i: int) -> str:
         if record.scores is not None and not np.isnan(record.scores[i]):
             self.lost["score"] += 1
-        if record.keypoints is not None and (record.keypoints[i, :, 2] > 0).any():
-            self.lost["keypoints of an object"] += 1
         attributes: dict[str, Any] = {"label": self.categories[int(record.labels[i])].name, "source": "manual"}
         attributes["occluded"] = 0
         box = record.boxes[i].astype(np.float64).tolist()
@@ -327,17 +325,15 @@ class _Shapes:
         if turn is None or not all(value is not None and abs(value) < FAR for value in [*values, turn]):
             return None
         a, b, c, d = np.array(values, dtype=np.float64)
+        angle = math.radians(turn)
         if child.tag == "ellipse":
-            centre, radii = np.array([a, b]), np.array([c, d])
-            count = math.ceil(math.pi / math.acos(max(1 - _OFF / max(c, d, 2 * _OFF), 0.0)))
-            angles = np.arange(min(max(count, 12), _MOST_CORNERS)) * (2 * np.pi / min(max(count, 12), _MOST_CORNERS))
-            offsets = radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            corners = ellipse(a, b, c, d, angle)
         else:
-            centre = np.array([a + c, b + d]) / 2
+            cosine, sine = math.cos(angle), math.sin(angle)
             offsets = np.array([[a - c, b - d], [c - a, b - d], [c - a, d - b], [a - c, d - b]]) / 2
-        cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        turned = offsets @ np.array([[cosine, sine], [-sine, cosine]])  # clockwise on the screen
-        return [np.round(centre + turned, 6).ravel().tolist()]
+            turned = offsets @ np.array([[cosine, sine], [-sine, cosine]])  # clockwise on the screen
+            corners = np.array([a + c, b + d]) / 2 + turned
+        return [np.round(corners, 6).ravel().tolist()]
 
     def _mask(self, child: Element) -> Any:
         height, width = self.size

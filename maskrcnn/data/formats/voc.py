@@ -30,7 +30,7 @@ from ..dataset import Dataset, Record
 from ..label_images import paint_objects
 from ..validate import BOX_TOLERANCE
 from . import ReadOptions, Source
-from .common import ImagePlacer, add_image_file, categories_by_name, files_below, split_folders
+from .common import ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below, split_folders
 from .naming import Names
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
 from .xmls import has_root, load_xml, number, printable
@@ -147,6 +147,7 @@ class Writer:
     def add(self, record: Record, split: str = "all") -> None:
         name = self._names.of(record)  # all splits share their folders
         self._placer.place(record._replace(name=str(name)), self.out / "JPEGImages")
+        count_keypoints(record, self.lost)
         key = name.with_suffix("").as_posix()
         self._lists.setdefault("trainval" if split == "all" else split, []).append(key)
         masked = any(segmentation is not None for segmentation in record.segmentations)
@@ -210,8 +211,6 @@ class Writer:
         for i in range(len(record.labels)):
             if record.scores is not None and not np.isnan(record.scores[i]):
                 self.lost["score"] += 1
-            if record.keypoints is not None and (record.keypoints[i, :, 2] > 0).any():
-                self.lost["keypoints of an object"] += 1
             entry = SubElement(root, "object")
             name_of_class = printable(self.categories[int(record.labels[i])].name)
             fields = {"name": name_of_class, "pose": "Unspecified", "truncated": "0"}

@@ -25,7 +25,7 @@ from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from . import ReadOptions, Source
-from .common import ImagePlacer, add_image_file
+from .common import ImagePlacer, add_image_file, count_keypoints
 from .naming import Names
 from .rings import one_ring, rings_of
 from .yolo_layout import images_of, open_set, text_of
@@ -89,6 +89,7 @@ class Writer:
         self._splits[split] = str(PurePosixPath("images", folder))
         name = self._names.of(record, split, avoid=("images", "labels"))
         self._placer.place(record._replace(name=str(name)), self.out / "images" / folder)
+        count_keypoints(record, self.lost)
         lines = [line for i in range(len(record.labels)) if (line := self._line(record, i))]
         path = self.out / "labels" / folder / name.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +111,6 @@ class Writer:
             return None
         if record.scores is not None and not np.isnan(record.scores[i]):
             self.lost["score"] += 1
-        if record.keypoints is not None and (record.keypoints[i, :, 2] > 0).any():
-            self.lost["keypoints of an object"] += 1
         height, width = record.size
         (x1, y1, x2, y2), sides = record.boxes[i].astype(np.float64).tolist(), np.array([width, height])
         rings = rings_of(record, i)
@@ -150,6 +149,9 @@ def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, li
     if count < 5:
         builder.refuse("annotation", "line with fewer than 5 values", f"{where}: {count}", image_id=id)
         return "wrong"
+    if class_number not in range(len(builder.categories)):
+        builder.refuse("annotation", "class number without a name", f"{where}: {class_number:g}", image_id=id)
+        return "wrong"
     score = None
     if count % 2 == 0:
         if count > 6 and _is_pose(values):
@@ -172,7 +174,7 @@ def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, li
     else:
         box, polygons = None, [values.ravel().tolist()]
     own_id = builder.report.annotations_in_file + 1
-    builder.add_object(id, float(class_number), id=own_id, box=box, segmentation=polygons, score=score)
+    builder.add_object(id, int(class_number), id=own_id, box=box, segmentation=polygons, score=score)
     return "object"
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from reprlib import repr as short  # aliases of YAML can make a list exponentially long
 from typing import Any, NamedTuple
 
 from ...errors import DataError
@@ -90,7 +91,7 @@ def _described(path: Path, given: dict[str, Any], *, free: bool) -> LabelSet:
         value = given.get(key)
         entries = value if isinstance(value, list) else [value] if value else []
         if not all(isinstance(entry, str) and entry for entry in entries):
-            raise DataError(f"{path}: {key} must be a folder, a text file or a list of them; it is {value!r:.80}")
+            raise DataError(f"{path}: {key} must be a folder, a text file or a list of them; it is {short(value)}")
         if entries:
             splits.setdefault(split, [str(entry) for entry in entries])
     root = given.get("path")
@@ -102,12 +103,12 @@ def _class_names(path: Path, given: dict[str, Any]) -> list[str]:
     if isinstance(names, dict):
         numbers = [int(key) if str(key).isdecimal() and len(str(key)) < 9 else -1 for key in names]
         if sorted(numbers) != list(range(len(names))):
-            raise DataError(f"{path}: names must be numbered from 0 without a gap; they are {list(names)!r:.80}")
+            raise DataError(f"{path}: names must be numbered from 0 without a gap; they are {short(list(names))}")
         names = [name for _, name in sorted(zip(numbers, names.values(), strict=True), key=lambda pair: pair[0])]
     if names is None and isinstance(nc, int) and 0 < nc < 1_000_000:
         names = [f"class_{i}" for i in range(nc)]
     if not isinstance(names, list) or not names or not all(isinstance(n, str | int | float) for n in names):
-        raise DataError(f"{path}: names must be a list of the classes; it is {names!r:.80}")
+        raise DataError(f"{path}: names must be a list of the classes; it is {short(names)}")
     return [str(name) for name in names]
 
 

@@ -1,6 +1,7 @@
 """YOLO: layouts of Ultralytics, Roboflow, Darknet, CVAT and Label Studio, and what is written and read again."""
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +178,8 @@ def test_labels_without_names_are_named_by_their_numbers(tmp_path) -> None:
     [
         ("0 0.1 0.2 0.3", "fewer than 5 values"),
         ("0 0.1 0.2 x 0.3", "not a list of numbers"),
-        ("5 0.5 0.5 0.1 0.1", "unknown category"),
-        ("0.5 0.5 0.5 0.1 0.1", "unknown category"),
+        ("5 0.5 0.5 0.1 0.1", "class number without a name"),
+        ("0.5 0.5 0.5 0.1 0.1", "class number without a name"),
         ("0 10 20 30 40", "not relative"),
         ("0 nan 0.5 0.1 0.1", "not relative"),
         ("0 0.5 0.5 0.1 inf", "not relative"),
@@ -271,6 +272,9 @@ def test_exif_turns_the_image(tmp_path) -> None:
     assert read_back(folder, "train").record(0).boxes.tolist()[0] == [5, 2, 15, 6]
 
 
+BOMB = "a: &a [x]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 99)}]\n" for x, y in pairwise("abcdefghi"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -280,6 +284,9 @@ def test_exif_turns_the_image(tmp_path) -> None:
         "names: !!python/object/apply:os.system ['touch /tmp/owned']\ntrain: images\n",
         "train: 2001-99-99\nnames: [a]\n",
         "train: {a: b}\nnames: [a]\n",
+        BOMB + "train: images\nnames: *i\n",
+        BOMB + "train: *i\nnames: [a]\n",
+        BOMB + "train: images\nnames: {*i : a}\n",
         "train: 3\nnames: [a]\n",
     ],
 )
@@ -368,7 +375,7 @@ def test_what_it_cannot_hold_is_counted(tmp_path) -> None:
     assert dict(lost) == {
         "crowd, left out": 1,
         "score": 2,
-        "keypoints of an object": 1,
+        "keypoints of an object": 2,
         "mask of several outlines, joined to one by lines of no width": 1,
         "box that differs from its mask's": 2,
     }
