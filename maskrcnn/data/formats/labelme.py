@@ -8,7 +8,6 @@ of a region to ignore is ours.
 
 import base64
 import binascii
-import hashlib
 import io
 import math
 import struct
@@ -22,7 +21,7 @@ from PIL import Image
 
 from ...categories import Category
 from ...errors import DataError
-from ...files import fingerprint, write_json
+from ...files import write_json
 from ...images import MAX_PIXELS, read_image
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record, Shape
@@ -30,7 +29,7 @@ from ..validate import FAR, integer, is_text, show
 from . import ReadOptions, Source
 from .common import ImagePlacer, categories_by_name, count_keypoints, load_json, relative, split_folders
 from .embedded import unpack
-from .lookup import ImageFolder, files_in, size_of
+from .lookup import ImageFolder, files_in, fingerprint_of, size_of
 from .naming import Names
 from .outlines import (
     Stated,
@@ -107,6 +106,11 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             found[image.name] = image
         else:
             refused[image.name] = "image without annotations, left out", image.name
+    if not found and refused:
+        reason, detail = next(iter(refused.values()))
+        raise DataError(
+            f"{source.path}: none of its {len(files)} annotation files can be used; the first: {reason} ({detail})"
+        )
     for name in images.names if whole else []:
         if name not in found and name not in refused:
             size = size_of(images.root / name) if options.unlabelled == "background" else None
@@ -117,14 +121,16 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     builder = _builder(source, found, options)
     for reason, detail in refused.values():
         builder.refuse("image", reason, detail)
-    return builder.build(_fingerprint(files))
+    return builder.build(fingerprint_of(files))
 
 
 def _builder(source: Source, found: dict[str, _Image], options: ReadOptions) -> DatasetBuilder:
     """A builder with all images and objects."""
     categories = categories_by_name(thing.label for image in found.values() for thing in image.objects)
     if not categories:
-        raise DataError(f"{source.path}: none of its {len(found)} annotated images has an object with a box or a mask")
+        faults = [fault for image in found.values() for fault in image.faults]
+        first = f"; the first of {len(faults)} other shapes: {faults[0][0]} ({faults[0][1]})" if faults else ""
+        raise DataError(f"{source.path}: none of its {len(found)} images has an object with a box or a mask{first}")
     ids, count = {category.name: category.id for category in categories}, 0
     roots = list(dict.fromkeys(image.root for image in found.values()))
     builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
@@ -145,13 +151,6 @@ def _builder(source: Source, found: dict[str, _Image], options: ReadOptions) -> 
                 score=thing.score,
             )
     return builder
-
-
-def _fingerprint(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {fingerprint(path)}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def _is_labelme(path: Path) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...categories import Category
 from ...errors import DataError
-from ...files import fingerprint, replacing
+from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..validate import FAR, show
@@ -28,8 +28,8 @@ from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
 from .common import ImagePlacer, categories_by_name, count_keypoints
 from .embedded import unpack
-from .labelstudio_file import Region, Task, load, names_of, rank
-from .lookup import ImageFolder, image_folder, one_file_each, size_of
+from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
+from .lookup import ImageFolder, files_in, fingerprint_of, image_folder, one_file_each, size_of
 from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
 from .rings import rle_of_window
 
@@ -56,11 +56,11 @@ class _Unusable(Exception):
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
-    """An export in json; a folder that holds one; or one with `train/` and `val/` that hold one each.
+    """An export in json; a folder that holds one, or a json for each task; or one with `train/` and `val/` of these.
 
-    Raises `DataError` if a folder holds several.
+    Raises `DataError` if a folder holds several exports.
     """
-    return one_file_each("labelstudio", place, (".json",), rank)
+    return one_file_each("labelstudio", place, (".json",), rank, several=ONE_TASK)
 
 
 def read(source: Source, options: ReadOptions) -> Dataset:
@@ -70,8 +70,12 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     objects. Raises `DataError` if there is no object or no image at all.
     """
     path = source.path
-    tasks, faults = load(path)
-    images = ImageFolder(image_folder(path, options.images))
+    if path.is_dir():
+        files, folder = [file for file in files_in(path, (".json",)) if rank(file) == ONE_TASK], options.images or path
+    else:
+        files, folder = [path], image_folder(path, options.images)
+    tasks, faults = load(path, files)
+    images = ImageFolder(folder)
     found: dict[str, _Found] = {}
     left_out: list[tuple[str, str]] = []
     for task in tasks:
@@ -88,7 +92,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     builder = _builder(source, found, images.root, options)
     for reason, detail in (*faults, *left_out):
         builder.refuse("image", reason, detail)
-    return builder.build(fingerprint(path))
+    return builder.build(fingerprint_of(files))
 
 
 def _find_image(path: Path, task: Task, images: ImageFolder) -> _Found:
@@ -100,12 +104,13 @@ def _find_image(path: Path, task: Task, images: ImageFolder) -> _Found:
         number = hashlib.sha256(task.image.encode()).hexdigest()[:16]
         root, name = unpack(task.image, number, images.root, path)
         return _Found(name, root, size_of(root / name), task)
-    return _Found((names_of(task.image) or [show(task.image)])[0], images.root, None, task)
+    return _Found((names_of(task.image) or [show(task.image)])[0].lstrip("/"), images.root, None, task)
 
 
 def _builder(source: Source, found: dict[str, _Found], root: Path, options: ReadOptions) -> DatasetBuilder:
     """A builder with all images and objects."""
-    names = {region.labels[0] for image in found.values() for region in image.task.regions or () if region.labels}
+    regions = [region for image in found.values() for region in image.task.regions or ()]
+    names = {region.labels[0] for region in regions if region.labels and not region.keypoint}
     if not names:
         raise DataError(
             f"{source.path}: none of its tasks has a labelled region in a submitted annotation; predictions and drafts "

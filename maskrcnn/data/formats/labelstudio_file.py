@@ -1,13 +1,14 @@
 """Label Studio's exports in json, brought into one form: tasks, each with the regions of one annotation.
 
-JSON is the list of tasks with their annotations; JSON-MIN has one entry for each annotation, with the regions of a
-control tag under the tag's name. An annotation's results with one id are one region: where the labels are a tag of
-their own, the shape is in one result and the label in another.
+JSON is the list of tasks with their annotations, or a file for each task or annotation; JSON-MIN has one entry for each
+annotation, with the regions of a control tag under the tag's name. An annotation's results with one id are one region:
+where the labels are a tag of their own, the shape is in one result and the label in another.
 """
 
 import base64
 import binascii
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,6 +18,7 @@ from ...images import IMAGE_SUFFIXES
 from ..validate import integer, is_text, show
 from .common import load_json
 
+ONE_TASK, _EXPORT = 1, 2  # ranks of files
 _PEEK = 1 << 16  # bytes of a file that show what it is
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts eight digits before the name of an uploaded file
 
@@ -42,7 +44,7 @@ class Task(NamedTuple):
 
 
 def rank(path: Path) -> int:
-    """1 if a file's beginning looks like Label Studio's, else 0."""
+    """What a file's beginning looks like: an export, `ONE_TASK`, or 0 for another format."""
     try:
         with path.open("rb") as file:
             head = file.read(_PEEK).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # of UTF-16, too
@@ -51,34 +53,50 @@ def rank(path: Path) -> int:
     annotated = any(key in head for key in (b'"annotations"', b'"completions"', b'"predictions"'))
     if re.match(rb"\[\s*\{", head):
         minimal = b'"annotation_id"' in head or b'"original_width"' in head
-        return int(minimal or (annotated and (b'"data"' in head or b'"result"' in head)))
-    return int(head.startswith(b"{") and annotated and b'"data"' in head and b'"result"' in head)
+        return _EXPORT * (minimal or (annotated and (b'"data"' in head or b'"result"' in head)))
+    annotated |= b'"task"' in head and b'"completed_by"' in head
+    return ONE_TASK * (head.startswith(b"{") and annotated and b'"result"' in head)
 
 
-def load(path: Path) -> tuple[list[Task], list[tuple[str, str]]]:
-    """The tasks of an export, and those that are none with an image, with a reason and a detail.
+def load(path: Path, files: Sequence[Path]) -> tuple[list[Task], list[tuple[str, str]]]:
+    """The tasks of all files, and those that are none with an image, with a reason and a detail.
 
-    Raises `DataError`, naming the file, if it is not Label Studio's.
+    Raises `DataError`, naming `path`, if there is no task, or if the only file cannot be read.
     """
-    content = load_json(path)
-    entries = [content] if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not any(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path}: not Label Studio's; expected a list of tasks")
-    tasks, faults, minimal = [], [], {}
-    for place, entry in enumerate(entries, start=1):
-        where = f"task {show(entry.get('id', place))}" if isinstance(entry, dict) else f"entry {place}"
-        full = isinstance(entry, dict) and isinstance(entry.get("data"), dict)
-        image = _image_of(entry["data"] if full else entry) if isinstance(entry, dict) else None
+    tasks, faults = [], []
+    grouped: dict[tuple[str, bool], list[dict[str, Any]]] = {}  # annotations that stand apart, by their image
+    for where, entry in _entries(files, faults):
+        own = _dict(entry.get("task"))  # a storage has one file for each annotation, with its task in it
+        data = next((data for one in (entry, own) if (data := _dict(one.get("data")))), {})
+        image = _image_of(data or entry)
         if image is None:
             faults.append(("task without one image", where))
-        elif full:
+        elif data and not own:
             tasks.append(_task(entry, image))
         else:
-            minimal.setdefault(image, []).append(entry)
-    tasks += [_minimal_task(image, annotations) for image, annotations in minimal.items()]
+            grouped.setdefault((image, bool(own)), []).append(entry)
+    for (image, full), annotations in grouped.items():
+        tasks.append(_task({"annotations": annotations}, image) if full else _minimal_task(image, annotations))
     if not tasks:
-        raise DataError(f"{path}: none of its {len(entries)} tasks has an image")
+        raise DataError(f"{path}: not Label Studio's; there is no task with an image")
     return tasks, faults
+
+
+def _entries(files: Sequence[Path], faults: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every entry of the files, with where it stands."""
+    for file in files:
+        try:
+            content = load_json(file)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            faults.append(("annotation file that cannot be read", str(error)))
+            continue
+        for place, entry in enumerate(content if isinstance(content, list) else [content], start=1):
+            if isinstance(entry, dict):
+                yield f"{file.name}, task {show(entry.get('id', place))}", entry
+            else:
+                faults.append(("task without one image", f"{file.name}, entry {place}"))
 
 
 def _image_of(data: dict[str, Any]) -> str | None:
@@ -174,3 +192,7 @@ def _size_of(results: list[dict[str, Any]]) -> tuple[int, int] | None:
         if height and width and height > 0 and width > 0:
             return height, width
     return None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

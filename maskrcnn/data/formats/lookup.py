@@ -1,15 +1,17 @@
 """The files below a folder: its annotation files, and its images by the names that annotation tools write."""
 
+import hashlib
 import itertools
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ...errors import DataError
+from ...files import fingerprint
 from ...images import IMAGE_SUFFIXES, image_size
 from ..validate import is_text
 from . import Source
@@ -31,29 +33,39 @@ def files_in(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def one_file_each(
-    format: str, place: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int]
+    format: str, place: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int], *, several: int = 0
 ) -> dict[str, Source]:
     """The one annotation file of each split, or of a folder that is not divided, for formats with one file a data set.
 
-    `rank` says how likely a file is meant, 0 if it is of another format. Raises `DataError` if several are the
-    likeliest.
+    `rank` says how likely a file is meant, 0 if it is of another format. If several are the likeliest, their folder is
+    meant if they are of the rank `several`; else `DataError` is raised.
     """
     if place.is_file():
         return {"all": Source(format, place)} if rank(place) else {}
-    found = {split: _likeliest(folder, suffixes, rank) for split, folder in split_folders(place).items()}
+    found = {split: _likeliest(folder, suffixes, rank, several) for split, folder in split_folders(place).items()}
     if "train" in found and found["train"] is None:
-        found = {"all": _likeliest(place, suffixes, rank)}
+        found = {"all": _likeliest(place, suffixes, rank, several)}
     return {split: Source(format, path, split) for split, path in found.items() if path is not None}
 
 
-def _likeliest(folder: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int]) -> Path | None:
+def _likeliest(folder: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int], several: int) -> Path | None:
     ranks = [(rank(path), path) for path in itertools.islice(files_in(folder, suffixes), _MOST_FILES)]
     best = max((number for number, _ in ranks), default=0)
     likeliest = [path for number, path in ranks if number == best] if best else []
+    if len(likeliest) > 1 and best == several:
+        return folder
     if len(likeliest) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in likeliest[:5])
         raise DataError(f"{folder}: {names} are all annotation files of one format; name one instead of the folder")
     return likeliest[0] if likeliest else None
+
+
+def fingerprint_of(files: Sequence[Path]) -> str:
+    """SHA-256 of the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {fingerprint(path)}\n".encode())
+    return digest.hexdigest()
 
 
 class ImageFolder:

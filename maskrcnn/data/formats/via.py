@@ -111,7 +111,10 @@ def _builder(
     source: Source, found: dict[str, _Found], root: Path, class_of: ClassOf, options: ReadOptions
 ) -> DatasetBuilder:
     """A builder with all images and objects."""
-    classes = {class_of(region, image.entry) for image in found.values() for region in image.entry.regions} - {None}
+    areas = (
+        (i.entry, region) for i in found.values() for region in i.entry.regions if region.shape.get("name") != "point"
+    )
+    classes = {class_of(region, entry) for entry, region in areas} - {None}
     if not classes:
         raise DataError(f"{source.path}: none of its {len(found)} images has a region with a class")
     categories = categories_by_name(name for name in classes if name)
@@ -126,9 +129,9 @@ def _builder(
         for members in _groups(image.entry.regions):
             label = class_of(members[0], image.entry)
             try:
-                if label is None:
-                    raise _Unusable("region without a class", show(members[0].attributes))
                 box, mask = _box_or_mask(members, image.size) if image.size else (None, None)
+                if label not in ids:
+                    raise _Unusable("region without a class", show(members[0].attributes))
             except _Unusable as error:
                 builder.refuse("annotation", error.args[0], f"{name}: {error.args[1]}", image_id=number)
                 continue

@@ -312,8 +312,17 @@ def test_a_wrong_shape_is_named_and_the_others_are_kept(tmp_path, wrong, reason)
 
 def test_nothing_to_learn_from_is_an_error(tmp_path) -> None:
     write(tmp_path, "a", [])
-    with pytest.raises(DataError, match="none of its 1 annotated images has an object with a box or a mask"):
+    with pytest.raises(DataError, match="none of its 1 images has an object with a box or a mask"):
         read_dataset(tmp_path)
+    write(tmp_path, "b", [shape("x", [[1.0, 1.0]], "point")])
+    with pytest.raises(DataError, match=r"the first of 1 other shapes: shape that is no area \(b\.json, shape 1 'x'"):
+        read_dataset(tmp_path)
+    write(tmp_path / "apart", "c", [shape("x", SQUARE)], image="../gone.png")
+    write(tmp_path / "apart", "d", [shape("x", SQUARE)], image="../gone.png")
+    with pytest.raises(
+        DataError, match=r"none of its 2 annotation files can be used; the first: .*c\.json.*--images FOLDER"
+    ):
+        read_dataset(tmp_path / "apart")
 
 
 def test_other_json_files_are_no_labelme(tmp_path) -> None:

@@ -356,9 +356,33 @@ def test_a_folder_with_one_export_and_splits(tmp_path) -> None:
         "train": "labelstudio",
         "val": "labelstudio",
     }
+    assert read_dataset(find(tmp_path)["train"]).name(0) == "a.png"
     write(tmp_path / "train", [task("a.png", polygon())], file="older.json")
     with pytest.raises(DataError, match=r"export\.json, older\.json are all .*name one instead of the folder"):
         find(tmp_path)
+
+
+def test_a_file_for_each_task_or_annotation(tmp_path) -> None:
+    write(tmp_path / "ann", task("/data/upload/1/a.png", polygon("cat")), "../img/a.png", file="1.json")
+    stored = {"id": 7, "result": [polygon("dog")], "was_cancelled": False, "completed_by": 1, "created_at": "2024"}
+    stored |= {"task": {"id": 9, "data": {"image": "s3://bucket/b.png"}}}
+    write(tmp_path / "ann", stored, "../img/b.png", file="2.json")
+    write(tmp_path / "ann", stored | {"created_at": "2023"}, "../img/b.png", file="3.json")
+    write(tmp_path / "ann", json.dumps(stored)[:-5], "../img/b.png", file="4.json")
+    data = read_dataset(tmp_path)
+    assert [data.name(i) for i in range(len(data))] == ["img/a.png", "img/b.png"]
+    assert classes(data, 0) + classes(data, 1) == ["cat", "dog"]
+    assert reasons(data) == ["annotation file that cannot be read", "further annotations of a task, left out"]
+    assert read_dataset(write(tmp_path / "one", task("a.png", polygon()))).name(0) == "a.png"
+
+
+def test_keypoints_name_no_class_and_a_missing_image_is_named(tmp_path) -> None:
+    point = result("keypointlabels", {"x": 22.6, "y": 31.7, "width": 0.18}, "nose")
+    data = read_dataset(write(tmp_path, [task("a.png", point, polygon()), task("/data/upload/4/b.png", polygon())]))
+    assert [category.name for category in data.categories] == ["cat"]
+    assert "missing image file" in reasons(data)
+    with pytest.raises(DataError, match=r"none of its 1 images is in .*; name their folder with --images FOLDER"):
+        read_dataset(write(tmp_path / "apart", [task("/data/upload/4/c.png", polygon())], "d.png"))
 
 
 def test_a_truncated_file_is_named(tmp_path) -> None:
