@@ -2,6 +2,8 @@
 
 import builtins
 import io
+import re
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -119,6 +121,42 @@ def test_a_large_image_is_scaled_by_a_sample(tmp_path, rng, monkeypatch) -> None
     assert np.abs(got - (grey[:100, :100] - 1000.0) / 1000 * 255).max() < 2
 
 
+@pytest.mark.parametrize(("compression", "most"), [("jpeg", 12), ("jpeg2000", 0)])
+def test_slides_are_read_in_windows(compression: str, most: int, tmp_path) -> None:
+    pytest.importorskip("imagecodecs")
+    smooth = np.linspace(0, 250, 64 * 80 * 3).reshape(64, 80, 3).astype(np.uint8)
+    path = written(smooth, tmp_path / "a.tif", compression=compression, photometric="rgb", tile=(32, 32))
+    with closing(reader.TiffFile(path.open("rb"), "a.tif")) as file:
+        for box in ((0, 0, 64, 80), (30, 20, 50, 70)):
+            expected = smooth[box[0] : box[2], box[1] : box[3]].astype(int)
+            assert np.abs(file.window(box) - expected).max() <= most
+
+
+def test_a_segment_may_not_claim_to_be_larger_than_its_tile(tmp_path) -> None:
+    pytest.importorskip("imagecodecs")
+    path = written(HWC[..., 0].astype(np.uint8), tmp_path / "a.tif", compression="jpeg", tile=(16, 16))
+    content = path.read_bytes()
+    header = content.index(b"\xff\xc0")  # start of frame: length, bits, height, width
+    claimed = content[: header + 5] + b"\xff\xff\xff\xff" + content[header + 9 :]
+    with pytest.raises(DataError, match="a part of its pixels has the wrong size"):
+        reader.TiffFile(io.BytesIO(claimed), "a.tif").window((0, 0, 40, 50))
+
+
+def test_palettes_and_few_bits_are_read_from_stacks(tmp_path) -> None:
+    path = tmp_path / "a.tif"
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    frames = [Image.fromarray(plane) for plane in (grey, 255 - grey)]
+    coloured = [frame.convert("P") for frame in frames]
+    for frame in coloured:
+        frame.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    coloured[0].save(path, save_all=True, append_images=coloured[1:])
+    expected = np.stack([255 - grey, grey, np.full_like(grey, 7)], axis=2)
+    np.testing.assert_array_equal(read_image(path, page=2), expected)
+    bits = [Image.fromarray(plane > 100) for plane in (grey, 255 - grey)]
+    bits[0].save(path, save_all=True, append_images=bits[1:])
+    np.testing.assert_array_equal(read_image(path, channels=1, page=2)[..., 0], (255 - grey > 100) * 255)
+
+
 # --- stacks ----------------------------------------------------------------------------------------------------------
 
 STACK = RNG.integers(0, 256, (4, 20, 30), dtype=np.uint8)
@@ -128,7 +166,7 @@ STACK = RNG.integers(0, 256, (4, 20, 30), dtype=np.uint8)
                                      {"imagej": True, "metadata": {"axes": "TYX"}}])  # fmt: skip
 def test_of_a_stack_a_page_is_chosen_or_all_are_projected(options, tmp_path) -> None:
     path = written(STACK, tmp_path / "stack.tif", photometric="minisblack", **options)
-    with pytest.raises(DataError, match=r"stack\.tif: a stack of 4 pages \(4 .\); .*--page, .*--max-project"):
+    with pytest.raises(DataError, match=r"stack\.tif: a stack of 4 pages.*; .*--page, .*--max-project"):
         read_image(path)
     for page in range(4):
         np.testing.assert_array_equal(read_image(path, channels=1, page=page + 1)[..., 0], STACK[page])
@@ -153,6 +191,9 @@ def test_channels_are_no_pages(axes, compression, tmp_path) -> None:
     for number, expected in enumerate(pages, start=1):
         np.testing.assert_array_equal(pixels(path, page=number), expected)
     np.testing.assert_array_equal(pixels(path, page="max"), pages.max(axis=0))
+    words = "6 pages (2 times, 3 slices)" if axes == "TZCYX" and len(pages) == 6 else "3 pages (3 slices)"
+    with pytest.raises(DataError, match=re.escape(words)):
+        read_image(path)
 
 
 def test_a_frame_of_an_animation_is_chosen() -> None:

@@ -151,8 +151,9 @@ class ImageSource:
         if page is None:
             if isinstance(file, TiffFile):
                 raise DataError(
-                    f"{self.name}: a stack of {pages} pages ({file.axes}); predict sees one of them with --page, their "
-                    "maximum with --max-project; pages that are channels must be marked so (OME-TIFF with axes CYX)"
+                    f"{self.name}: a stack of {pages} pages{file.axes}; predict sees one of them with --page, their "
+                    "maximum with --max-project; to train, save pages as files, or, if they are channels, mark them so "
+                    "(OME-TIFF with axes CYX)"
                 )
             raise DataError(
                 f"{self.name}: an animation of {pages} frames; predict sees one of them with --page; to use more, save "

@@ -66,7 +66,7 @@ def with_channels(array: np.ndarray, channels: int, name: str, *, guess: bool = 
         return np.repeat(array, 3, axis=2)
     if channels == 1 and has == 3:
         return _luma(array)
-    raise DataError(f"{name}: the image has {has} channels; expected {channels}")
+    raise DataError(f"{name}: the image has {has} channels; expected {channels}, as the model was trained")
 
 
 def _luma(array: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ _PLAIN_CODES = {1, 5, 8, 32773, 32946, 34925, 34926, 50000}
 _JPEG, _JPEG2000 = {7}, {33003, 33004, 33005, 34712}  # state their own size, which is read first
 _MIN_IS_WHITE, _PALETTE = 0, 3
 _PHOTOMETRICS = {0, 1, 2, 3, 6}  # grey, RGB, palette, YCbCr, which the JPEG decoder turns into RGB
+_AXES = {"T": "times", "Z": "slices"}
 _LAST_AS_SAMPLES = 16  # an axis called X that is no longer than this holds channels
 
 
@@ -99,8 +100,9 @@ class TiffFile:
 
     @property
     def axes(self) -> str:
-        """The pages in words: "5 Z, 3 T"."""
-        return ", ".join(f"{n} {axis}" for axis, n in self._pages if n > 1)
+        """What the pages are, if the file says so: " (3 times, 5 slices)"."""
+        known = [f"{n} {_AXES[axis]}" for axis, n in self._pages if n > 1 and axis in _AXES]
+        return f" ({', '.join(known)})" if known else ""
 
     def window(self, box: tuple[int, int, int, int], page: int = 0) -> np.ndarray:
         """[h w samples] of (top, left, bottom, right) in a page, counted from 0. Raises `DataError`."""
