@@ -222,11 +222,9 @@ def _categories(contents: _Contents) -> list[Category]:
 
 def _folders(path: Path, subsets: list[str], options: ReadOptions) -> list[Path]:
     """Where the images may be. CVAT exports a project with a folder for each subset."""
-    if options.images is not None:
-        return [options.images]
-    places = [path.parent / "images" / subset for subset in subsets if _is_plain(subset)]
-    places += [path.parent / "images", path.parent]
-    return list(dict.fromkeys(place for place in places if place.is_dir()))
+    bases = [path.parent / "images", path.parent] if options.images is None else [options.images]
+    places = [*(bases[0] / subset for subset in subsets if _is_plain(subset)), *bases]
+    return list(dict.fromkeys(place for place in places if place.is_dir())) or bases
 
 
 def _is_plain(subset: str) -> bool:

@@ -93,13 +93,17 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     roots = [options.images] if options.images is not None else [folder for folder in tree.images if folder.is_dir()]
     images = _Images(roots)
     keys, chosen = _keys(tree, source, images)
-    files = {key: _parse(tree.xml / f"{key}.xml") for key in keys if (tree.xml / f"{key}.xml").is_file()}
+    parsed = {key: _parse(path) for key in keys if (path := _xml_of(tree, key)) is not None}
+    files = {key: file for key, file in parsed.items() if file is not None}
+    keys = [key for key in keys if key in files or key not in parsed]
     masks = {key: path for key in keys if tree.instances and (path := tree.instances / f"{key}.png").is_file()}
     palette = class_names(tree.labels)
     names = {entry.name for file in files.values() for entry in file.objects}
     if masks and (palette or masks.keys() - files.keys()):
         names |= {name for _, name in palette}.difference(NO_CLASSES) if palette else set(CLASSES)
     builder = DatasetBuilder(source.path, categories_by_name(names), roots or [source.path], strict=options.strict)
+    for key in parsed.keys() - files.keys():
+        builder.report.add("repair", "XML that is not Pascal VOC's, passed over", f"{key}.xml")
     labels, digest, id = {category.name: category.id for category in builder.categories}, hashlib.sha256(), 0
     for key in keys:
         file = files.get(key, _File())
@@ -334,8 +338,15 @@ class _Images:
         return sorted(set(self.names.values()) - self._used)
 
 
-def _parse(path: Path) -> _File:
+def _xml_of(tree: _Tree, key: str) -> Path | None:
+    places = (tree.xml / f"{key}{suffix}" for suffix in (".xml", ".XML"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _parse(path: Path) -> _File | None:
     root = load_xml(path, _MOST_BYTES)
+    if root.tag != "annotation":
+        return None
     one_based = _ONE_BASED.search(root.findtext("source/database") or "") is not None
     height, width = (
         _whole(root.findtext(f"size/{side}") or root.findtext(f"imagesize/{other}"))

@@ -126,6 +126,8 @@ def test_a_project_with_subsets(tmp_path) -> None:
         assert len(data.object_rows()) == n
         assert data.path(0).parent.name == {"train": "Train", "val": "Validation"}.get(split, split)
     assert len(read_dataset(splits["train"]).report.problems) == 1
+    image(tmp_path / "far" / "Train" / "a.jpg")
+    assert read_back(tmp_path, "train", images_dir=tmp_path / "far").path(0).parent.name == "Train"
     image(tmp_path / "flat" / "a.jpg")
     assert len(read_back(tmp_path, "train", images_dir=tmp_path / "flat")) == 1
 

@@ -151,6 +151,16 @@ def test_labelimg_beside_the_images(tmp_path) -> None:
     assert len(read_back(tmp_path / "a.xml")) == 1
 
 
+def test_other_xml_beside_the_images_is_passed_over(tmp_path) -> None:
+    image(tmp_path / "a.jpg")
+    write(tmp_path / "a.XML", xml(entry("star", "0 2 15 6")))
+    write(tmp_path / "b.xml", xml(name="b.jpg"))
+    write(tmp_path / "pom.xml", "<project/>")
+    data = read_back(tmp_path)
+    assert len(data.object_rows()) == 1
+    assert [(p.kind, p.detail) for p in data.report.problems] == [("repair", "pom.xml"), ("image", "b.jpg")]
+
+
 def test_roboflow_with_polygons(tmp_path) -> None:
     corners = [(5, 2), (15, 2), (15, 6), (5, 6), (5, 2)]
     points = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(corners, start=1))
