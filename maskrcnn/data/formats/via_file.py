@@ -22,6 +22,7 @@ _SHAPES_3 = {
     4: ("ellipse", "cx", "cy", "rx", "ry"),
 }
 _LISTS_3 = {5: "line", 6: "polyline", 7: "polygon", 8: "extreme_rect", 9: "extreme_circle"}
+_CSV_OF_VIA3 = "# exported using vgg image annotator"
 _IMAGE_3 = 2  # VIA 3's type of a file that is an image
 
 
@@ -59,7 +60,8 @@ def kind_of(path: Path) -> Literal["project", "json", "csv", None]:
     head = head.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
     if not head.startswith(b"{"):
         first = head.partition(b"\n")[0].decode("utf-8", "replace").lower()
-        return "csv" if first.lstrip("#").startswith("filename") and "region_shape_attributes" in first else None
+        of_via2 = first.lstrip("#").startswith("filename") and "region_shape_attributes" in first
+        return "csv" if of_via2 or first.startswith(_CSV_OF_VIA3) else None
     if b'"_via_' in head or (b'"project"' in head and b'"pid"' in head and b"VGG" in head):
         return "project"
     return "json" if b'"filename"' in head and b'"regions"' in head else None
@@ -126,6 +128,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: its text is not UTF-8 ({error})") from error
     header = text.partition("\n")[0]
+    if header.lower().startswith(_CSV_OF_VIA3):
+        raise DataError(f"{path}: a csv of VIA 3, which is not read; save the project there and give its json")
     separator = max(",;\t", key=header.count)
     before = csv.field_size_limit(len(text) + 1)  # an outline is one field; the limit is global
     try:

@@ -323,6 +323,12 @@ def test_a_wrong_region_is_named_and_the_others_are_kept(tmp_path, shape, reason
     np.testing.assert_array_equal(masks_of(data)[0], block(1, 5, 2, 6))
 
 
+def test_the_csv_of_via_3_is_named(tmp_path) -> None:
+    path = write(tmp_path, "# Exported using VGG Image Annotator (http://...)\n# Notes:\n", file="e.csv")
+    with pytest.raises(DataError, match=r"e\.csv: a csv of VIA 3, which is not read; save the project"):
+        read_dataset(path)
+
+
 def test_a_truncated_file_is_named(tmp_path) -> None:
     path = write(tmp_path, json.dumps(annotations(entry("a.png", [region(SQUARE)])))[:-9])
     with pytest.raises(DataError, match=r"via\.json: not valid json, perhaps truncated"):
