@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from ...errors import DataError
 from ...files import fingerprint
 from ...images import IMAGE_SUFFIXES, image_size
-from ..validate import is_text
+from ..validate import is_text, wrong_name
 from . import Source
 from .common import split_folders
 
@@ -92,8 +92,8 @@ class ImageFolder:
             if not parts or "\0" in name:
                 continue
             below = _joined(near, parts)
-            for attempt in (below, "/".join(parts)):
-                if attempt in self._known:
+            for attempt in (below, _joined("", parts)):
+                if attempt in self._known or (attempt and self._is_file(attempt)):
                     return attempt
             said = _plain(below or "/".join(parts)).split("/")
             agreeing = [(_common_end(_plain(n).split("/"), said), n) for n in self._by_last.get(_plain(parts[-1]), [])]
@@ -102,6 +102,10 @@ class ImageFolder:
             if len(best) == 1:
                 return best[0]
         return None
+
+    def _is_file(self, name: str) -> bool:
+        """Whether there is such a file, whatever its suffix; a name that leaves the root is none."""
+        return wrong_name(name) is None and (self.root / name).is_file()
 
     def find_stem(self, stem: str, near: str = "") -> str | None:
         """The one image that is called `stem`, whatever its suffix, in folder `near`, else in the root."""

@@ -210,6 +210,12 @@ def test_the_folder_decides_between_images_of_one_name(tmp_path) -> None:
     ]
 
 
+def test_an_image_may_have_any_suffix(tmp_path) -> None:
+    write(tmp_path, "a", [shape("x", SQUARE)], image="a.jfif")
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.jfif", "JPEG")
+    assert read_dataset(tmp_path).path(0) == tmp_path / "a.jfif"
+
+
 def test_a_renamed_image_is_found_by_the_name_of_its_json(tmp_path) -> None:
     write(tmp_path, "new", [shape("x", SQUARE)], image="IMG_0001.jpg")
     Image.new("RGB", (12, 8)).save(tmp_path / "new.png")
