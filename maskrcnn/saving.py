@@ -14,6 +14,7 @@ from typing import IO, Any
 from .categories import Category
 from .data.claim import claim, sign
 from .data.formats import Writer, writer
+from .errors import DataError
 from .files import replacing
 from .results import DATA_SETS, Result, check_formats
 
@@ -58,18 +59,23 @@ class Saver:
         self._rows = self._stack.enter_context(_RowsFile(self.out / ROWS)) if "coco" in self.names else None
         self._images, self._objects = 0, 0
         self._taken: Counter[str] = Counter()
+        self._undrawn: Counter[str] = Counter()
 
     @property
     def lost(self) -> dict[str, Counter[str]]:
         """What each format could not hold, and how often."""
-        return {name: writer.lost for name, writer in self._writers.items() if writer.lost}
+        lost = {"overlay": self._undrawn} | {name: writer.lost for name, writer in self._writers.items()}
+        return {name: what for name, what in lost.items() if what}
 
     def add(self, result: Result) -> str:
         """Writes one result; returns its name, the image's without suffix, with a number if it was there before."""
         name = _unique(result.stem, self._taken)
         if "overlay" in self.names:
             shown = result.select(result.scores >= self.show)
-            shown.save(self.out, ["overlay"], name=name)
+            try:
+                shown.save(self.out, ["overlay"], name=name)
+            except DataError as error:  # such as an image that can be read in windows only
+                self._undrawn[f"an image ({error})"] += 1
         if self._rows is not None:
             self._rows.add(result.to_coco(name))
         if self._writers:

@@ -274,6 +274,23 @@ def test_the_command_says_what_it_did(checkpoint: Path, tmp_path: Path) -> None:
     assert "in tiles of 64 pixels" in CliRunner().invoke(app, ["info", str(checkpoint)]).output
 
 
+def test_a_file_with_windows_may_be_larger_than_the_limit_of_a_whole_image(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is predicted and saved, but for the overlay, which needs all of it."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "large.tif", SCENE.pixels, tile=(64, 64), photometric="rgb")
+    (want,) = load(checkpoint).predict(SCENE.pixels)
+    monkeypatch.setattr("maskrcnn.images.MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr("maskrcnn.images.tiff._LARGE", 0)
+    arguments = ["predict", str(checkpoint), str(tmp_path / "large.tif"), "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, arguments)
+    assert told.exit_code == 0, told.output
+    assert "(in 12 tiles)" in told.output
+    assert "MAX_PIXELS" in told.output
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == len(want) > 0
+
+
 def test_evaluate_measures_tiled_images_as_predict_finds_them(checkpoint: Path, tmp_path: Path) -> None:
     small = Scene((64, 64), (Thing("wave", (10, 12, 42, 40)),))
     path = write_coco(tmp_path, {"large.png": SCENE, "small.png": small, "again.png": SCENE}, "val.json")
