@@ -36,7 +36,6 @@ COMPARISONS = (
     "evaluation",
     "annotations",
     "start",
-    "tiling",
 )
 QUICK = ("inference", "stages", "training", "data_loader", "roi_align", "masks", "evaluation", "annotations")
 

@@ -65,7 +65,7 @@ class Saver:
     def lost(self) -> dict[str, Counter[str]]:
         """What each format could not hold, and how often."""
         lost = {"overlay": self._undrawn} | {name: writer.lost for name, writer in self._writers.items()}
-        return {name: what for name, what in lost.items() if what}
+        return {name: some for name, what in lost.items() if (some := +what)}
 
     def add(self, result: Result) -> str:
         """Writes one result; returns its name, the image's without suffix, with a number if it was there before."""

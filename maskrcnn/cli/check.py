@@ -33,7 +33,7 @@ def check(
     from ..reports.data_report import Part, write_data_report
     from ..training.recipes import preview
 
-    train_json, val_json = find_splits(data, val, keypoints=keypoints)
+    train_json, val_json = find_splits(data, val, images=images, keypoints=keypoints)
     train = read_dataset(train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     chosen, lines = preview(train, settings or [], model=model, gpu=choose_device(None).type == "cuda")
     config, parts = chosen.model, {"train": train}

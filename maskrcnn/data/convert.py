@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .dataset import Dataset
     from .split import Division
 
+_WITHOUT_IMAGES = ("csv", "geojson", "parquet")  # formats that no command reads
+
 
 class Conversion(NamedTuple):
     """What was converted."""
@@ -23,6 +25,7 @@ class Conversion(NamedTuple):
     lost: Counter[str]  # what the format cannot hold, and how often
     problems: list[str]  # lines on what was dropped and repaired when the data was read
     division: str  # how the images were divided; empty if they were not
+    folders: tuple[Path, ...]  # of the images that were left there; empty if they were copied or linked
 
     def describe(self) -> list[str]:
         """What there is to say, as lines."""
@@ -31,6 +34,11 @@ class Conversion(NamedTuple):
         parts = ", ".join(f"{count} {split}" for split, count in self.images.items())
         counted = f"{sum(self.images.values())} images" + (f" ({parts})" if set(self.images) != {"all"} else "")
         lines = [*self.problems, f"wrote {self.out}: {self.to}, {counted}, {self.objects:,} objects"]
+        if self.folders and self.to not in _WITHOUT_IMAGES:
+            places = ", ".join(map(str, self.folders))
+            lines.append(
+                f"the images stay in {places}: name it with --images to read {self.out}, or convert with --images copy"
+            )
         return [*lines, *filter(None, (self.division, losses(self.to, self.lost)))]
 
 
@@ -111,6 +119,7 @@ def convert_data(
         lost=made.lost,
         problems=[line for part in sets.values() for line in part.report.lines(3)],
         division="" if division is None else division.describe(),
+        folders=_folders(sets.values()) if images == "refer" else (),
     )
 
 
@@ -124,6 +133,12 @@ def _joined(sets: "Iterable[Dataset]") -> "list[Category]":
                 id = category.id if category.id not in taken else max(taken) + 1
                 known[category.name] = category._replace(id=id)
     return sorted(known.values())
+
+
+def _folders(sets: "Iterable[Dataset]") -> tuple[Path, ...]:
+    """The folders in which the images are looked for."""
+    found = {part.images.roots[root] for part in sets for root in set(part.images.root_of[part.rows].tolist())}
+    return tuple(sorted(found))
 
 
 def _files(data: str | Path, sets: "Iterable[Dataset]") -> list[Path]:

@@ -12,10 +12,11 @@ import numpy as np
 from ..ops.coco_raster import coco_raster, in_fifths
 from ..ops.contour import Outline, signed_area
 from ..ops.rle import counts_from_bitmap
-from .bitmaps import draw_bitmap
+from .bitmaps import draw_window
 from .dataset import Segmentation, Shape
 
 _RIGHT, _DOWN, _LEFT, _UP = range(4)
+_ENOUGH = 8  # points of a hole that tell in which ring it is
 _STEPS = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
 
 
@@ -28,7 +29,9 @@ def shapes_of(segmentation: Segmentation, size: tuple[int, int]) -> list[Shape]:
         return []
     if isinstance(segmentation, list):
         return [Shape(polygon, []) for polygon in segmentation]
-    return shapes_of_bitmap(draw_bitmap(segmentation, size))
+    bitmap, (row, column) = draw_window(segmentation, size)
+    corner = np.array([column, row])
+    return [Shape(shape.outer + corner, [h + corner for h in shape.holes]) for shape in shapes_of_bitmap(bitmap)]
 
 
 def shapes_of_bitmap(bitmap: np.ndarray) -> list[Shape]:
@@ -38,23 +41,35 @@ def shapes_of_bitmap(bitmap: np.ndarray) -> list[Shape]:
         return []
     corner = np.array([columns[0], rows[0]])
     found = [ring + corner for ring in _rings(bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])]
-    outer = sorted((ring for ring in found if signed_area(ring) > 0), key=signed_area)
-    shapes = [Shape(ring, []) for ring in outer]
-    for hole in (ring for ring in found if signed_area(ring) < 0):
-        heading = np.sign(hole[1] - hole[0])
-        pixel = hole[0] + 0.5 * heading + 0.5 * np.array([-heading[1], heading[0]])  # of the object, beside the hole
-        next(shape for shape in shapes if _encloses(shape.outer, pixel)).holes.append(hole)
-    return shapes
+    outer = [ring for ring in found if signed_area(ring) > 0]
+    return _grouped(outer, [(ring, _beside(ring)) for ring in found if signed_area(ring) < 0])
 
 
 def shapes_of_outline(outline: Outline) -> list[Shape]:
-    """The parts of a mask that `ops.contour.trace` outlined: each hole is in the smallest outer outline around it."""
-    shapes = [Shape(ring, []) for ring in sorted(outline.outer, key=signed_area)]
-    for hole in outline.holes:  # most of its points decide: where the image ends, some lie on the outer outline
-        around = (shape for shape in shapes if np.mean([_encloses(shape.outer, point) for point in hole]) > 0.5)
+    """The parts of a mask that `ops.contour.trace` outlined."""
+    return _grouped(outline.outer, [(hole, hole[:: len(hole) // _ENOUGH + 1]) for hole in outline.holes])
+
+
+def _grouped(outer: Sequence[np.ndarray], holes: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Shape]:
+    """Each hole in the smallest outer ring around it. With each come points [k 2], of which most are in that ring:
+    where an image ends, some may lie on it.
+    """
+    shapes = [Shape(ring, []) for ring in sorted(outer, key=signed_area)]
+    low, high = (
+        np.array([limit(shape.outer, axis=0) for shape in shapes]).reshape(-1, 2) for limit in (np.min, np.max)
+    )
+    for hole, points in holes:
+        near = (low <= points.min(axis=0)).all(axis=1) & (high >= points.max(axis=0)).all(axis=1)
+        around = (shapes[i] for i in np.flatnonzero(near) if _enclosed(shapes[i].outer, points).mean() > 0.5)
         if (shape := next(around, None)) is not None:
             shape.holes.append(hole)
     return shapes
+
+
+def _beside(hole: np.ndarray) -> np.ndarray:
+    """The centre of a pixel of the object beside a hole in a bitmap, [1 2]."""
+    heading = np.sign(hole[1] - hole[0])
+    return (hole[0] + 0.5 * heading + 0.5 * np.array([-heading[1], heading[0]]))[None]
 
 
 def segmentation_of_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
@@ -114,9 +129,10 @@ def _rings(bitmap: np.ndarray) -> list[np.ndarray]:
     return rings
 
 
-def _encloses(ring: np.ndarray, point: np.ndarray) -> bool:
-    """Whether the point, which lies on no edge, is inside the ring."""
-    (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
-    crosses = (y > point[1]) != (next_y > point[1])
-    at = x[crosses] + (point[1] - y[crosses]) / (next_y[crosses] - y[crosses]) * (next_x[crosses] - x[crosses])
-    return bool((at > point[0]).sum() % 2)
+def _enclosed(ring: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which of the points [k 2], which lie on no edge, are inside the ring, bool [k]."""
+    (x, y), (next_x, next_y) = ring.T[:, None], np.roll(ring, -1, axis=0).T[:, None]
+    crosses = (y > points[:, 1:]) != (next_y > points[:, 1:])
+    rise = np.where(next_y == y, 1.0, next_y - y)  # a level edge crosses nothing
+    at = x + (points[:, 1:] - y) / rise * (next_x - x)
+    return ((at > points[:, :1]) & crosses).sum(axis=1) % 2 == 1

@@ -77,7 +77,7 @@ def evaluate(
     model, categories = open_model(weights, device=device)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
-    train_json, val_json = find_splits(data, keypoints=keypoints)
+    train_json, val_json = find_splits(data, images=images, keypoints=keypoints)
     dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
     tilings = plan_tilings(dataset, engine.config.input, tile, overlap)

@@ -198,7 +198,7 @@ def _read(
     unlabelled: str | None,
 ) -> tuple[Dataset, Dataset | None]:
     """The images to train on and those to evaluate on, with the same labels; None if the data is not divided."""
-    train_json, val_json = find_splits(data, val, keypoints=keypoints)
+    train_json, val_json = find_splits(data, val, images=images, keypoints=keypoints)
     train = read_dataset(train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     if not len(train):
         raise DataError(f"{train.source}: there is no image to train on")

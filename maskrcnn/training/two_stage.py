@@ -206,7 +206,9 @@ def propose(
     network = build(config)
     restore_rpn(network, checkpoint.state, weights)
     keypoints = config.keypoint_head.enabled
-    dataset = read_dataset(find_splits(data, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints)
+    dataset = read_dataset(
+        find_splits(data, images=images, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints
+    )
     loader = EvalLoader(dataset, config, batch=batch, workers=workers, strict=strict)
     engine = Engine.of(network.to(choose_device(device)), checkpoint.categories, precision)
     found = compute_proposals(engine, loader, training=True)

@@ -72,6 +72,17 @@ def test_a_split_by_groups_is_written(tmp_path: Path, capsys) -> None:
     assert len(slides) == 6
 
 
+def test_where_the_images_stay_is_said(data: Path, tmp_path: Path, capsys) -> None:
+    code, told, _ = run(capsys, "convert-data", data, tmp_path / "out", "--to", "coco")
+    assert code == 0
+    assert f"the images stay in {data / 'images'}: name it with --images" in told
+    code, told, _ = run(capsys, "convert-data", data, tmp_path / "copy", "--to", "coco", "--images", "copy")
+    assert code == 0
+    assert "the images stay" not in told
+    code, _, err = run(capsys, "check", tmp_path / "copy")
+    assert code == 0, err
+
+
 def test_data_that_is_divided_is_not_divided_again(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is divided already into train, val"):
         maskrcnn.convert_data(data, tmp_path / "out", to="csv", split="0.5,0.5")

@@ -83,6 +83,70 @@ def test_predict_saves_overlays_and_rows(checkpoint: Path, data: Path, capsys: p
     assert "4 images" in told
 
 
+def test_predict_saves_every_format_side_by_side(checkpoint: Path, data: Path, capsys) -> None:
+    out = data / "out"
+    save = "overlay,coco,coco-dataset,yolo,voc,cvat,masks,labelme,geojson,csv,parquet"
+    pytest.importorskip("pyarrow")
+    words = ("predict", checkpoint, data / "images", "--out", out, "--save", save, "--max-detections", "1")
+    code, _, err = run(capsys, *words)
+    assert code == 0, err
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "a.png", "b.png", "c.png", "results.json", "objects.csv", "objects.parquet",
+        "coco-dataset", "yolo", "voc", "cvat", "masks", "labelme", "geojson",
+    }  # fmt: skip
+    rows = json.loads((out / "results.json").read_text())
+    found = json.loads((out / "coco-dataset" / "annotations.json").read_text())
+    assert [row["score"] for row in found["annotations"]] == [row["score"] for row in rows]
+    assert [row["segmentation"] for row in found["annotations"]] == [row["segmentation"] for row in rows]
+    assert len((out / "objects.csv").read_text().splitlines()) == 1 + len(rows)
+    for form in (
+        "coco-dataset/annotations.json",
+        "yolo",
+        "voc",
+        "cvat",
+        "masks",
+        "labelme",
+    ):  # they are data sets again
+        code, told, err = run(capsys, "check", out / form, "--images", data / "images")
+        assert code in (0, 2), err
+        assert "masks" in told or "nothing to learn" in told, (form, err)
+
+
+def test_predict_never_touches_what_was_corrected(checkpoint: Path, data: Path, capsys) -> None:
+    words = (
+        "predict",
+        checkpoint,
+        data / "images",
+        "--out",
+        data / "out",
+        "--save",
+        "geojson",
+        "--max-detections",
+        "1",
+    )
+    for _ in range(2):  # a second run replaces the first
+        assert run(capsys, *words)[0] == 0
+    corrected = data / "out" / "geojson" / "a.geojson"
+    corrected.write_text("{}")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "changed since, such as a.geojson" in err
+    assert err.count("\n") == 1
+    assert corrected.read_text() == "{}"
+
+
+def test_results_beside_the_images_do_not_overwrite_what_is_there(checkpoint: Path, data: Path, capsys) -> None:
+    own = data / "images" / "objects.csv"
+    own.write_text("mine")
+    words = ("predict", checkpoint, data / "images", "--out", data / "images", "--save")
+    code, _, err = run(capsys, *words, "csv")
+    assert code == 2
+    assert "where csv could overwrite files" in err
+    assert run(capsys, *words, "geojson", "--max-detections", "1")[0] == 0  # which has a folder of its own
+    assert own.read_text() == "mine"
+
+
 def test_predict_and_a_bad_image(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "images" / "b.png").write_text("no image")
     words = ("predict", checkpoint, data / "images", "--out", data / "out", "--save", "coco")

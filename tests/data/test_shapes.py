@@ -1,5 +1,7 @@
 """Outlines with holes: known by hand, and against the bitmap that they were made of."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,3 +82,18 @@ def test_a_ring_between_pixels_is_drawn_as_in_the_whole_image(ring) -> None:
     """Tenths of a pixel lie between the fifths that cocoapi rounds to."""
     drawn = draw_bitmap(segmentation_of_rings([ring], (21, 19)), (21, 19))
     np.testing.assert_array_equal(drawn, draw_bitmap([ring], (21, 19)))
+
+
+def test_a_mask_of_noise_with_hundreds_of_parts_and_holes_is_grouped_at_once(rng) -> None:
+    bitmap = rng.random((120, 120)) > 0.4
+    began = time.perf_counter()
+    shapes = shapes_of_bitmap(bitmap)
+    assert time.perf_counter() - began < 2
+    assert len(shapes) > 100
+    assert sum(len(shape.holes) for shape in shapes) > 100
+    for shape in shapes:  # no hole reaches beyond the outline around it
+        for hole in shape.holes:
+            assert (hole >= shape.outer.min(axis=0)).all()
+            assert (hole <= shape.outer.max(axis=0)).all()
+    rings = [ring for shape in shapes for ring in (shape.outer, *shape.holes)]
+    assert sum(map(signed_area, rings)) == bitmap.sum()

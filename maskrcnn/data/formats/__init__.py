@@ -153,10 +153,8 @@ def check_format(name: str, known: Sequence[str]) -> None:
 
 def losses(name: str, lost: Mapping[str, int]) -> str:
     """One sentence on what a format could not hold; empty if nothing was lost."""
-    if not lost:
-        return ""
-    parts = (f"{what} ({count:,})" for what, count in sorted(lost.items(), key=lambda row: -row[1]))
-    return f"{name} cannot hold everything; left out or simplified: {', '.join(parts)}"
+    parts = [f"{what} ({count:,})" for what, count in sorted(lost.items(), key=lambda row: -row[1]) if count]
+    return f"{name} cannot hold everything; left out or simplified: {', '.join(parts)}" if parts else ""
 
 
 def _nested(place: Path) -> Iterator[Path]:
