@@ -36,6 +36,7 @@ COMPARISONS = (
     "evaluation",
     "annotations",
     "start",
+    "tiling",
 )
 QUICK = ("inference", "stages", "training", "data_loader", "roi_align", "masks", "evaluation", "annotations")
 

@@ -15,6 +15,7 @@ from .ops.contour import Outline
 
 _LEAST_SIDE = 640  # pixels; images whose longer side is shorter are enlarged by a whole factor
 _CROWDED = 30  # with more objects, letters shrink and names that find no free place are left out
+_FINE = 1200  # pixels; the diagonal of an image above which a crowd of small objects keeps lines and letters small
 
 Colour = tuple[int, int, int]
 Area = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the drawing
@@ -48,9 +49,10 @@ def draw(
     factor = max(1, round(_LEAST_SIDE / max(drawing.size)))
     if factor > 1:
         drawing = drawing.resize((drawing.width * factor, drawing.height * factor), Image.Resampling.BICUBIC)
-    line = max(2, round(float(np.hypot(*drawing.size)) / 550))
     colours = object_colours(labels)
     boxes = boxes * factor
+    measure = _measure(drawing.size, boxes)
+    line = max(2, round(measure / 550))
     masks = outlines or [Outline([], [])] * len(boxes)
     rings = [([ring * factor for ring in mask.outer], [ring * factor for ring in mask.holes]) for mask in masks]
     largest_first = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
@@ -71,8 +73,17 @@ def draw(
                 mine = keypoints[i, own[label]] * [factor, factor, 1]
                 _draw_keypoints(pen, mine, skeletons[label], line, colours[i])
     if text:
-        _write_names(pen, drawing.size, boxes, scores, names, colours, one_class=len(categories) == 1)
+        _write_names(pen, drawing.size, measure, boxes, scores, names, colours, one_class=len(categories) == 1)
     return drawing
+
+
+def _measure(size: tuple[int, int], boxes: np.ndarray) -> float:
+    """What lines and letters grow with: the diagonal, but for a large image with a crowd of small objects."""
+    diagonal = float(np.hypot(*size))
+    if len(boxes) <= _CROWDED:
+        return diagonal
+    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1))
+    return min(diagonal, max(_FINE, 40 * float(np.median(sides))))
 
 
 def class_hue(label: int) -> float:
@@ -144,6 +155,7 @@ def _draw_keypoints(
 def _write_names(
     pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
+    measure: float,
     boxes: np.ndarray,
     scores: np.ndarray | None,
     names: Sequence[str],
@@ -160,7 +172,7 @@ def _write_names(
     only_scores = len(boxes) > _CROWDED // 3 and one_class
     if only_scores and scores is None:
         return
-    height = max(11.0, float(np.hypot(*size)) / 58)
+    height = max(11.0, measure / 58)
     letters = round(max(10.0, height * 0.7) if crowded else height)
     font = ImageFont.load_default(letters)
     pad = max(2, letters // 5)

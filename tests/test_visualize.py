@@ -154,3 +154,13 @@ def test_in_a_crowd_some_names_are_left_out_and_none_overlap(monkeypatch) -> Non
     crowd(8).overlay()
     assert len(plates) == 8
     assert all(0 <= x1 < x2 <= 600 and 0 <= y1 < y2 <= 600 for x1, y1, x2, y2 in plates)
+
+
+def test_lines_of_a_crowd_of_small_objects_in_a_large_image_stay_thin() -> None:
+    places = [(x, y) for x in range(100, 3900, 600) for y in range(100, 3900, 600)]
+    boxes = np.array([(x, y, x + 25, y + 25) for x, y in places], dtype=np.float32)
+    image = np.full((4000, 4000, 3), GREY, dtype=np.uint8)
+    labels, scores = np.ones(len(boxes), np.int64), np.ones(len(boxes), np.float32)
+    drawn = np.asarray(draw(image, boxes, scores, labels, ["cat"] * len(boxes), categories=CATEGORIES, text=False))
+    assert (drawn[100:125, 100:125] != GREY).any()
+    assert (drawn[105:120, 105:120] == GREY).all()

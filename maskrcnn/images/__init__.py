@@ -207,8 +207,8 @@ class ImageSource:
     def _read_tiff(self, box: Box) -> np.ndarray:
         file = self._file
         assert isinstance(file, TiffFile)
-        samples = file.channels + file.alpha
-        _check_pixels((box[2] - box[0], box[3] - box[1]), self.name, -(-samples // 4))
+        depth = (file.channels + file.alpha) * file.dtype.itemsize
+        _check_pixels((box[2] - box[0], box[3] - box[1]), self.name, depth)
         if self._page is not None:
             return file.window(box, self._page)
         highest = file.window(box, 0).copy()
@@ -291,14 +291,15 @@ def _npy(source: Any, name: str) -> ArrayFile:
     return ArrayFile(array, name)
 
 
-def _check_pixels(size: tuple[int, int], name: str, layers: int = 1) -> None:
+def _check_pixels(size: tuple[int, int], name: str, depth: int = 1) -> None:
+    """`depth` is the bytes of a pixel; more than 8 count as several pixels."""
     height, width = size
     if height <= 0 or width <= 0:
         raise DataError(f"{name}: the image is empty, {height} x {width}")
-    if height * width * layers > MAX_PIXELS:
-        times = f" of {layers} times four channels" if layers > 1 else ""
+    if height * width * -(-depth // 8) > MAX_PIXELS:
+        large = f" of {depth} bytes" if depth > 8 else ""
         raise DataError(
-            f"{name}: {height} x {width} pixels{times} are more than the {MAX_PIXELS:,} of images.MAX_PIXELS"
+            f"{name}: {height} x {width} pixels{large} are more than the {MAX_PIXELS:,} of images.MAX_PIXELS"
         )
 
 

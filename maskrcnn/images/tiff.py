@@ -245,7 +245,9 @@ def _read_page(page: Any, box: tuple[int, int, int, int], name: str) -> np.ndarr
     tile_length = min(tile_length, length) if not key.is_tiled else tile_length
     if tile_length * tile_width * samples > 4 * _MOST_IN_A_SEGMENT:
         raise DataError(f"{name}: it is stored in pieces of {tile_length} x {tile_width} pixels; save it in tiles")
-    window = np.full((planes, bottom - top, right - left, samples), key.nodata, key.dtype)
+    window = np.zeros((planes, bottom - top, right - left, samples), key.dtype)
+    if key.nodata:
+        window += key.nodata
     down, across = -(-length // tile_length), -(-width // tile_width)
     rows, columns = (
         range(top // tile_length, -(-bottom // tile_length)),
