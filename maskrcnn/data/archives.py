@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import warnings
 import zipfile
 import zlib
@@ -49,10 +50,10 @@ def unpacked(path: Path) -> Path:
                 if (parent / name).is_dir():
                     return parent / name
             return _unpack(archive, members, path, name)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: a damaged zip, perhaps truncated ({error}); fetch it again") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (*_UNREADABLE, struct.error) as error:  # of the directory; also names that are not UTF-8
+        raise DataError(f"{path}: a damaged zip, perhaps truncated ({error}); fetch it again") from error
 
 
 def _is_zip(path: Path) -> bool:

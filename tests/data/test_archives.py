@@ -230,6 +230,9 @@ def test_broken_archives_are_named_and_leave_nothing(tmp_path) -> None:
     path.write_bytes(whole[:500])
     with pytest.raises(DataError, match="a damaged zip, perhaps truncated"):
         unpacked(path)
+    named = renamed(zipped(tmp_path / "n.zip", ("größe", b"a")), "größe".encode(), b"gr\xff\xb6\xc3\x9fe")
+    with pytest.raises(DataError, match="a damaged zip"):
+        unpacked(named)
     damaged = bytearray(whole)
     damaged[200] ^= 255
     path.write_bytes(damaged)
@@ -273,7 +276,7 @@ def test_processes_that_ask_at_once_get_one_folder(tmp_path) -> None:
 @given(st.data())
 def test_any_damage_is_read_or_refused(data) -> None:
     with tempfile.TemporaryDirectory() as name:
-        path = zipped(Path(name) / "in" / "a.zip", ("d/a.txt", b"a" * 100), ("b.txt", zlib.compress(b"b" * 40)))
+        path = zipped(Path(name) / "in" / "a.zip", ("d/a.txt", b"a" * 100), ("größe.txt", zlib.compress(b"b" * 40)))
         content = bytearray(path.read_bytes())
         for _ in range(data.draw(st.integers(1, 6))):
             content[data.draw(st.integers(4, len(content) - 1))] = data.draw(st.integers(0, 255))

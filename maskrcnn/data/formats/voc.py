@@ -306,7 +306,8 @@ def _keys(tree: _Tree, source: Source, images: "_Images") -> tuple[list[str], bo
 def _key(line: str, images: "_Images") -> str:
     """A list may have quotes around a name with spaces, the suffix, or a flag after the name."""
     name = line.strip("\"'").replace("\\", "/")
-    for key in (name, name.rpartition(" ")[0].strip(), str(PurePosixPath(name).with_suffix("")) if "." in name else ""):
+    path = PurePosixPath(name)
+    for key in (name, name.rpartition(" ")[0].strip(), (path.parent / path.stem).as_posix()):
         if key and key in images.names:
             return key
     return name

@@ -205,13 +205,20 @@ def test_classes_of_pixels_alone_are_no_objects(tmp_path) -> None:
 
 def test_unlabelled_images_of_a_list(tmp_path) -> None:
     folder = devkit(tmp_path)
-    write(folder / "ImageSets/Segmentation/train.txt", 'a\nc 1\n"gone"\n')
+    write(folder / "ImageSets/Segmentation/train.txt", 'a.jpg\nc 1\n"gone"\n')
     data = read_back(folder, "train")
     reasons = [(p.reason, p.detail) for p in data.report.problems]
     assert reasons == [("image without annotations", "c.jpg"), ("image without annotations", "gone.jpg")]
     data = read_back(folder, "train", unlabelled="background")
     assert [data.name(i) for i in range(len(data))] == ["a.jpg", "c.jpg"]
     assert [p.reason for p in data.report.problems] == ["missing image file"]
+
+
+def test_strange_lines_of_a_list_name_no_image(tmp_path) -> None:
+    folder = devkit(tmp_path)
+    write(folder / "ImageSets/Segmentation/train.txt", 'a\n.\n \n""\n')
+    data = read_back(folder, "train")
+    assert [data.name(i) for i in range(len(data))] == ["a.jpg"]
 
 
 def test_masks_that_cannot_be_used_leave_the_boxes(tmp_path) -> None:
