@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from maskrcnn.categories import Category
+from maskrcnn.cli import main as cli
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.formats import ReadOptions, find, masks, read_dataset
 from maskrcnn.data.formats.common import MOST_BYTES
@@ -113,6 +114,14 @@ def test_images_elsewhere(tmp_path) -> None:
     assert objects_in(data) == {"a": objects(TWO)}
     tree(tmp_path, {"split/train/masks/c.png": TWO, "photos/train/c.png": None})
     assert objects_in(read_all(tmp_path / "split", tmp_path / "photos")["train"]) == {"c": objects(TWO)}
+
+
+def test_check_takes_the_folder_of_the_images(tmp_path, capsys) -> None:
+    tree(tmp_path, {"here/a.jpg": None, "labelled/a.png": TWO})
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["check", str(tmp_path / "labelled"), "--images", str(tmp_path / "here")])
+    assert stopped.value.code == 0
+    assert "images       1 of 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("place", ["empty", "images only", "file.png"])
