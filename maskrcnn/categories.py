@@ -22,6 +22,7 @@ class Category(NamedTuple):
     flip_pairs: tuple[tuple[int, int], ...] = ()  # left and right, which a horizontal flip exchanges
     sigmas: tuple[float, ...] = ()  # of OKS, one per keypoint, relative to the object's scale
     shared: bool = False  # all classes have the same keypoints, as in models of other frameworks
+    text_id: str = ""  # the id as the data set states it, if that is no number
 
 
 def category_table(categories: Iterable[Category]) -> str:

@@ -1,7 +1,8 @@
 """The errors that users meet.
 
 A message is one sentence. It names the file, id or shape, what was expected and what was found. The command line prints
-it and exits with the error's `exit_code`; nothing else in the package calls `sys.exit`.
+the notes of the error, such as the report of a data set, then the message, and exits with the error's `exit_code`;
+nothing else in the package calls `sys.exit`.
 """
 
 

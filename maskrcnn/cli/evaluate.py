@@ -14,16 +14,19 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TASKS = ("box", "mask", "keypoint")
 
 
-@options_of(run, without=("out", "tta"))
+@options_of(run, without=("out", "tta", "masks"))
 def evaluate(
     *,
     out: Annotated[Path, typer.Option(help="File to write the metrics to.")] = Path("metrics.json"),
+    no_masks: Annotated[
+        bool, typer.Option("--no-masks", help="Measure boxes only; data without masks needs it.")
+    ] = False,
     tta: TtaOption = False,
     tta_views: ViewsOption = None,
     **arguments: Any,
 ) -> None:
     """Measure a model on a data set: COCO's AP and AR."""
-    metrics = run(out=out, tta=parse_views(tta, tta_views), **arguments)
+    metrics = run(out=out, tta=parse_views(tta, tta_views), masks=not no_masks, **arguments)
     print("\n".join(table(metrics)))
     print(f"{out} holds all figures, with recall and by class")
 

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             sentence = f"{where}{error.strerror or error}"
-        print(f"maskrcnn: {sentence}", file=sys.stderr)
+        for line in (*getattr(error, "__notes__", ()), f"maskrcnn: {sentence}"):
+            print(line, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 

@@ -2,26 +2,24 @@
 repaired, counted and reported here and in `validate.py`.
 """
 
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..categories import Category, category_table, keypoint_slices
 from ..errors import DataError
-from ..images import MAX_PIXELS, image_size
-from .dataset import NO_MASK, POLYGONS, RLE, Dataset, ImageTable
-from .problems import Kind, Report
-from .validate import FAR, Stated, check_objects, integer, numbers, show, wrong_name
+from .dataset import NO_MASK, POLYGONS, RLE, Dataset
+from .image_rows import ImageRows, column, image_key
+from .problems import Id, Kind, Report
+from .validate import FAR, Stated, check_objects, doubles, flag, good_boxes, integer, numbers, real, show, unpacked
 
 _NAN = float("nan")
 _NO_BOX = array("d", [_NAN] * 4)
-_Ids = tuple[int | None, int | None]  # of the image and of the object
+_Ids = tuple[Id, int | None]  # of the image and of the object
 
 
 class DatasetBuilder:
@@ -41,7 +39,7 @@ class DatasetBuilder:
         roots: folders in which the images are looked for, in this order.
         strict: raise `DataError` at the first thing that would be dropped.
 
-    Raises `DataError` if there is no category, or if an id or a name occurs twice.
+    Raises `DataError` if there is no category, or if an id occurs twice.
     """
 
     def __init__(
@@ -50,21 +48,19 @@ class DatasetBuilder:
         self.source, self.roots = source, tuple(roots)
         self.categories = _checked(categories, source)
         self.report = Report(source, strict)
-        self._labels: dict[int | None, int] = {category.id: label for label, category in enumerate(self.categories)}
+        self._labels: dict[Any, int] = {category.id: label for label, category in enumerate(self.categories)}
+        self._labels |= {category.text_id: label for label, category in enumerate(self.categories) if category.text_id}
+        self._unknown: Counter[int | None] = Counter()  # ids of categories that are not listed
         self._slices = keypoint_slices(self.categories)
         self._num_keypoints = max(part.stop for part in self._slices)
-        # Images: the row of each id, -1 if the image was skipped, and the table's columns.
-        self._rows: dict[int | None, int] = {}
-        self._image_ids, self._sizes, self._root_of = array("q"), array("q"), bytearray()
-        self._names, self._name_stops = bytearray(), array("q", [0])
-        self._listing = cache(_list)
-        self._missing = 0
+        self._images = ImageRows(source, self.roots, self.report)
         # Objects, as `Stated` describes them.
         self._integers, self._reals, self._keypoints = array("q"), array("d"), array("f")
         self._values, self._part_stops = array("d"), array("q", [0])
         self._counts, self._characters, self._string_stops = array("q"), bytearray(), array("q", [0])
+        self._num_rle, self._turned_rle = 0, 0  # masks of run lengths, and how many state the width first
 
-    def refuse(self, kind: Literal["image", "annotation"], reason: str, detail: str = "", **ids: int | None) -> None:
+    def refuse(self, kind: Literal["image", "annotation"], reason: str, detail: str = "", **ids: Any) -> None:
         """Counts and reports an image or an annotation that cannot be added at all; `ids` as in `Report.add`."""
         total = f"{kind}s_in_file"
         setattr(self.report, total, getattr(self.report, total) + 1)
@@ -74,38 +70,11 @@ class DatasetBuilder:
         """Adds an image, or reports why not.
 
         Args:
-            image_id: a whole number.
-            name: file name, relative to one of the roots; it must not leave it.
-            height, width: in pixels; read from the file if both are None.
+            image_id: a whole number or a text.
+            name: file name, relative to one of the roots. One that another system wrote is searched below the roots.
+            height, width: in pixels; read from the file unless both are stated.
         """
-        self.report.images_in_file += 1
-        if (number := integer(image_id)) is None:
-            return self.report.add("image", "image without an id", f"id {show(image_id)}, file {show(name)}")
-        if number in self._rows:
-            return self.report.add("image", "repeated image id", "", number)
-        self._rows[number] = -1
-        if wrong := wrong_name(name):
-            return self.report.add("image", wrong, f"{name!r:.200}", number)
-        if (root := self._root_with(name)) is None:
-            self._missing += 1
-            return self.report.add("image", "missing image file", name, number)
-        if height is None and width is None:
-            try:
-                height, width = image_size(self.roots[root] / name)
-            except DataError as error:
-                return self.report.add("image", "unreadable image", str(error), number)
-            self.report.add("repair", "height and width not stated, taken from the file", image_id=number)
-        size = integer(height) or 0, integer(width) or 0
-        if min(size) <= 0:
-            return self.report.add("image", "invalid height or width", f"{height!r:.30} x {width!r:.30}", number)
-        if size[0] * size[1] > MAX_PIXELS:
-            return self.report.add("image", "too many pixels", f"{size[0]} x {size[1]}", number)
-        self._rows[number] = len(self._image_ids)
-        self._image_ids.append(number)
-        self._sizes.extend(size)
-        self._root_of.append(root)
-        self._names += name.encode()
-        self._name_stops.append(len(self._names))
+        self._images.add(image_id, name, height, width)
 
     def add_object(
         self,
@@ -134,15 +103,23 @@ class DatasetBuilder:
             score: 0..1, of a prediction.
         """
         self.report.annotations_in_file += 1
-        ids = integer(image_id), integer(id)
-        if (row := self._rows.get(ids[0])) is None:
+        row = self._images.rows.get(image_id) if type(image_id) is int else None
+        if row is None:
+            row = self._images.row(image_id)
+        ids = image_id if type(image_id) is int else image_key(image_id), integer(id)
+        if row is None:
             return self._drop(ids, "annotation of an unknown image", show(image_id))
         if row < 0:
             self.report.lost_with_image += 1
             return None
-        if (label := self._labels.get(integer(category_id))) is None:
+        label = self._labels.get(integer(category_id))
+        if label is None and isinstance(category_id, str):
+            label = self._labels.get(category_id)
+        if label is None:
+            self._unknown[integer(category_id)] += 1
             return self._drop(ids, "annotation of an unknown category", show(category_id))
-        if not isinstance(crowd, int | float | None):  # a text would be true, also "0"
+        ignore = bool(crowd) if crowd is None or type(crowd) is int else flag(crowd)
+        if ignore is None:
             return self._drop(ids, "iscrowd that is not 0 or 1", show(crowd))
         stated = numbers(box, 4)
         if not segmentation and stated is None:
@@ -150,56 +127,97 @@ class DatasetBuilder:
         own = self._read_keypoints(ids, label, keypoints) if self._num_keypoints else b""
         if isinstance(own, str):
             return self._drop(ids, own)
-        if (mask := self._add_segmentation(ids, row, segmentation)) is None:
-            return None
-        self._integers.fromlist([row, ids[1] or 0, ids[1] is not None, label, bool(crowd), *mask])
+        mask = self._add_segmentation(ids, row, segmentation)
+        if isinstance(mask, _Fault):
+            height, width = self._images.size(row)
+            if stated is None or not good_boxes(np.array([stated]), np.array([[width, height] * 2]))[0]:
+                return self._drop(ids, *mask)
+            self._drop(ids, mask.reason, "; ".join(filter(None, (mask.detail, "its box is kept"))), "mask")
+            mask = NO_MASK, 0, 0
+        self._integers.fromlist([row, ids[1] or 0, ids[1] is not None, label, ignore, *mask])
         self._reals.extend(stated or _NO_BOX)
-        self._reals.append(area if type(area) is float else _number(area))
-        self._reals.append(_number(score))
+        self._reals.append(area if type(area) is float else real(area))
+        self._reals.append(_NAN if score is None else real(score))
         if own:
             self._keypoints.frombytes(own)
+        return None
 
     def build(self, fingerprint: str) -> Dataset:
         """The data set of all that was added, which must be the last call. `fingerprint` is the SHA-256 of its source.
 
-        Raises `DataError` if none of the image files exists.
+        Raises `DataError` if no image is left and files were not found, or if a category name stands for two categories
+        with objects.
         """
-        if self._missing and not self._image_ids:
-            raise DataError(
-                f"{self.source}: none of its {self.report.images_in_file} images is in "
-                f"{' or '.join(map(str, self.roots))}; name their folder with --images FOLDER"
-            )
-        images = ImageTable(
-            ids=_column(self._image_ids, np.int64),
-            sizes=_column(self._sizes, np.int64).reshape(-1, 2),
-            names=_column(self._names, np.uint8),
-            name_offsets=_column(self._name_stops, np.int64),
-            roots=self.roots,
-            root_of=_column(self._root_of, np.uint8),
-        )
-        integers = _column(self._integers, np.int64).reshape(-1, 8)
-        keypoints = _column(self._keypoints, np.float32).reshape(len(integers), self._num_keypoints, 3)
+        integers = column(self._integers, np.int64).reshape(-1, 8)
+        keypoints = column(self._keypoints, np.float32).reshape(len(integers), self._num_keypoints, 3)
         stated = Stated(
             integers=integers,
-            reals=_column(self._reals, np.float64).reshape(-1, 6),
+            reals=column(self._reals, np.float64).reshape(-1, 6),
             keypoints=keypoints if self._num_keypoints else None,
-            points=_column(self._values, np.float64).reshape(-1, 2),
-            part_offsets=_column(self._part_stops, np.int64),
-            counts=_column(self._counts, np.int64),
-            characters=_column(self._characters, np.uint8),
-            string_offsets=_column(self._string_stops, np.int64),
+            points=column(self._values, np.float64).reshape(-1, 2),
+            part_offsets=column(self._part_stops, np.int64),
+            counts=column(self._counts, np.int64),
+            characters=column(self._characters, np.uint8),
+            string_offsets=column(self._string_stops, np.int64),
         )
-        objects = check_objects(stated, images.ids, images.sizes, self.report)
-        rows = np.arange(len(images.ids))
-        return Dataset(self.source, self.categories, images, objects, fingerprint, self.report, rows)
+        self._judge_categories(integers[:, 3])
+        self._judge_rle()
+        stated = self._unite_categories(stated)
+        images = self._images.build()
+        objects = check_objects(stated, images.ids, images.table.sizes, self.report, images.joined)
+        self.report.lost_with_image += int((~np.isin(integers[:, 0], images.rows)).sum())
+        return Dataset(self.source, self.categories, images.table, objects, fingerprint, self.report, images.rows)
 
-    def _root_with(self, name: str) -> int | None:
-        """The index of the root that holds the file. A folder is listed once, however many images it has."""
-        parent, _, last = name.rpartition("/")
-        for place, root in enumerate(self.roots):
-            if last in self._listing(root / parent if parent else root):
-                return place
-        return None
+    # --- categories -----------------------------------------------------------------------------------------------
+
+    def _unite_categories(self, stated: Stated) -> Stated:
+        """Leaves out categories that have no objects and repeat the name of another, as the root of Roboflow's does."""
+        labels = stated.integers[:, 3]
+        counts = np.bincount(labels, minlength=len(self.categories))
+        chosen: dict[str, int] = {}
+        for label, (category, count) in enumerate(zip(self.categories, counts.tolist(), strict=True)):
+            other = chosen.get(category.name)
+            if other is not None and count and counts[other]:
+                raise DataError(
+                    f"{self.source}: the category name {category.name} occurs more than once, each with objects; give "
+                    f"each its own name, or all of these objects one category_id\n{category_table(self.categories)}"
+                )
+            if other is None or not counts[other]:
+                chosen[category.name] = label
+        kept = sorted(chosen.values())
+        if len(kept) == len(self.categories):
+            return stated
+        for label in sorted(set(range(len(self.categories))) - set(kept)):
+            reason = "category without objects that repeats the name of another, left out"
+            self.report.add("repair", reason, f"{self.categories[label].id} {self.categories[label].name}")
+        labels[:] = np.searchsorted(kept, labels)
+        self.categories = tuple(self.categories[label] for label in kept)
+        if stated.keypoints is None:
+            return stated
+        columns = np.concatenate([np.arange(self._num_keypoints)[self._slices[label]] for label in kept])
+        return stated._replace(keypoints=stated.keypoints[:, columns])
+
+    def _judge_categories(self, labels: np.ndarray) -> None:
+        """Objects of unknown categories are a contradiction if they are many, or if all ids are one too low or high."""
+        unknown, total = self._unknown.total(), self._unknown.total() + len(labels)
+        if not unknown:
+            return
+        listed = {category.id for category in self.categories}
+        named = {self.categories[label].id for label in np.unique(labels).tolist()} | set(self._unknown)
+        moved = {d: {id + d for id in named if id is not None} for d in (1, -1)}
+        shift = next((d for d in moved if len(listed) > 1 and moved[d] == listed), 0)
+        if not shift and (2 * unknown < total or unknown < 2 <= total):
+            return
+        ids = ", ".join("none" if id is None else str(id) for id in sorted(self._unknown, key=str)[:10])
+        known = ", ".join(str(category.id) for category in self.categories[:10])
+        cause = f"; all of them seem to be one too {'low' if shift > 0 else 'high'}" if shift else ""
+        self.report.contradict(
+            f"{unknown} of {total} objects have a category_id that is not listed ({ids}; the categories have {known})"
+            f"{cause}; mend category_id, or list all categories",
+            unusable=True,
+        )
+
+    # --- objects --------------------------------------------------------------------------------------------------
 
     def _drop(self, ids: _Ids, reason: str, detail: str = "", kind: Kind = "annotation") -> None:
         self.report.add(kind, reason, detail, *ids)
@@ -220,49 +238,71 @@ class DatasetBuilder:
             keypoints[place] = own
         return keypoints.tobytes()
 
-    def _add_segmentation(self, ids: _Ids, row: int, given: Any) -> tuple[int, int, int] | None:
-        """Appends the mask: its kind and its span; None if it was dropped."""
+    def _add_segmentation(self, ids: _Ids, row: int, given: Any) -> "tuple[int, int, int] | _Fault":
+        """Appends the mask: its kind and its span; or what is wrong with it."""
         if not given:
             return NO_MASK, 0, 0
-        if isinstance(given, dict):
-            return self._add_rle(ids, row, given)
-        if not isinstance(given, list):
-            return self._drop(ids, "segmentation that is neither polygons nor RLE", show(given))
+        if type(given) is str:
+            given = unpacked(given)
+        if type(given) is list and given and type(given[0]) is dict:
+            given = given[0] if len(given) == 1 else _flat(given)
+        if type(given) is dict:
+            return self._add_rle(row, given)
+        if type(given) is not list:
+            return _Fault("segmentation that is neither polygons nor RLE", show(given))
+        parts = given if given and type(given[0]) is list else [given]  # or one polygon without the list around it
+        if len(parts) > 2 and all(isinstance(part, list) and len(part) == 2 for part in parts):
+            parts = [_flat(parts)]  # [[x, y], [x, y], ...]
         first, faults = len(self._part_stops) - 1, []
-        for part in given if isinstance(given[0], list) else [given]:  # or one polygon without the list around it
+        for part in parts:
             if fault := self._add_polygon(part):
                 faults.append(fault)
         last = len(self._part_stops) - 1
         if last == first:
-            return self._drop(ids, *faults[0])
+            return faults[0] if any(parts) else (NO_MASK, 0, 0)
         for reason, detail in faults:
             self._drop(ids, reason, detail, "part")
         return POLYGONS, first, last
 
-    def _add_polygon(self, part: Any) -> tuple[str, str] | None:
+    def _add_polygon(self, part: Any) -> "_Fault | None":
         """Appends a polygon; what is wrong with it and a detail, if it cannot be."""
-        if isinstance(part, list):
-            if len(part) % 2:
-                return "polygon with an odd number of values", str(len(part))
-            if len(part) < 6:
-                return "polygon with fewer than 3 points", str(len(part) // 2)
-            try:
+        try:
+            if len(part) > 5 and not len(part) % 2:
                 self._values.fromlist(part)  # all of it or nothing
                 self._part_stops.append(len(self._values) // 2)
                 return None
-            except (TypeError, OverflowError):
-                pass
-        return "polygon that is not a list of numbers", show(part)
+        except (TypeError, OverflowError):
+            pass
+        return self._add_odd_polygon(part)
 
-    def _add_rle(self, ids: _Ids, row: int, given: dict[str, Any]) -> tuple[int, int, int] | None:
-        size, counts = given.get("size"), given.get("counts")
-        height, width = self._sizes[2 * row : 2 * row + 2]
-        if not isinstance(size, list) or [integer(side) for side in size] != [height, width]:
-            detail = f"{show(size)}, the image is [{height}, {width}]"
-            return self._drop(ids, "RLE of another size than its image", detail)
+    def _add_odd_polygon(self, part: Any) -> "_Fault | None":
+        """The same for one that is no list of numbers: texts, points, or nothing of use."""
+        if type(part) is str:
+            part = unpacked(part)
+        if type(part) is not list:
+            return _Fault("polygon that is not a list of numbers", show(part))
+        if part and type(part[0]) in (list, dict):
+            part = _flat(part)
+        if len(part) % 2:
+            return _Fault("polygon with an odd number of values", str(len(part)))
+        if len(part) < 6:
+            return _Fault("polygon with fewer than 3 points", str(len(part) // 2))
+        if (read := doubles(part)) is None:
+            return _Fault("polygon that is not a list of numbers", show(part))
+        self._values.extend(read)
+        self._part_stops.append(len(self._values) // 2)
+        return None
+
+    def _add_rle(self, row: int, given: dict[str, Any]) -> "tuple[int, int, int] | _Fault":
+        size, counts, (height, width) = given.get("size"), given.get("counts"), self._images.size(row)
+        stated = [integer(side) for side in size] if isinstance(size, list) else None
+        self._num_rle += 1
+        if stated != [height, width]:
+            self._turned_rle += stated == [width, height]
+            return _Fault("RLE of another size than its image", f"{show(size)}, the image is [{height}, {width}]")
         if isinstance(counts, str):
             if not counts.isascii() or not counts:
-                return self._drop(ids, "RLE counts that cannot be decoded", show(counts))
+                return _Fault("RLE counts that cannot be decoded", show(counts))
             self._characters += counts.encode()  # all strings are decoded together, in `check_objects`
             self._string_stops.append(len(self._characters))
             return RLE, -1, len(self._string_stops) - 2
@@ -270,39 +310,48 @@ class DatasetBuilder:
         try:
             self._counts.fromlist(counts)  # type: ignore[arg-type]
         except (TypeError, OverflowError):
-            return self._drop(ids, "RLE counts that are not whole numbers", show(counts))
+            read = [integer(count) for count in counts] if isinstance(counts, list) else [None]
+            if None in read:
+                return _Fault("RLE counts that are not whole numbers", show(counts))
+            self._counts.fromlist(read)  # type: ignore[arg-type]
         return RLE, first, len(self._counts)
+
+    def _judge_rle(self) -> None:
+        if self._turned_rle > 1 and 2 * self._turned_rle > self._num_rle:
+            self.report.contradict(
+                f"{self._turned_rle} of {self._num_rle} run-length masks state their size as [width, height]; COCO "
+                "wants [height, width], with runs along the columns: encode the masks again",
+                unusable=True,
+            )
+
+
+class _Fault(NamedTuple):
+    """What is wrong with a mask."""
+
+    reason: str
+    detail: str
+
+
+def _flat(points: list[Any]) -> list[Any]:
+    """The coordinates of points that are lists of x and y or objects with them, as one list; else `points`."""
+    flat = []
+    for point in points:
+        if isinstance(point, dict) and "x" in point and "y" in point:
+            flat += [point["x"], point["y"]]
+        elif isinstance(point, list) and len(point) == 2 and not isinstance(point[0], list | dict):
+            flat += point
+        else:
+            return points
+    return flat
 
 
 def _checked(categories: Iterable[Category], source: Path) -> tuple[Category, ...]:
-    """The categories, sorted by id."""
-    categories = tuple(sorted(categories, key=lambda category: category.id))
+    """The categories, sorted by id; equal ones are one."""
+    categories = tuple(sorted(dict.fromkeys(categories), key=lambda category: category.id))
     if not categories:
-        raise DataError(f"{source}: there are no categories")
-    for what in ("id", "name"):
-        counts = Counter(str(getattr(category, what)) for category in categories)
-        if repeated := ", ".join(sorted(value for value, count in counts.items() if count > 1)):
-            table = category_table(categories)
-            raise DataError(f"{source}: the category {what} {repeated} occurs more than once\n{table}")
+        raise DataError(f"{source}: there are no categories, so the objects have no class; list them in categories")
+    counts = Counter(category.id for category in categories)
+    if repeated := ", ".join(str(id) for id, count in counts.items() if count > 1):
+        table = category_table(categories)
+        raise DataError(f"{source}: the category id {repeated} occurs more than once\n{table}")
     return categories
-
-
-def _number(value: Any) -> float:
-    """`value` as a float if it is a number, else NaN."""
-    try:
-        return float(value) if isinstance(value, (int, float)) else _NAN
-    except OverflowError:
-        return _NAN
-
-
-def _list(folder: Path) -> frozenset[str]:
-    """The names in a folder; none if there is no such folder."""
-    try:
-        return frozenset(os.listdir(folder))
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def _column(buffer: array | bytearray, dtype: Any) -> np.ndarray:
-    """The buffer's numbers, not copied; an empty buffer has nothing to share."""
-    return np.frombuffer(buffer, dtype) if len(buffer) else np.zeros(0, dtype)

@@ -11,8 +11,10 @@ from ..errors import DataError
 from ..images import read_image
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 from .problems import Problem, problem_lines
+from .usable import checked_headers, crowds_only
 
 LISTED = 10  # problems written out for each reason
+_SECONDS = 5.0  # for the headers of images
 _CATEGORIES_LISTED = 100
 _QUANTILES = {"smallest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "largest": 1.0}
 _LOW_IOU = 0.5  # below it, even with the best anchor centred on it, an object is learned by the fallback rule alone
@@ -21,14 +23,18 @@ _LOW_IOU = 0.5  # below it, even with the best anchor centred on it, an object i
 def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     """Plain text about a data set as `model` would see it.
 
-    With `verify` every image is opened, which takes as long as reading them for an epoch; those that cannot be read are
-    listed.
+    The headers of images are read for some seconds, a sample of them first. With `verify` every image is opened, which
+    takes as long as reading them for an epoch. Images that cannot be read or have another size are listed.
     """
     lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
     lines += dataset.report.lines(LISTED)
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
         lines += list(problem_lines("images that cannot be read", broken, LISTED)) or ["every image can be read"]
+    else:
+        count, broken = checked_headers(dataset, _SECONDS)
+        title = f"images that cannot be read, of {count} whose headers were read; --verify reads all:"
+        lines += problem_lines(title, broken, LISTED)
     return "\n".join([*lines, *_sizes(dataset, model)])
 
 
@@ -48,7 +54,7 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
     """
     problems = []
     for i in range(len(dataset)):
-        image_id, (height, width) = int(dataset.image_ids[i]), dataset.sizes[i].tolist()
+        image_id, (height, width) = dataset.stated_id(i), dataset.sizes[i].tolist()
         try:
             read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
         except DataError as error:
@@ -126,6 +132,7 @@ def _categories(dataset: Dataset) -> Iterator[str]:
         yield f"  {category.id:>6} {objects[label]:>9} {images[label]:>8}  {category.name}"
     if len(dataset.categories) > _CATEGORIES_LISTED:
         yield f"  ... and {len(dataset.categories) - _CATEGORIES_LISTED} more"
+    yield from (f"  note: {sentence}" for sentence in crowds_only(dataset))
 
 
 def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 class Record(NamedTuple):
     """One image and its n objects. Coordinates are continuous pixels of the image as annotated."""
 
-    image_id: int | str  # a text only for a `Writer`
+    image_id: int | str  # as the source states it
     path: Path
     size: tuple[int, int]  # (height, width) as annotated
     boxes: np.ndarray  # float32 [n 4], xyxy; float64 for a `Writer`
@@ -51,7 +51,7 @@ class Record(NamedTuple):
 
 
 class ImageTable(NamedTuple):
-    """One row per image. `names` holds all file names, UTF-8, end to end."""
+    """One row per image. `names` and `id_texts` hold texts, UTF-8, end to end."""
 
     ids: np.ndarray  # int64 [N]
     sizes: np.ndarray  # int64 [N 2], (height, width)
@@ -59,6 +59,8 @@ class ImageTable(NamedTuple):
     name_offsets: np.ndarray  # int64 [N + 1]
     roots: tuple[Path, ...]
     root_of: np.ndarray  # uint8 [N], index into `roots`
+    id_texts: np.ndarray | None = None  # uint8 [bytes], the ids that the source states as text; None if it states none
+    id_offsets: np.ndarray | None = None  # int64 [N + 1]
 
 
 class ObjectTable(NamedTuple):
@@ -114,8 +116,16 @@ class Dataset:
 
     @property
     def image_ids(self) -> np.ndarray:
-        """int64 [N]."""
+        """int64 [N]; numbers that stand for those ids that are text."""
         return self.images.ids[self.rows]
+
+    def stated_id(self, i: int) -> int | str:
+        """Image i's id as the source states it."""
+        images, row = self.images, self.rows[i]
+        if images.id_texts is not None and images.id_offsets is not None:
+            if text := images.id_texts[images.id_offsets[row] : images.id_offsets[row + 1]].tobytes():
+                return text.decode()
+        return int(images.ids[row])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -139,7 +149,7 @@ class Dataset:
         return first + np.arange(len(first))
 
     def name(self, i: int) -> str:
-        """Image i's file name as the source states it."""
+        """Image i's file name, in its folder among the roots."""
         images, row = self.images, self.rows[i]
         return images.names[images.name_offsets[row] : images.name_offsets[row + 1]].tobytes().decode()
 
@@ -153,7 +163,7 @@ class Dataset:
         first, last = int(objects.offsets[row]), int(objects.offsets[row + 1])
         height, width = self.images.sizes[row].tolist()
         return Record(
-            image_id=int(self.images.ids[row]),
+            image_id=self.stated_id(i),
             path=self.path(i),
             size=(height, width),
             boxes=objects.boxes[first:last].astype(np.float64 if exact else np.float32),

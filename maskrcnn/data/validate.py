@@ -4,38 +4,105 @@ No mask is drawn: boxes and areas come from polygon corners and run lengths. A r
 image, so no file can make us allocate more than its images need.
 """
 
+import json
 import re
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..ops.rle import decode_counts
-from .dataset import POLYGONS, RLE, ObjectTable
+from .contradictions import (
+    AS_COCO,
+    agreeing,
+    fractions,
+    judge_areas,
+    meaning_by_images,
+    meaning_by_masks,
+    recoded_rows,
+    with_holes,
+)
+from .dataset import NO_MASK, POLYGONS, RLE, ObjectTable
 from .problems import Kind, Report
 
 FAR = 1e6  # pixels; a coordinate beyond this is a mistake, and float32 would lose its fractions
 BOX_TOLERANCE = (3.0, 0.1)  # pixels, fraction of the side: COCO's own boxes differ this much from their polygons
 _CHUNK = 1 << 16  # characters, counts or points processed together: the temporary arrays stay in the processor's cache
 _LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
+_NAN = float("nan")
+_NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
+_LONGEST_NUMBER = 40  # characters
+_FLAGS: dict[str, bool] = dict.fromkeys(("", "false", "f", "no", "n", "off", "none", "null"), False)
+_FLAGS |= dict.fromkeys(("true", "t", "yes", "y", "on"), True)
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
 
 
+def number(text: str) -> int | float | None:
+    """The number that a text such as "12", " 1.0" or "-3e2" is, else None."""
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+        return None
+    return int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
+
+
 def integer(value: Any) -> int | None:
-    """`value` as an int64 if it is a whole number (12 or 12.0, but not True), else None."""
+    """`value` as an int64 if it is a whole number (12, 12.0 or "12", but not True), else None."""
+    if type(value) is str:
+        value = number(value)
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and _LEAST <= value <= _MOST else None
 
 
+def real(value: Any) -> float:
+    """`value` as a float if it is a number, also as text, else NaN."""
+    if isinstance(value, str):
+        value = number(value)
+    try:
+        return float(value) if isinstance(value, int | float) else _NAN
+    except OverflowError:
+        return _NAN
+
+
+def flag(value: Any) -> bool | None:
+    """What a flag says: 0 and 1, true and false, also as text; nothing is False. None if it says neither."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        value = _FLAGS[word] if word in _FLAGS else number(word)
+        return None if value is None else bool(value)
+    return bool(value) if value is None or isinstance(value, int | float) else None
+
+
+def unpacked(text: str) -> Any:
+    """The list or object that a text holds, as json or as numbers with commas or spaces between; else the text."""
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    words = text.replace(",", " ").split()
+    return words if len(words) > 1 else text
+
+
 def numbers(value: Any, length: int) -> array | None:
-    """`value` as doubles if it is a list of `length` numbers, else None."""
+    """`value` as doubles if it is a list of `length` numbers, also as text, else None."""
+    if isinstance(value, str):
+        value = unpacked(value)
     if not isinstance(value, list) or len(value) != length:
         return None
     try:
         return array("d", value)
+    except (TypeError, OverflowError):
+        return doubles(value)
+
+
+def doubles(values: list[Any]) -> array | None:
+    """Numbers and texts that are numbers, as doubles; None if there is anything else."""
+    read = [number(value) if isinstance(value, str) else value for value in values]
+    try:
+        return array("d", read)  # type: ignore[arg-type]
     except (TypeError, OverflowError):
         return None
 
@@ -85,34 +152,54 @@ class Stated(NamedTuple):
     string_offsets: np.ndarray  # int64 [strings + 1]
 
 
-def check_objects(stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> ObjectTable:
+def check_objects(
+    stated: Stated, image_ids: Sequence[int | str], sizes: np.ndarray, report: Report, joined: np.ndarray
+) -> ObjectTable:
     """The valid objects, sorted by image; every other one, and every repair, goes to the report.
 
-    `image_ids` (int64 [N]) and `sizes` (int64 [N 2], height and width) are those of the images.
+    `image_ids` and `sizes` (int64 [N 2], height and width) are those of the images; `joined` (bool [N]) says which were
+    listed more than once.
     """
-    return _Check(stated, image_ids, sizes, report).table()
+    return _Check(stated, image_ids, sizes, report, joined).table()
+
+
+def good_boxes(given: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """bool [n]: boxes [x, y, width, height] that can stand alone, of images with these limits (float64 [n 4])."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
+        near = (np.abs(corners) < FAR).all(axis=1) & (given[:, 2:] > 0).all(axis=1)
+        inside = np.clip(corners, 0, limits).astype(np.float32)
+        return near & np.all(inside[:, 2:] > inside[:, :2], axis=1)
 
 
 class _Check:
-    def __init__(self, stated: Stated, image_ids: np.ndarray, sizes: np.ndarray, report: Report) -> None:
-        self.stated, self.report, self.images = stated, report, len(image_ids)
-        self.rows, self.ids, has_id, self.labels, crowd, self.kinds, *_ = stated.integers.T
+    def __init__(
+        self, stated: Stated, image_ids: Sequence[int | str], sizes: np.ndarray, report: Report, joined: np.ndarray
+    ) -> None:
+        self.stated, self.report, self.image_ids, self.joined = stated, report, image_ids, joined
+        self.rows, self.ids, has_id, self.labels, crowd, kinds, *_ = stated.integers.T
         self.has_id, self.crowd, self.spans = has_id != 0, crowd != 0, stated.integers[:, 6:].copy()
-        self.image_ids, self.sizes = image_ids[self.rows], sizes[self.rows]
+        self.kinds = kinds.copy()
+        self.sizes = sizes[self.rows]
+        self.limits = np.tile(self.sizes[:, ::-1], 2).astype(np.float64)
         self.alive = np.ones(len(self.rows), bool)
+        self.given = stated.reals[:, :4]
 
     def table(self) -> ObjectTable:
-        n, (stated_areas, scores) = len(self.rows), self.stated.reals[:, 4:].T
+        n, scores = len(self.rows), self.stated.reals[:, 5]
+        self._scale_boxes()
         mask_boxes, areas = np.full((n, 4), np.nan), np.full(n, np.nan)
         counts = self._measure_rle(mask_boxes, areas)
         points, part_offsets = self._measure_polygons(mask_boxes, areas)
+        counts = self._mend_rows(counts, mask_boxes)
+        counts = self._open_holes(counts, points, part_offsets, areas)
         boxes = self._settle_boxes(mask_boxes)
-        areas = np.where(np.isfinite(stated_areas) & (stated_areas > 0), stated_areas, areas)
-        areas = np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+        areas = self._settle_areas(areas, boxes)
+        self._drop_twins(boxes, areas)
         ids = self._settle_ids()
         order = np.argsort(self.rows, kind="stable")
         order = order[self.alive[order]]
-        per_image = np.bincount(self.rows[order], minlength=self.images)
+        per_image = np.bincount(self.rows[order], minlength=len(self.image_ids))
         return ObjectTable(
             offsets=np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64),
             ids=ids[order],
@@ -135,9 +222,31 @@ class _Check:
             self._report(i, "annotation", reason)
         self.alive &= ~bad
 
+    def _drop_mask(self, bad: np.ndarray, reason: str) -> None:
+        """Drops the masks for which `bad` is True, and objects that have no good box besides."""
+        bad = bad & self.alive
+        if not bad.any():
+            return
+        kept = np.zeros(len(bad), bool)
+        kept[bad] = good_boxes(self.given[bad], self.limits[bad])
+        for i in np.flatnonzero(bad & kept).tolist():
+            self._report(i, "mask", reason, "its box is kept")
+        self._drop(bad & ~kept, reason)
+        self.kinds[kept], self.spans[kept] = NO_MASK, 0
+
     def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
         own_id = int(self.ids[i]) if self.has_id[i] else None
-        self.report.add(kind, reason, detail, int(self.image_ids[i]), own_id)
+        self.report.add(kind, reason, detail, self.image_ids[self.rows[i]], own_id)
+
+    def _scale_boxes(self) -> None:
+        corners = AS_COCO.corners(self.given)
+        stated = np.all(np.isfinite(self.given), axis=1)
+        if (small := fractions(corners, self.sizes, stated)).any():
+            self.given[small] *= self.limits[small]
+            self.report.contradict(
+                f"{small.sum()} of {stated.sum()} boxes have coordinates from 0 to 1: they are read as fractions of "
+                "the image's width and height, since in pixels they would lie in its first one"
+            )
 
     def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
@@ -153,33 +262,55 @@ class _Check:
         unreadable = np.zeros(len(spans), bool)
         unreadable[compressed] = ~readable[which]
         spans[compressed] = np.stack([offsets[which], offsets[which + 1]], axis=1)
-        self._drop(unreadable, "RLE counts that cannot be decoded")
-        rle = np.flatnonzero(is_rle & self.alive)
+        self._drop_mask(unreadable, "RLE counts that cannot be decoded")
+        rle = np.flatnonzero((self.kinds == RLE) & self.alive)
         own, sizes = spans[rle], self.sizes[rle]
         fits, boxes[rle], areas[rle] = _in_chunks(
             np.concatenate([[0], np.cumsum(np.diff(own).ravel())]),
             lambda a, b: rle_measures(counts, own[a:b], sizes[a:b]),
         )
-        wrong = np.zeros(len(spans), bool)
+        wrong, empty = np.zeros(len(spans), bool), is_rle & (areas == 0)
         wrong[rle] = ~fits
-        self._drop(wrong, "RLE whose counts do not add up to its size")
-        self._drop(is_rle & (areas == 0), "empty mask")
+        boxes[wrong | empty], areas[wrong | empty] = np.nan, np.nan
+        self._drop_mask(wrong, "RLE whose counts do not add up to its size")
+        self._drop_mask(empty & ~wrong, "empty mask")
         # No span that is kept holds a count that does not fit; clipping only keeps the conversion defined.
         return np.clip(counts, 0, 2**32 - 1).astype(np.uint32)
 
     def _measure_polygons(self, boxes: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Checks every polygon, fills in boxes and areas; returns points and offsets of the good ones, adapts spans."""
         points, offsets = self.stated.points, self.stated.part_offsets
-        finite, part_boxes, part_areas = _in_chunks(
-            offsets,
-            lambda a, b: polygon_measures(points[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a], FAR),
-        )
         owner = np.flatnonzero(self.kinds == POLYGONS)
         owner_of = np.repeat(owner, np.diff(self.spans[owner]).ravel())  # no polygon is without an object
+
+        def measured() -> Sequence[np.ndarray]:
+            return _in_chunks(
+                offsets,
+                lambda a, b: polygon_measures(points[offsets[a] : offsets[b]], offsets[a : b + 1] - offsets[a], FAR),
+            )
+
+        finite, part_boxes, part_areas = measured()
+        if (small := self._fractions(part_boxes, owner, owner_of)).any():
+            scale = self.sizes[owner_of, ::-1][small].astype(np.float64)
+            points = points.copy()
+            lengths = np.diff(offsets)
+            points[np.repeat(small, lengths)] *= np.repeat(scale, lengths[small], axis=0)
+            finite, part_boxes, part_areas = measured()
         sizes = self.sizes[owner_of]
         inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
         good = finite & (part_areas > 0) & inside
         has_good = np.bincount(owner_of[good], minlength=len(self.alive)) > 0
+        first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
+        if len(first):
+            whole = owner_of[good][first]
+            boxes[whole, :2] = np.minimum.reduceat(part_boxes[good, :2], first)
+            boxes[whole, 2:] = np.maximum.reduceat(part_boxes[good, 2:], first)
+            areas[whole] = np.add.reduceat(part_areas[good], first)
+        self.part_areas = part_areas[good]
+        if not good.all():
+            lengths = np.diff(offsets)
+            self.spans[owner] = np.concatenate([[0], np.cumsum(good)])[self.spans[owner]]
+            points, offsets = points[np.repeat(good, lengths)], np.concatenate([[0], np.cumsum(lengths[good])])
         for reason, bad in (
             ("polygon with invalid coordinates", ~finite),
             ("polygon without an area", finite & (part_areas == 0)),
@@ -187,35 +318,97 @@ class _Check:
         ):
             for i in np.sort(owner_of[bad & has_good[owner_of]]).tolist():
                 self._report(i, "part", reason)
-            self._drop((np.bincount(owner_of[bad], minlength=len(self.alive)) > 0) & ~has_good, reason)
-        first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
-        if len(first):
-            whole = owner_of[good][first]
-            boxes[whole, :2] = np.minimum.reduceat(part_boxes[good, :2], first)
-            boxes[whole, 2:] = np.maximum.reduceat(part_boxes[good, 2:], first)
-            areas[whole] = np.add.reduceat(part_areas[good], first)
-        if not good.all():
-            lengths = np.diff(offsets)
-            self.spans[owner] = np.concatenate([[0], np.cumsum(good)])[self.spans[owner]]
-            points, offsets = points[np.repeat(good, lengths)], np.concatenate([[0], np.cumsum(lengths[good])])
+            if bad.any():
+                lost = (np.bincount(owner_of[bad], minlength=len(self.alive)) > 0) & ~has_good
+                self._drop_mask(lost & (self.kinds == POLYGONS), reason)
         return points, offsets
+
+    def _fractions(self, part_boxes: np.ndarray, owner: np.ndarray, owner_of: np.ndarray) -> np.ndarray:
+        """bool [parts]: the polygons whose coordinates are fractions of their image."""
+        within = fractions(part_boxes, self.sizes[owner_of], np.ones(len(owner_of), bool))
+        if within.any():
+            self.report.contradict(
+                f"{within.sum()} of {len(within)} polygons have coordinates from 0 to 1: they are read as fractions of "
+                "the image's width and height, since in pixels they would lie in its first one"
+            )
+        return within
+
+    def _allowed(self, mask_boxes: np.ndarray) -> np.ndarray:
+        """float64 [n 4]: by how much a box may differ from that of its mask."""
+        sides = np.where(np.isfinite(mask_boxes[:, :2]), mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
+        return np.tile(np.maximum(BOX_TOLERANCE[0], BOX_TOLERANCE[1] * sides), 2)
+
+    def _mend_rows(self, counts: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Masks whose runs go along the rows, as most of the stated boxes prove, are stored along the columns."""
+        rle = np.flatnonzero((self.kinds == RLE) & self.alive)
+        judged = rle[good_boxes(self.given[rle], self.limits[rle])]
+        if not len(judged):
+            return counts
+        allowed = self._allowed(boxes)
+        stray = ~agreeing(AS_COCO, self.given[judged], boxes[judged], allowed[judged])
+        if stray.sum() < 2 or 2 * stray.sum() <= len(judged):
+            return counts
+        turned = rle_measures(counts, self.spans[rle], self.sizes[rle, ::-1])[1][:, [1, 0, 3, 2]]
+        by_rows = agreeing(AS_COCO, self.given[judged], turned[np.isin(rle, judged)], allowed[judged])
+        if by_rows.mean() < 0.9:
+            return counts
+        self.report.contradict(
+            f"{stray.sum()} of {len(judged)} run-length masks do not fit their boxes, but they do if their runs go "
+            "along the rows, and all are read so; COCO's go along the columns"
+        )
+        pieces, end = [counts], len(counts)
+        for i in rle.tolist():
+            size = int(self.sizes[i, 0]), int(self.sizes[i, 1])
+            pieces.append(recoded_rows(counts[self.spans[i, 0] : self.spans[i, 1]], size).astype(np.uint32))
+            self.spans[i] = end, end + len(pieces[-1])
+            end += len(pieces[-1])
+        boxes[rle] = turned
+        return np.concatenate(pieces)
+
+    def _open_holes(self, counts: np.ndarray, points: np.ndarray, offsets: np.ndarray, areas: np.ndarray) -> np.ndarray:
+        """Objects whose stated area says that one of their polygons is a hole in another become run lengths."""
+        stated = self.stated.reals[:, 4]
+        several = (self.kinds == POLYGONS) & self.alive & (np.diff(self.spans).ravel() > 1) & (stated > 0)
+        judged = np.flatnonzero(several)
+        least = np.minimum.reduceat(np.append(self.part_areas, np.inf), self.spans[judged].ravel())[::2]
+        # Without a hole the area is at least that of all but one polygon; a hole counts twice less.
+        judged = judged[stated[judged] < areas[judged] - 1.5 * least]
+        pieces, end, opened = [counts], len(counts), 0
+        for i in judged.tolist():
+            edges = offsets[self.spans[i, 0] : self.spans[i, 1] + 1].tolist()
+            rings = [points[a:b] for a, b in pairwise(edges)]
+            runs = with_holes(rings, float(stated[i]), (int(self.sizes[i, 0]), int(self.sizes[i, 1])))
+            if runs is not None:
+                pieces.append(runs.astype(np.uint32))
+                self.kinds[i], self.spans[i] = RLE, (end, end + len(runs))
+                areas[i] = runs[1::2].sum()
+                end += len(runs)
+                opened += 1
+                self._report(i, "repair", "polygon that is a hole in another, as the stated area says, cut out")
+        return np.concatenate(pieces) if opened else counts
 
     def _settle_boxes(self, mask_boxes: np.ndarray) -> np.ndarray:
         """The stated box if it agrees with the mask, else the mask's; clipped if it leaves the image by over 1 px."""
-        given = self.stated.reals[:, :4]
+        given, limits = self.given, self.limits
         masked = np.all(np.isfinite(mask_boxes), axis=1)
-        sides = np.where(masked[:, None], mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
-        allowed = np.tile(np.maximum(BOX_TOLERANCE[0], BOX_TOLERANCE[1] * sides), 2)
-        limits = np.tile(self.sizes[:, ::-1], 2).astype(np.float64)
+        allowed, masks = self._allowed(mask_boxes), np.clip(mask_boxes, 0, limits)
         with np.errstate(invalid="ignore", over="ignore"):
-            stated = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
-            usable = np.all(np.abs(stated) < FAR, axis=1) & np.all(given[:, 2:] > 0, axis=1)
-            strays = np.any(np.abs(stated - np.clip(mask_boxes, 0, limits)) > allowed, axis=1)
+            usable = np.all(np.abs(AS_COCO.corners(given)) < FAR, axis=1) & np.all(given[:, 2:] > 0, axis=1)
             negative = np.all(np.isfinite(given), axis=1) & np.any(given[:, 2:] < 0, axis=1)
+        meaning = meaning_by_masks(given, masks, allowed, masked & usable & self.alive, self.report)
+        if meaning is AS_COCO and not self.report.unusable:
+            meaning = meaning_by_images(given, self.sizes, ~masked & usable & self.alive, self.report)
+        with np.errstate(invalid="ignore", over="ignore"):
+            stated = meaning.corners(given)
+            if meaning is not AS_COCO:
+                usable = np.all(np.abs(stated) < FAR, axis=1) & np.all(stated[:, 2:] > stated[:, :2], axis=1)
+            strays = np.any(np.abs(stated - masks) > allowed, axis=1)
         absent = np.all(np.isnan(given), axis=1)
         self._drop(~masked & negative, "box with a negative width or height")
         self._drop(~masked & ~usable, "invalid box")
-        for i in np.flatnonzero(self.alive & masked & ~absent & (~usable | strays)).tolist():
+        wrong = self.alive & masked & ~absent & (~usable | strays)
+        few = 2 * int((wrong & usable).sum()) <= int((self.alive & masked & usable).sum()) or int(wrong.sum()) < 2
+        for i in np.flatnonzero(wrong & (few | ~usable)).tolist():  # most of them are one contradiction
             reason = "box that does not fit its mask" if usable[i] else "invalid box"
             detail = f"[{', '.join(f'{x:g}' for x in given[i])}]"
             self._report(i, "repair", f"{reason}, recomputed from the mask", detail)
@@ -228,6 +421,25 @@ class _Check:
         for i in np.flatnonzero(self.alive & leaves & usable & ~strays).tolist():
             self._report(i, "repair", "box that reaches beyond its image, clipped")
         return np.where(leaves[:, None], clipped, boxes)
+
+    def _settle_areas(self, areas: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """The stated areas, else those of the masks, else those of the boxes."""
+        stated = self.stated.reals[:, 4]
+        judge_areas(stated, np.where(self.alive, areas, np.nan), boxes, self.report)
+        areas = np.where(np.isfinite(stated) & (stated > 0), stated, areas)
+        return np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+    def _drop_twins(self, boxes: np.ndarray, areas: np.ndarray) -> None:
+        """Objects that an image, listed more than once, has in each of its entries."""
+        if not self.joined.any():
+            return
+        seen = set()
+        for i in np.flatnonzero(self.joined[self.rows] & self.alive).tolist():
+            key = (int(self.rows[i]), int(self.labels[i]), int(self.kinds[i]), *boxes[i].tolist(), float(areas[i]))
+            if key in seen:
+                self._report(i, "repair", "object repeated with its image, left out")
+                self.alive[i] = False
+            seen.add(key)
 
     def _settle_ids(self) -> np.ndarray:
         """Annotation ids, unique among the valid objects: a missing or repeated id is replaced by a new one."""

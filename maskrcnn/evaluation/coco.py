@@ -129,7 +129,7 @@ def _renumber(
     dataset: Dataset, rows: Iterable[Row], theirs: Sequence[Category], order: Mapping[int, list[int]]
 ) -> list[Row]:
     """The rows of matched categories, with these numbers as ids and with keypoints in the data set's `order`."""
-    images = dict(zip(dataset.image_ids.tolist(), _image_numbers(dataset).tolist(), strict=True))
+    images = {dataset.stated_id(i): number for i, number in enumerate(_image_numbers(dataset).tolist())}
     number_of = {category.name: number for number, category in enumerate(dataset.categories, 1)}
     categories = {category.id: number_of.get(category.name) for category in theirs}
     renumbered: list[Row] = []

@@ -36,6 +36,7 @@ def evaluate(
     tile: str | int = "auto",
     overlap: float = 0.2,
     unlabelled: str | None = None,
+    masks: bool = True,
     strict: bool = False,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def evaluate(
 
     Args:
         weights: Checkpoint of any origin, folder of a run, or name of a release.
-        data: COCO json, or a folder with val.json.
+        data: COCO json, or a folder with val.json; train.json is taken only if it is alone.
         images: Folder of the images, if they are not beside the json.
         out: File to write the metrics to, as JSON; default: none.
         max_detections: Per image or tile, for the model and in the metrics; default: the model's setting.
@@ -56,15 +57,18 @@ def evaluate(
         tile: Predict large images in tiles: auto, off, or their side in image pixels.
         overlap: Share of a tile's side that neighbours have in common.
         unlabelled: Images without annotations: background or skip; default: as the format does.
+        masks: Measure masks, if the model has them.
         strict: A bad annotation or image is an error; default: it is left out and counted.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
 
-    Raises `CheckpointError`, `ConfigError` and `DataError`.
+    Raises `CheckpointError`, `ConfigError` and `DataError`, also if there is nothing to measure: no object, no readable
+    image, no class that the model has, or no mask for a model with masks.
     """
     from ..data.dataset import keypoint_order
-    from ..data.formats import find_splits, read_dataset
+    from ..data.formats import ReadOptions, find, read_dataset
     from ..data.loader import EvalLoader
     from ..data.pixels import survey
+    from ..data.usable import require_common_class, require_usable
     from ..engine import Engine, open_model
     from ..tiling import check_tile
 
@@ -77,8 +81,12 @@ def evaluate(
     model, categories = open_model(weights, device=device)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
-    train_json, val_json = find_splits(data, images=images, keypoints=keypoints)
-    dataset = read_dataset(val_json or train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    splits = find(data, ReadOptions(None if images is None else Path(images), keypoints=keypoints))
+    source = next(splits[name] for name in ("val", "all", "test", "train") if name in splits)
+    dataset = read_dataset(source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    masks = masks and engine.config.mask_head.enabled
+    require_common_class(dataset, categories)
+    require_usable(dataset, masks=masks, channels=engine.config.input.channels)
     keypoint_order(dataset, categories)  # raises before the model looks at all images
     tilings = plan_tilings(dataset, engine.config.input, tile, overlap)
     problems: dict[int, str] = {}
@@ -90,7 +98,9 @@ def evaluate(
         loader.close()
         problems |= loader.problems
     rows += detect_in_tiles(engine, dataset, tilings, problems, batch=batch, strict=strict)
-    metrics = measure(engine, dataset, rows, raised=bool(tilings))
+    if len(problems) == len(dataset):
+        raise DataError(f"{dataset.source}: none of its images can be read; the first: {next(iter(problems.values()))}")
+    metrics = measure(engine, dataset, rows, raised=bool(tilings), masks=masks)
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
     metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
     if lost := dataset.report.summary():
@@ -109,7 +119,11 @@ def evaluate(
 
 def detect_rows(engine: "Engine", loader: "EvalLoader") -> Rows:
     """What the engine finds in the loader's images, which are this rank's share, as COCO's rows."""
-    batches = (engine.results(images, image_ids=image_ids.tolist()) for images, _, image_ids in loader)
+    dataset = loader.dataset
+    stated = {id: dataset.stated_id(i) for i, id in enumerate(dataset.image_ids.tolist())}
+    batches = (
+        engine.results(images, image_ids=[stated[id] for id in image_ids.tolist()]) for images, _, image_ids in loader
+    )
     return [row for results in batches for result in results for row in result.to_coco()]
 
 
@@ -143,7 +157,7 @@ def detect_in_tiles(
         try:
             with open_image(dataset.path(i), annotated_size=size) as image:
                 window = window_of(image, engine.config.input)
-                found = detect(engine, window, size, tiling, batch=batch, image_id=image_id)
+                found = detect(engine, window, size, tiling, batch=batch, image_id=dataset.stated_id(i))
         except DataError as error:
             if strict:
                 raise DataError(f"{dataset.source}, image {image_id}: {error}") from error
@@ -154,7 +168,7 @@ def detect_in_tiles(
 
 
 def measure(
-    engine: "Engine", dataset: "Dataset", rows: Iterable[dict[str, Any]], *, raised: bool = False
+    engine: "Engine", dataset: "Dataset", rows: Iterable[dict[str, Any]], *, raised: bool = False, masks: bool = True
 ) -> dict[str, Any]:
     """The metrics of rows over all images of a data set, for the branches that the model has.
 
@@ -163,7 +177,7 @@ def measure(
     from .coco import measure_rows
 
     config = engine.config
-    tasks = ["box", *["mask"] * config.mask_head.enabled, *["keypoint"] * config.keypoint_head.enabled]
+    tasks = ["box", *["mask"] * (masks and config.mask_head.enabled), *["keypoint"] * config.keypoint_head.enabled]
     most = config.box_head.max_detections
     if raised:
         rows = list(rows)

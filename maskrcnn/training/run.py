@@ -20,8 +20,9 @@ from ..data.split import HELD_OUT as SHARES
 from ..data.split import Division, divide, parse_fractions
 from ..data.statistics import measure
 from ..data.transform import Transform, name_of
+from ..data.usable import crowds_only, require_usable, shared_images
 from ..device import Precision, choose_precision
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..files import fingerprint, replacing, write_json
 from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
@@ -112,12 +113,14 @@ def prepare_run(
     frozen: Config | None = ranks.from_first(_frozen(folder, model) if ranks.first else None)
     base, start, lines = _base(frozen, model, weights, asked, machine)
     begun = asked.over(base)
-    keypoints = begun.model.keypoint_head.enabled
     shares = None if split is None else parse_fractions(split)
     train_data, val_data, division = _divided(
-        *_read(data, val, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled),
+        *_read(data, val, images, begun.model, strict=strict, unlabelled=unlabelled),
         shares, seed=begun.train.seed, group_by=group_by,
     )  # fmt: skip
+    if division is not None:  # all objects may be in the images that were held out
+        head = begun.model.mask_head.enabled
+        require_usable(train_data, masks=head, channels=begun.model.input.channels)
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
@@ -192,19 +195,22 @@ def _read(
     data: str | Path,
     val: str | Path | None,
     images: str | Path | None,
+    model: ModelConfig,
     *,
     strict: bool,
-    keypoints: bool,
     unlabelled: str | None,
 ) -> tuple[Dataset, Dataset | None]:
-    """The images to train on and those to evaluate on, with the same labels; None if the data is not divided."""
-    train_json, val_json = find_splits(data, val, images=images, keypoints=keypoints)
-    train = read_dataset(train_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
-    if not len(train):
-        raise DataError(f"{train.source}: there is no image to train on")
-    if val_json is None:
+    """The images to train on and those to evaluate on, with the same labels; None if the data is not divided. Raises
+    `DataError` if there is nothing to learn from or nothing to measure.
+    """
+    keypoints, masks, channels = model.keypoint_head.enabled, model.mask_head.enabled, model.input.channels
+    train_source, val_source = find_splits(data, val, images=images, keypoints=keypoints)
+    train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    require_usable(train, masks=masks, channels=channels)
+    if val_source is None:
         return train, None
-    held = read_dataset(val_json, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    require_usable(held, masks=masks, channels=channels)
     return train, match_categories(train, held)
 
 
@@ -258,6 +264,8 @@ def describe(run: Run) -> list[str]:
         lines += [f"val: {_contents(run.val_data)}", f"  {run.division.describe()}, see {run.out / HELD_OUT}"]
     else:
         lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data)]
+        if same := shared_images(run.train_data, run.val_data):
+            lines.append(f"  note: {same}")
     lines += [
         f"keypoints of {c.name}: {len(c.keypoints)}, a mirror swaps {len(c.flip_pairs)} pairs, "
         f"sigma {min(c.sigmas):g} to {max(c.sigmas):g}"
@@ -284,13 +292,14 @@ def describe(run: Run) -> list[str]:
 def _contents(data: Dataset) -> str:
     names = ", ".join(category.name for category in data.categories[:8])
     more = ", ..." if len(data.categories) > 8 else ""
-    counts = data.annotation_counts
-    empty = int((counts == 0).sum())
-    return f"{len(data)} images ({empty} without objects), {int(counts.sum())} objects, {names}{more}"
+    empty, crowds = int((data.annotation_counts == 0).sum()), int(data.objects.ignore[data.object_rows()].sum())
+    objects = f"{int(data.annotation_counts.sum()) - crowds} objects" + (f" and {crowds} crowds" if crowds else "")
+    return f"{len(data)} images ({empty} without objects), {objects}, {names}{more}"
 
 
 def _problems(data: Dataset) -> list[str]:
-    return [f"  {line}" for line in data.report.lines(LISTED)]
+    notes = [f"note: {sentence}" for sentence in crowds_only(data)]
+    return [f"  {line}" for line in (*data.report.lines(LISTED), *notes)]
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

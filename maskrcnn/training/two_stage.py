@@ -236,9 +236,9 @@ def compute_proposals(engine: Engine, loader: EvalLoader, *, training: bool, ran
 
 def recall_of(found: Boxes, dataset: Dataset) -> Figures:
     """How many of a data set's objects, crowds left out, the proposals find, and how many proposals an image has."""
-    records = (dataset.record(i) for i in range(len(dataset)))
+    records = ((int(id), dataset.record(i)) for i, id in enumerate(dataset.image_ids))
     figures = average_recall(
-        covered(found[int(record.image_id)][0], torch.from_numpy(record.boxes[~record.ignore])) for record in records
+        covered(found[id][0], torch.from_numpy(record.boxes[~record.ignore])) for id, record in records
     )
     return figures | {"proposals": max((len(boxes) for boxes, _ in found.values()), default=0)}
 

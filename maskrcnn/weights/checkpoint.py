@@ -53,7 +53,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     state, content = read_tensors(path, KEY, FORMAT)
     try:
         config = from_dict(ModelConfig, content["model"])
-        rows = [[row[field] for field in Category._fields] for row in content["categories"]]
+        every = [Category._field_defaults | row for row in content["categories"]]
+        rows = [[row[field] for field in Category._fields] for row in every]
         categories = convert(rows, tuple[Category, ...])
         provenance = dict(content["provenance"])
     except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:

@@ -68,7 +68,7 @@ def test_it_lists_the_first_ten_of_a_reason_and_counts_the_rest(make) -> None:
     assert "annotation 110:" not in text
     assert "... and 3 more" in text
     assert "data.json, image 1, annotation 200: polygon with an odd number of values (7)" in text
-    assert "data.json, image 9: missing image file (nowhere.png)" in text
+    assert "data.json, image 9: missing image file (nowhere.png, looked for in" in text
     assert "repaired     1" in text
     assert "annotation 300: box that does not fit its mask, recomputed from the mask" in text
 

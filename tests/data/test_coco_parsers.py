@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from maskrcnn.data.formats import coco as reader
-from maskrcnn.data.formats import read_dataset
+from maskrcnn.data.formats import coco_text, read_dataset
 from maskrcnn.errors import DataError
 from tests.data.test_coco import (
     BROKEN,
@@ -34,7 +34,7 @@ RELAXED = settings(max_examples=200, deadline=None, suppress_health_check=list(H
 def json_alone() -> Iterator[None]:
     """Reads as if msgspec had refused the file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_split", lambda content: None)
+        patch.setattr(reader, "split", lambda content: None)
         yield
 
 
@@ -77,8 +77,9 @@ def parsed_by_json(path, **options) -> list:
     """What json parsed besides the categories: records that msgspec refused, or the whole file."""
     texts = []
     with pytest.MonkeyPatch.context() as patch:
-        parse = reader._parse
-        patch.setattr(reader, "_parse", lambda text, *rest: texts.append(bytes(text)) or parse(text, *rest))
+        parse = coco_text.parse
+        for module in (reader, coco_text):
+            patch.setattr(module, "parse", lambda text, *rest: texts.append(bytes(text)) or parse(text, *rest))
         read_dataset(path, **options)
     parsed = [json.loads(text) for text in texts]
     return [value for value in parsed if not isinstance(value, dict) or "name" not in value]
@@ -173,7 +174,7 @@ def test_good_odd_and_bad_parts_keep_their_order(tmp_path) -> None:
     content["annotations"] += [
         GOOD | {"segmentation": bad},
         GOOD | {"id": None, "segmentation": bad},
-        GOOD | {"id": 11, "segmentation": {"size": [10.0, 12], "counts": [*COUNTS[:-1], 43.0]}},
+        GOOD | {"id": 11, "segmentation": {"size": [10.0, 12], "counts": [*COUNTS[:-1], 43.5]}},
         GOOD | {"id": 11, "segmentation": {"size": [10.0, 12], "counts": COUNTS}, "area": INFINITE},
         GOOD | {"id": None, "segmentation": {"size": [10, 12], "counts": [60, 60]}},
         GOOD | {"id": 12, "segmentation": [*bad, SQUARE]},
@@ -184,7 +185,7 @@ def test_good_odd_and_bad_parts_keep_their_order(tmp_path) -> None:
     assert_same(path)
     data = read_dataset(path)
     assert [p.annotation_id for p in data.report.problems if p.kind == "part"] == [9, None, 12]
-    assert data.record(1).annotation_ids.tolist() == [1, 3, 4, 9, 13, 11, 14, 12]
+    assert data.record(1).annotation_ids.tolist() == [1, 3, 4, 9, 13, 11, 14, 15, 12]
 
 
 TEXTS = {

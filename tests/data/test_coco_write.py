@@ -19,7 +19,7 @@ RING = np.array([[0.0, 0], [8, 0], [8, 6], [0, 6]])
 HOLE = np.array([[2.0, 2], [6, 2], [6, 4], [2, 4]])
 
 
-def record_of(path: Path, image_id=1, **changes) -> Record:
+def record_of(path: Path, image_id: Any = 1, **changes) -> Record:
     values: dict[str, Any] = {
         "image_id": image_id,
         "path": path,
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_again(content, keypoints, tmp_path) -> None:
 def test_splits_are_files_beside_their_images(image, tmp_path) -> None:
     out = writer("coco", tmp_path / "out", PEAR, "copy")
     out.add(record_of(image, 5), "train")
-    out.add(record_of(image, 6), "val")
+    out.add(record_of(image, "left"), "val")
     out.close()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "train.json", "val.json"]
     splits = find(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_outlines_with_holes_become_run_lengths(image, tmp_path) -> None:
     data = read_dataset(tmp_path / "out" / "annotations.json")
     expected = np.zeros((10, 12), bool)
     expected[:6, :8] = True
-    np.testing.assert_array_equal(data.record(1).segmentations[0], [RING])
+    np.testing.assert_array_equal(data.record(0).segmentations[1], [RING])  # one file, so one image
     expected[2:4, 2:6] = False
     np.testing.assert_array_equal(draw_bitmap(data.record(0).segmentations[0], (10, 12)), expected)
 

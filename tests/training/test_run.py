@@ -37,7 +37,7 @@ def test_what_was_dropped_is_listed_below_its_file(data: Path) -> None:
     for name, bad in (("train.json", 5), ("val.json", 1)):
         content = json.loads((data / name).read_text())
         content["annotations"] += [
-            {"id": 100 + i, "image_id": 1, "category_id": 99, "bbox": [1, 1, 5, 5]} for i in range(bad)
+            {"id": 100 + i, "image_id": 1, "category_id": 3, "bbox": [1, 1, -5, 5]} for i in range(bad)
         ]
         (data / name).write_text(json.dumps(content))
     _, said = make_run(data)

@@ -91,7 +91,12 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
         for folder in _nested(place):
             if splits := _module(name).find(folder, options):
                 return splits
-    raise DataError(f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}")
+    if place.is_file():  # its reader says what it is instead
+        return {"all": Source("coco", place)}
+    raise DataError(
+        f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}. If they have another "
+        "name or place, name their file"
+    )
 
 
 def find_splits(

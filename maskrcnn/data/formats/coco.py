@@ -1,15 +1,10 @@
-"""COCO json: images, categories, and objects with polygons, run lengths, boxes and keypoints.
-
-msgspec finds where each record begins and ends and decodes one at a time, so that no more than one exists as Python
-objects. json reads what msgspec's stricter grammar refuses: NaN and infinity, halves of surrogate pairs, and encodings
-other than UTF-8.
+"""COCO json: images, categories, and objects with polygons, run lengths, boxes and keypoints; and what tools write that
+means the same.
 """
 
-import codecs
 import hashlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,24 +14,21 @@ from ...categories import COCO_SIGMAS, OTHER_SIGMA, Category
 from ...errors import DataError
 from ..builder import DatasetBuilder
 from ..dataset import Dataset
-from ..validate import integer, is_text, show
+from ..validate import flag, integer, is_text, show
 from . import ReadOptions, Source
+from .coco_text import load, looks_like_coco, parse, read_bytes, split
 from .coco_write import Writer, write
+from .common import SPLITS
 
 __all__ = ["Writer", "find", "read", "write"]
 
-_TRAIN = ("train.json", "instances_train*.json", "annotations/instances_train*.json", "train/_annotations.coco.json")
-_VAL = ("val.json", "instances_val*.json", "annotations/instances_val*.json", "valid/_annotations.coco.json")
-_LISTS = ("images", "annotations", "categories")
-_BLOCK = 1 << 24  # bytes whose encoding is checked at a time
+_PATTERNS = ("{}.json", "instances_{}*.json", "annotations/instances_{}*.json", "annotations/{}.json",
+             "{}/_annotations.coco.json", "{}/annotations.json", "{}/{}.json")  # fmt: skip
+_ONLY = ("annotations/instances_*.json", "_annotations.coco.json", "*.json", "annotations/*.json", "*/*.json")
+_MOST_FILES = 50  # json files of a folder that are looked into
+_BESIDE_IMAGES = ("annotations", "annotation", "labels", "label", "json")  # folders that lie beside that of the images
 _SIDE = re.compile(r"left|right|(?<![a-z0-9])[lr](?![a-z0-9])")
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
-
-
-class _File(msgspec.Struct):
-    images: list[msgspec.Raw]
-    annotations: list[msgspec.Raw]
-    categories: list[msgspec.Raw]
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -59,36 +51,41 @@ class _Annotation(msgspec.Struct, gc=False):
     ignore: Any = None
     keypoints: Any = None
     score: Any = None
+    segments_info: Any = None
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
     """A json; or a folder with `train.json` and `val.json`, with `instances_train*.json` and `instances_val*.json`
-    (there or in `annotations/`), or with `train/` and `valid/` that hold `_annotations.coco.json`. If keypoints are
-    wanted, `person_keypoints_*` come first. Raises `DataError` if more than one file fits.
+    (there or in `annotations/`), with `train/` and `valid/` that hold `_annotations.coco.json`, or with a single COCO
+    json. If keypoints are wanted, `person_keypoints_*` come first. Raises `DataError` if more than one file fits.
     """
     if place.is_file():
-        return {"all": Source("coco", place)}
-    found = {"train": _find(place, _TRAIN, options.keypoints), "val": _find(place, _VAL, options.keypoints)}
-    return {split: Source("coco", path, split) for split, path in found.items() if path is not None}
+        return {"all": Source("coco", place)} if looks_like_coco(place) else {}
+    found: dict[str, Source] = {}
+    for name, words in SPLITS.items():
+        for word in words:
+            if name not in found and (path := _find(place, word, options.keypoints)) is not None:
+                found[name] = Source("coco", path, name)
+    return found or _find_only(place)
 
 
 def read(source: Source, options: ReadOptions) -> Dataset:
     """The data set in a COCO json, whatever wrote it. Invalid records are skipped, counted and listed in its report.
 
-    Its images are beside it, in `images/` there, or in COCO's own tree (`annotations/` beside `train2017/`).
-    Raises `DataError`, naming the file, if it is missing, not json or not COCO, if it has no category or none of its
-    images exists, or if the id or the name of a category occurs twice.
+    Its images are beside it, in `images/` there, in a folder named as the split, or in COCO's own tree (`annotations/`
+    beside `train2017/`). Raises `DataError`, naming the file, if it is missing, not json or not COCO, if it has no
+    category or none of its images can be used, or if an id of a category occurs twice.
     """
     path, strict, keypoints = source.path, options.strict, options.keypoints
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    content = read_bytes(path)
     fingerprint = hashlib.sha256(content).hexdigest()
-    images, annotations, categories = _split(content) or _load(content, path)
-    roots = _roots(path) if options.images is None else (options.images,)
-    builder = DatasetBuilder(path, _read_categories(categories, path, keypoints), roots, strict=strict)
-    del content, categories  # a `Raw` holds all of the file's bytes; the other lists are emptied
+    images, annotations, rows = split(content) or load(content, path)
+    categories = _read_categories(rows, path, keypoints)
+    builder = DatasetBuilder(path, categories, _roots(path, source.split, options.images), strict=strict)
+    for category in categories:
+        if category.text_id:
+            builder.report.add("repair", "category id that is text, numbered", f"{category.text_id} is {category.id}")
+    del content, rows  # a `Raw` holds all of the file's bytes; the other lists are emptied
     for row in _records(images, _Image, path):
         if isinstance(row, _Image):
             builder.add_image(row.id, row.file_name, row.height, row.width)
@@ -96,6 +93,12 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             builder.refuse("image", "image that is not an object", show(row))
     for row in _records(annotations, _Annotation, path):
         if isinstance(row, _Annotation):
+            if row.category_id is None and row.segments_info is not None:
+                raise DataError(
+                    f"{path}: panoptic COCO, whose segments are in PNG files; expected a json of instances, such as "
+                    "instances_val2017.json (panopticapi's panoptic2detection_coco_format writes one)"
+                )
+            crowd = row.iscrowd or row.ignore
             builder.add_object(
                 row.image_id,
                 row.category_id,
@@ -103,7 +106,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
                 box=row.bbox,
                 segmentation=row.segmentation,
                 area=row.area,
-                crowd=row.iscrowd or row.ignore,
+                crowd=_crowd(row) if type(crowd) is str else crowd,
                 keypoints=row.keypoints,
                 score=row.score,
             )
@@ -112,57 +115,42 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(fingerprint)
 
 
-def _find(folder: Path, patterns: tuple[str, ...], keypoints: bool | None) -> Path | None:
+def _find(folder: Path, word: str, keypoints: bool | None) -> Path | None:
+    """The file of the split with this name."""
+    patterns = [pattern.replace("{}", word) for pattern in _PATTERNS]
     if keypoints:
-        patterns = (*(p.replace("instances", "person_keypoints") for p in patterns if "instances" in p), *patterns)
+        patterns = [p.replace("instances", "person_keypoints") for p in patterns if "instances" in p] + patterns
     for pattern in patterns:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
-            names = ", ".join(file.name for file in found)
-            parent = (folder / PurePosixPath(pattern)).parent
-            raise DataError(f"{parent}: {names} all match; name one file instead of the folder")
+            raise _several(found, (folder / PurePosixPath(pattern)).parent)
         if found:
             return found[0]
     return None
 
 
-def _split(content: bytes) -> tuple[list[Any], list[Any], list[Any]] | None:
-    """The lists of images, annotations and categories, each record still `Raw`; None if msgspec refuses the file."""
-    try:
-        _check_utf8(content)  # msgspec does not check the strings that it skips
-        file = msgspec.json.decode(content, type=_File)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return None
-    return file.images, file.annotations, file.categories
+def _find_only(folder: Path) -> dict[str, Source]:
+    """The COCO files of a folder without the usual names: one, or one for each split that their names tell."""
+    for pattern in _ONLY:
+        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        found = [path for path in found[:_MOST_FILES] if path.is_file() and looks_like_coco(path)]
+        if len(found) == 1:
+            return {"all": Source("coco", found[0])}
+        if found:
+            splits: dict[str, Source] = {}
+            for path in found:
+                words = re.split(r"[^a-z]+", str(path.relative_to(folder).with_suffix("")).lower())
+                names = {name for name, known in SPLITS.items() if set(words) & set(known)}
+                if len(names) != 1 or names & splits.keys():
+                    raise _several(found, folder)
+                splits |= {name: Source("coco", path, name) for name in names}
+            return splits
+    return {}
 
 
-def _load(content: bytes, path: Path) -> tuple[list[Any], list[Any], list[Any]]:
-    """The same lists, all of them parsed by json. Raises `DataError` if the file is not COCO."""
-    loaded = _parse(content, path, json.detect_encoding(content))
-    wrong = [key for key in _LISTS if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list)]
-    if wrong:
-        raise DataError(
-            f"{path}: not COCO; expected an object with the lists {', '.join(_LISTS)}, "
-            f"but there is no list {', '.join(map(repr, wrong))}"
-        )
-    return loaded["images"], loaded["annotations"], loaded["categories"]
-
-
-def _parse(content: Any, path: Path, encoding: str = "utf-8") -> Any:
-    try:
-        return json.loads(str(content, encoding).removeprefix("\ufeff"))
-    except ValueError as error:  # of the encoding, too
-        raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: not COCO; its json is nested too deeply") from error
-
-
-def _check_utf8(content: bytes) -> None:
-    """Raises `UnicodeDecodeError`. Piece by piece, because the whole text could take four times the file's memory."""
-    if not content.isascii():
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for first in range(0, len(content), _BLOCK):
-            decoder.decode(content[first : first + _BLOCK], final=first + _BLOCK >= len(content))
+def _several(found: list[Path], folder: Path) -> DataError:
+    names = ", ".join(file.name for file in found[:10]) + (", ..." if len(found) > 10 else "")
+    return DataError(f"{folder}: {names} all match; name one file instead of the folder")
 
 
 def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Any]:
@@ -176,33 +164,59 @@ def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iter
                 yield decode(entry)
                 continue
             except (msgspec.DecodeError, RecursionError):
-                entry = _parse(entry, path)
+                entry = parse(entry, path)
         if isinstance(entry, dict):
             entry = kind(**{name: entry[name] for name in kind.__struct_fields__ if name in entry})
         yield entry
 
 
-def _roots(path: Path) -> tuple[Path, ...]:
+def _crowd(row: _Annotation) -> Any:
+    """Whether one of two flags is set, of which at least one is text; or the one that says neither."""
+    flags = [(said, flag(said)) for said in (row.iscrowd, row.ignore)]
+    return next((said for said, value in flags if value is None), any(value for _, value in flags))
+
+
+def _roots(path: Path, name: str, given: Path | None) -> tuple[Path, ...]:
     """Folders that may hold the images, in the order in which they are searched."""
+    words = dict.fromkeys((path.stem.rpartition("_")[2], *SPLITS.get(name, ())))
+    if given is not None:
+        return (given, *_there(given / word for word in words))
     folder = path.parent
-    word = path.stem.rpartition("_")[2]
-    roots = [folder, folder / "images", folder / "images" / word]
-    if folder.resolve().name == "annotations":
-        parent = folder.parent if folder.name == "annotations" else folder.resolve().parent
-        roots += [parent / word, parent / "images" / word, parent / "images", parent]
+    roots = [folder, folder / "images", *_there(folder / "images" / word for word in words)]
+    roots += _there(folder / word for word in words)
+    if folder.resolve().name.lower() in _BESIDE_IMAGES:
+        parent = folder.parent if folder.name else folder.resolve().parent
+        roots += [*_there(parent / word for word in words), *_there(parent / "images" / word for word in words)]
+        roots += [parent / "images", parent]
     return tuple(roots)
 
 
+def _there(folders: Iterable[Path]) -> list[Path]:
+    return [folder for folder in folders if folder.is_dir()]
+
+
 def _read_categories(entries: list[Any], path: Path, keypoints: bool | None) -> list[Category]:
-    """The categories, with their keypoints if `keypoints` are wanted."""
-    categories = []
-    for entry in (_parse(e, path) if isinstance(e, msgspec.Raw) else e for e in entries):
-        id, name = (integer(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
+    """The categories, with their keypoints if `keypoints` are wanted. Ids that are text are numbered from 1."""
+    rows = [parse(entry, path) if isinstance(entry, msgspec.Raw) else entry for entry in entries]
+    stated = [integer(row.get("id")) if isinstance(row, dict) else None for row in rows]
+    taken, categories = {id for id in stated if id is not None}, []
+    numbers: dict[str, int] = {}
+    for id, row in zip(stated, rows, strict=True):
+        name, text = (row.get("name"), row.get("id")) if isinstance(row, dict) else (None, None)
+        if type(name) in (int, float):
+            name = str(name)
+        if id is None and is_text(text) and text:
+            if text not in numbers:
+                numbers[text] = next(n for n in range(1, len(rows) + len(taken) + 1) if n not in taken)
+                taken.add(numbers[text])
+            id = numbers[text]
+        else:
+            text = ""
         if id is None or not is_text(name) or not name:
-            raise DataError(f"{path}: category {entry!r:.80} needs an id (a whole number) and a name (valid text)")
-        categories.append(
-            _with_keypoints(Category(id, name), entry, path) if keypoints is not False else Category(id, name)
-        )
+            lacks = "an id (a whole number or a text)" if id is None else "a name (a text)"
+            raise DataError(f"{path}: category {row!r:.80} needs {lacks}")
+        category = Category(id, name, text_id=text)
+        categories.append(_with_keypoints(category, row, path) if keypoints is not False else category)
     if categories and keypoints and not any(category.keypoints for category in categories):
         raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
     return categories

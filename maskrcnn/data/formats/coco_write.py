@@ -55,8 +55,8 @@ def write(dataset: Dataset, path: str | Path) -> None:
     """Writes a data set as a COCO json, atomically. Polygons stay polygons, run lengths are compressed; objects with a
     score have it, so predictions can be written, too.
     """
-    ids, sizes, every = dataset.image_ids.tolist(), dataset.sizes.tolist(), range(len(dataset))
-    images = (_image(ids[i], dataset.name(i), sizes[i]) for i in every)
+    sizes, every = dataset.sizes.tolist(), range(len(dataset))
+    images = (_image(dataset.stated_id(i), dataset.name(i), sizes[i]) for i in every)
     objects = (row for i in every for row in _rows(dataset.record(i, exact=True), dataset.categories))
     _write(Path(path), _joined(images), _joined(objects), dataset.categories)
 

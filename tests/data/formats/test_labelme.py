@@ -333,10 +333,10 @@ def test_nothing_to_learn_from_is_an_error(tmp_path) -> None:
 
 def test_other_json_files_are_no_labelme(tmp_path) -> None:
     (tmp_path / "classes.json").write_text('{"shapes": 3}')
-    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    assert find(tmp_path / "coco.json")["all"].format == "coco"
     with pytest.raises(DataError, match="no annotations there that can be read"):
         find(tmp_path)
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    assert find(tmp_path / "coco.json")["all"].format == find(tmp_path)["all"].format == "coco"
 
 
 ANYTHING = st.recursive(
