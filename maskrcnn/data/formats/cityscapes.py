@@ -29,7 +29,7 @@ from ..label_images import objects_of, paint_objects, read_label_image, write_la
 from ..shapes import shapes_of_bitmap
 from ..validate import FAR, integer, show
 from . import ReadOptions, Source
-from .common import ImagePlacer, load_json
+from .files import ImagePlacer, load_json
 
 LABELS = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk",

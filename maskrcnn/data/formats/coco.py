@@ -18,7 +18,7 @@ from ..validate import flag, integer, is_text, show
 from . import ReadOptions, Source
 from .coco_text import load, looks_like_coco, parse, read_bytes, split
 from .coco_write import Writer, write
-from .common import SPLITS
+from .files import SPLITS
 
 __all__ = ["Writer", "find", "read", "write"]
 

@@ -15,7 +15,7 @@ from ...files import replacing
 from ...ops.rle import string_from_counts
 from ..dataset import Dataset, Record
 from ..shapes import segmentation_of_rings
-from .common import ImagePlacer
+from .files import ImagePlacer
 
 _PIECE = 1 << 20  # bytes
 

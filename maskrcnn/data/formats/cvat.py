@@ -29,7 +29,7 @@ from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..validate import FAR
 from . import ReadOptions, Source
-from .common import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below
+from .files import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below
 from .naming import Names
 from .outlines import ellipse
 from .rings import rings_of, rle_of_window, window_of

@@ -19,7 +19,7 @@ from ...ops.contour import signed_area
 from ...visualize import object_colours
 from ..dataset import Record, Shape
 from ..shapes import shapes_of
-from .common import ImagePlacer
+from .files import ImagePlacer
 
 _DIGITS = 3  # of coordinates after the point
 

@@ -27,8 +27,8 @@ from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record, Shape
 from ..validate import FAR, integer, is_text, show
 from . import ReadOptions, Source
-from .common import ImagePlacer, categories_by_name, count_keypoints, load_json, relative, split_folders
 from .embedded import unpack
+from .files import ImagePlacer, categories_by_name, count_keypoints, load_json, relative, split_folders
 from .lookup import ImageFolder, files_in, fingerprint_of, size_of
 from .naming import Names
 from .outlines import (

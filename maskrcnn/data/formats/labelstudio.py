@@ -26,8 +26,8 @@ from ..dataset import Dataset, Record
 from ..validate import FAR, show
 from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
-from .common import ImagePlacer, categories_by_name, count_keypoints
 from .embedded import unpack
+from .files import ImagePlacer, categories_by_name, count_keypoints
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
 from .lookup import ImageFolder, files_in, fingerprint_of, image_folder, one_file_each, size_of
 from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points

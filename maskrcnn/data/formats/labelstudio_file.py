@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from ..validate import integer, is_text, show
-from .common import load_json
+from .files import load_json
 
 ONE_TASK, _EXPORT = 1, 2  # ranks of files
 _PEEK = 1 << 16  # bytes of a file that show what it is

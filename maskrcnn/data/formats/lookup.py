@@ -15,7 +15,7 @@ from ...files import fingerprint
 from ...images import IMAGE_SUFFIXES, image_size
 from ..validate import is_text, wrong_name
 from . import Source
-from .common import split_folders
+from .files import split_folders
 
 _MOST_FILES = 1000  # of a folder that are looked at to find its annotation file
 

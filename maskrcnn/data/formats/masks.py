@@ -29,7 +29,7 @@ from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, stored_size, write_label_image
 from ..validate import is_text, show
 from . import ReadOptions, Source
-from .common import MOST_BYTES, ImagePlacer, load_json, split_folders
+from .files import MOST_BYTES, ImagePlacer, load_json, split_folders
 from .pairing import Mask, Pairs, find_pairs, why_none
 
 SETTINGS, TABLE = "masks.json", "masks.csv"

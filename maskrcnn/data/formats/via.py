@@ -22,8 +22,8 @@ from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
-from .common import ImagePlacer, categories_by_name, count_keypoints, relative
 from .embedded import unpack
+from .files import ImagePlacer, categories_by_name, count_keypoints, relative
 from .lookup import ImageFolder, image_folder, one_file_each, size_of
 from .outlines import Stated, ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from ...errors import DataError
 from ..validate import show
-from .common import MOST_BYTES, load_json
+from .files import MOST_BYTES, load_json
 
 _PEEK = 1 << 16  # bytes of a file that show what it is
 _COLUMNS = {"filename", "file_attributes", "region_shape_attributes", "region_attributes"}

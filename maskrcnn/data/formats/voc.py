@@ -30,7 +30,7 @@ from ..dataset import Dataset, Record
 from ..label_images import paint_objects
 from ..validate import BOX_TOLERANCE
 from . import ReadOptions, Source
-from .common import ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below, split_folders
+from .files import ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below, split_folders
 from .naming import Names
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
 from .xmls import has_root, load_xml, number, printable

@@ -25,7 +25,7 @@ from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from . import ReadOptions, Source
-from .common import ImagePlacer, add_image_file, count_keypoints
+from .files import ImagePlacer, add_image_file, count_keypoints
 from .naming import Names
 from .rings import one_ring, rings_of
 from .yolo_layout import images_of, open_set, text_of

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from . import ReadOptions
-from .common import files_below, split_folders
+from .files import files_below, split_folders
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # preferred if a folder has several

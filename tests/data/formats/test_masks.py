@@ -17,7 +17,7 @@ from maskrcnn.categories import Category
 from maskrcnn.cli import main as cli
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.formats import ReadOptions, find, masks, read_dataset
-from maskrcnn.data.formats.common import MOST_BYTES
+from maskrcnn.data.formats.files import MOST_BYTES
 from maskrcnn.errors import DataError
 from maskrcnn.ops.rle import counts_from_bitmap
 from tests.data.formats.drawn import anything, damaged, layered, objects_in, read_all, reasons, record_of, save_image
