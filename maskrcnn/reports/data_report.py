@@ -248,7 +248,7 @@ def _problems(part: Part, model: ModelConfig) -> str:
     problems = [*part.data.report.problems, *part.unreadable]
     if not problems:
         return f"<h2>Problems in {part.name}</h2><p class=under>none</p>"
-    rows = {int(id): i for i, id in enumerate(part.data.image_ids)}
+    rows = {part.data.stated_id(i): i for i in range(len(part.data))}
     pieces = [f"<h2>Problems in {part.name}: {len(problems):,}</h2>"]
     for (kind, reason), count in Counter((p.kind, p.reason) for p in problems).most_common():
         some = [problem for problem in problems if (problem.kind, problem.reason) == (kind, reason)][:_LISTED]
@@ -259,7 +259,7 @@ def _problems(part: Part, model: ModelConfig) -> str:
     return "".join(pieces)
 
 
-def _thumbnail(problem: Problem, data: Dataset, rows: dict[int, int], model: ModelConfig) -> str:
+def _thumbnail(problem: Problem, data: Dataset, rows: dict[int | str, int], model: ModelConfig) -> str:
     """The image of a problem, around its object if that is known; words alone if it cannot be shown."""
     ids = {"image": problem.image_id, "annotation": problem.annotation_id}
     words = [f"{what} {id}" for what, id in ids.items() if id is not None]

@@ -73,7 +73,9 @@ def test_fractions_of_the_image_are_scaled(tmp_path) -> None:
     masks = [polygon(*(np.array(corners) / scale).tolist()) for corners in CORNERS]
     data = read(tmp_path, (np.array(SIDES) / scale).tolist(), masks)
     np.testing.assert_allclose(data.record(0).boxes, CORNERS, atol=1e-4)
-    np.testing.assert_allclose(data.record(0).segmentations[0], [np.reshape(MASKS[0], (-1, 2))])
+    drawn = data.record(0).segmentations[0]
+    assert isinstance(drawn, list)
+    np.testing.assert_allclose(drawn, [np.reshape(MASKS[0], (-1, 2))])
     assert len(data.report.contradictions) == 2
 
 

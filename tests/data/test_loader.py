@@ -207,7 +207,7 @@ def test_objects_fill_slots_and_no_image_is_lost(tmp_path):
     for b, i in enumerate(order):
         record = dataset.record(i)
         assert (batch.gt.boxes[b, : len(record.boxes)].numpy() == record.boxes).all()
-        assert batch.images.seeds[b] == sample_seed(0, 0, record.image_id)
+        assert batch.images.seeds[b] == sample_seed(0, 0, int(dataset.image_ids[i]))
     assert batch.gt.keypoints is None
     (boxes_only,) = TrainLoader(
         dataset, replace(KEEP, mask_head=MaskHeadConfig(enabled=False)), config, batch=4
