@@ -18,10 +18,10 @@ _SAMPLE = 50  # images whose headers are read before a run
 _LISTED = 3  # problems of a reason that an error lists
 
 
-def require_usable(dataset: Dataset, *, masks: bool, channels: int = 3, noted: bool = True) -> None:
+def require_usable(dataset: Dataset, *, masks: bool, channels: int | None = None, noted: bool = True) -> None:
     """Raises `DataError` if there is nothing to learn from or to measure; `noted` adds the data set's report as a note.
 
-    `masks` says whether masks are to be learned or measured.
+    `masks` says whether masks are to be learned or measured; `channels` are those that an image must have; None: any.
     """
     if reason := reason_to_stop(dataset, masks=masks, channels=channels):
         error = DataError(f"{dataset.source}: {reason}")
@@ -30,7 +30,13 @@ def require_usable(dataset: Dataset, *, masks: bool, channels: int = 3, noted: b
         raise error
 
 
-def reason_to_stop(dataset: Dataset, *, masks: bool, channels: int = 3) -> str | None:
+def require_readable(dataset: Dataset, channels: int) -> None:
+    """Raises `DataError` if no image can be read with so many channels."""
+    if reason := _no_readable_image(dataset, channels):
+        raise DataError(f"{dataset.source}: {reason}")
+
+
+def reason_to_stop(dataset: Dataset, *, masks: bool, channels: int | None = None) -> str | None:
     """Why a data set must not be used, as a sentence with the way out; None if it may."""
     if dataset.report.unusable:
         return dataset.report.unusable
@@ -162,7 +168,7 @@ def _differ(name: str, size: tuple[int, int], stated: tuple[int, int]) -> str:
     return f"{name} is {size[0]} x {size[1]}, its annotations say {stated[0]} x {stated[1]}, height x width"
 
 
-def _no_readable_image(dataset: Dataset, channels: int) -> str | None:
+def _no_readable_image(dataset: Dataset, channels: int | None) -> str | None:
     """A sentence if no image can be read. It opens images until one can be, so usually one."""
     first = ""
     for i in dict.fromkeys((*_spread(len(dataset), _SAMPLE), *range(len(dataset)))):

@@ -20,7 +20,7 @@ from ..data.split import HELD_OUT as SHARES
 from ..data.split import Division, divide, parse_fractions
 from ..data.statistics import measure
 from ..data.transform import Transform, name_of
-from ..data.usable import crowds_only, require_usable, shared_images
+from ..data.usable import crowds_only, require_readable, require_usable, shared_images
 from ..device import Precision, choose_precision
 from ..errors import ConfigError
 from ..files import fingerprint, replacing, write_json
@@ -119,8 +119,7 @@ def prepare_run(
         shares, seed=begun.train.seed, group_by=group_by,
     )  # fmt: skip
     if division is not None:  # all objects may be in the images that were held out
-        head = begun.model.mask_head.enabled
-        require_usable(train_data, masks=head, channels=begun.model.input.channels)
+        require_usable(train_data, masks=begun.model.mask_head.enabled)
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
@@ -137,6 +136,8 @@ def prepare_run(
     if frozen is None or not frozen.model.input.seen_scale:
         settled = replace(settled, model=with_seen(settled, train_data))
     settled, lines = ranks.from_first((settled, lines))  # machines may differ
+    for part in filter(None, (train_data, val_data)):
+        require_readable(part, settled.model.input.channels)
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(
             "live batch norms need an epsilon, and these weights have 0: --set model.backbone.norm_eps=1e-5"
@@ -203,14 +204,14 @@ def _read(
     """The images to train on and those to evaluate on, with the same labels; None if the data is not divided. Raises
     `DataError` if there is nothing to learn from or nothing to measure.
     """
-    keypoints, masks, channels = model.keypoint_head.enabled, model.mask_head.enabled, model.input.channels
+    keypoints, masks = model.keypoint_head.enabled, model.mask_head.enabled
     train_source, val_source = find_splits(data, val, images=images, keypoints=keypoints)
     train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
-    require_usable(train, masks=masks, channels=channels)
+    require_usable(train, masks=masks)
     if val_source is None:
         return train, None
     held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
-    require_usable(held, masks=masks, channels=channels)
+    require_usable(held, masks=masks)
     return train, match_categories(train, held)
 
 

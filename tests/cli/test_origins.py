@@ -10,7 +10,7 @@ from maskrcnn.cli import main as cli
 from maskrcnn.weights.checkpoint import Checkpoint, load_checkpoint
 from maskrcnn.weights.interop.profiles import with_profile
 from maskrcnn.weights.interop.write import write_foreign
-from tests.scenes import TWO_APART, write_coco
+from tests.scenes import CATEGORY_IDS, TWO_APART, write_coco
 from tests.tiny import CATEGORIES, write_tiny_checkpoint
 
 NAME = "torchvision:maskrcnn_resnet50_fpn"
@@ -47,9 +47,14 @@ def test_predict_and_evaluate_read_a_foreign_file(
     data = write_coco(tmp_path, {"a.png": TWO_APART})
     code, told, _ = run(capsys, "predict", theirs, tmp_path / "images", "--out", tmp_path / "out", "--save", "coco")
     assert (code, "1 image," in told) == (0, True)
-    code, told, _ = run(capsys, "evaluate", theirs, data, "--out", tmp_path / "m.json", "--workers", "0")
+    evaluate = ("evaluate", theirs, data, "--out", tmp_path / "m.json", "--workers", "0")
+    code, _, told = run(capsys, *evaluate)
+    assert code == 2
+    assert "'class-1', 'class-2', 'class-3' in the model" in told  # the file has no names, so none is matched
+    data.write_text(data.read_text().replace(next(iter(CATEGORY_IDS)), "class-1"))
+    code, told, _ = run(capsys, *evaluate)
     assert code == 0
-    assert "class-1, class-2, class-3" in told  # the file has no names: nothing is matched, and that is said
+    assert "class-2, class-3" in told
 
 
 def test_info_tells_what_a_foreign_file_holds(theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,8 @@ def write_set(folder: Path, arrays: list[np.ndarray], empty: int = 0) -> Path:
         Image.fromarray(array).save(folder / name) if plain else np.save(folder / name, array)
         images.append({"id": i, "file_name": name, "height": array.shape[0], "width": array.shape[1]})
         if i <= len(arrays) - empty:
-            annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 10, 12]})
+            square = [[2, 2, 12, 2, 12, 14, 2, 14]]
+            annotations.append({"id": i, "image_id": i, "category_id": 1, "segmentation": square})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
     path = folder / "train.json"
     path.write_text(json.dumps(content))
