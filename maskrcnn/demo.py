@@ -54,7 +54,7 @@ def demo(out: Path) -> dict[str, Any]:
     print(f"on the validation images: {figures}")
     print(f"{out / 'report.html'} shows the run, {out / 'predictions'} the predictions", end=" ")
     print(f"({time.perf_counter() - began:.0f} s)\n")
-    print("The same on your own data, a COCO json or a folder with train.json and val.json:")
+    print("The same on your own data, annotations in any known format (docs/formats.md):")
     print("\n".join(f"  {line}" for line in OWN_DATA.splitlines()))
     return metrics
 

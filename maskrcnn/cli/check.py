@@ -7,9 +7,9 @@ import typer
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json and val.json.")],
+    data: Annotated[Path, typer.Argument(help="Annotations in any known format: a file, a folder or a zip.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
-    val: Annotated[Path | None, typer.Option(help="COCO json of the validation images.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Validation data, if not in DATA.")] = None,
     model: Annotated[str | None, typer.Option(help="Model to check for; default: what train would choose.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; repeatable.")

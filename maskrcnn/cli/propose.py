@@ -8,7 +8,7 @@ import typer
 
 def propose(
     weights: Annotated[Path, typer.Argument(help="Checkpoint of any origin, a folder of a run or stage, or a name.")],
-    data: Annotated[Path, typer.Argument(help="COCO json, or a folder with train.json.")],
+    data: Annotated[Path, typer.Argument(help="Annotations in any known format: a file, a folder or a zip.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("proposals.safetensors"),
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the json.")] = None,
     batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,

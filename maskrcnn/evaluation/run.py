@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         weights: Checkpoint of any origin, folder of a run, or name of a release.
-        data: COCO json, or a folder with val.json; train.json is taken only if it is alone.
+        data: Annotations in any known format: file, folder or zip; its val, and train only if it is alone.
         images: Folder of the images, if they are not beside the json.
         out: File to write the metrics to, as JSON; default: none.
         max_detections: Per image or tile, for the model and in the metrics; default: the model's setting.

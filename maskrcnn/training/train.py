@@ -36,19 +36,19 @@ def train(
     device: str | None = None,
     transform: Callable[..., Any] | None = None,
 ) -> Path:
-    """Trains a Mask R-CNN on a COCO data set and returns the path of `model.safetensors` in the run's folder.
+    """Trains a Mask R-CNN on annotated images and returns the path of `model.safetensors` in the run's folder.
 
     The same call again resumes a run that was interrupted, and does nothing if the run is finished.
 
     Args:
-        data: COCO json, or a folder with train.json and val.json.
+        data: Annotations in any known format: a file, a folder or a zip, divided into train and val or not.
         model: R-50-FPN, R-101-FPN, ...; default: what the weights are, else R-18-FPN on a CPU and R-50-FPN on a GPU.
         weights: Checkpoint or name to start from; default: from scratch.
         recipe: scratch, finetune, paper or auto (default): the settings that you do not choose.
         out: Folder of the run; default: runs/NAME.
         epochs: Passes over the training images; default: the recipe's.
         batch: Images per batch and process; default: the recipe's.
-        val: COCO json to evaluate on; default: val.json if present, else a tenth of the training images.
+        val: Data to evaluate on; default: the val of DATA, else a tenth of the training images.
         channels: Channels of an image; default: as the images have, 3 for grey and RGB.
         images: Folder of the images, if they are not beside the json.
         overrides: Settings such as "train.lr=0.01".

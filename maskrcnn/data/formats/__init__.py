@@ -83,9 +83,7 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
     """The splits of a data set, by their names. Raises `DataError` if there is none, or of no known format."""
     place = Path(place)
     if not place.exists():
-        raise DataError(
-            f"{place}: there is no such file or folder; expected a COCO json or a folder with train.json and val.json"
-        )
+        raise DataError(f"{place}: there is no such file or folder; expected annotations: a file, a folder or a zip")
     place = unpacked(place)
     for name in sorted(READERS, key=lambda name: place.is_file() and name == "coco"):  # COCO takes any file
         for folder in _nested(place):
