@@ -1,12 +1,46 @@
-"""Atomic writes, the fingerprint of a file, and the cache folder."""
+"""Atomic writes, locks between processes, the fingerprint of a file, and the cache folder."""
 
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_PATIENCE = 3600.0  # seconds that another process may hold a lock
+
+
+@contextmanager
+def locked(target: Path, lock_file: Path, work: str, error: type[Exception]) -> Iterator[None]:
+    """Holds a lock against other threads and processes that do the same `work` (a verb) to make `target`.
+
+    The lock of a process that dies is free. Raises `error` after an hour; warns if the disk has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process, which {work}s {target.name}")
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            raise error(
+                f"{target.name}: another process has held {lock_file} for an hour; end it, and try again"
+            ) from None
+    except (OSError, NotImplementedError) as reason:
+        warnings.warn(f"{lock_file.parent} allows no locks ({reason}): {work} in one process at a time", stacklevel=4)
+    try:
+        yield
+    finally:
+        lock.release()
+        if target.exists():  # so nobody needs the lock any more
+            with suppress(OSError):  # Windows does not remove a file that another process has open
+                lock_file.unlink(missing_ok=True)
 
 
 @contextmanager

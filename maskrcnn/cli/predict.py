@@ -102,5 +102,5 @@ def _check_out(out: Path, names: list[str], inputs: list[Path]) -> None:
 
 def _unread(errors: list[DataError]) -> DataError:
     """All errors in one."""
-    told = "; ".join(map(str, errors[:LISTED]))
-    return DataError(f"{told}; and {len(errors) - LISTED} more" if len(errors) > LISTED else told)
+    named = "; ".join(map(str, errors[:LISTED]))
+    return DataError(f"{named}; and {len(errors) - LISTED} more" if len(errors) > LISTED else named)

@@ -12,22 +12,18 @@ import re
 import shutil
 import stat
 import struct
-import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
-from ..files import cache_folder
+from ..files import cache_folder, locked
 
 MOST_MEMBERS = 2_000_000
 MOST_GROWTH = 100  # times the archive's size, but for what is small anyhow
 SMALL = 1 << 30  # bytes
 _SPARE = 1 << 28  # bytes that stay free on the disk
 _LONGEST = 1000  # characters of a name
-_PATIENCE = 3600.0  # seconds to wait for another process that unpacks
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, whatever the suffix
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
 _OTHERS = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!": "RAR"}
@@ -149,7 +145,7 @@ def _unpack(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path:
     if total + _SPARE > free:
         raise DataError(f"{path}: needs {total:,} bytes in {parent}, but {free:,} are free there")
     target, temporary = parent / name, parent / f".{name}.{os.getpid()}.part"
-    with _locked(target, path):
+    with locked(target, target.with_name(f".{target.name}.lock"), "unpack", DataError):
         if target.is_dir():  # another process unpacked it while this one waited
             return target
         print(f"{path} is unpacked into {target}", flush=True)
@@ -185,24 +181,3 @@ def _writable_parent(path: Path) -> Path:
     cache = cache_folder() / "data"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
-
-
-@contextmanager
-def _locked(target: Path, path: Path) -> Iterator[None]:
-    """Holds a lock for the folder that will be made, against other threads and processes."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_file := target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise DataError(f"{path}: another process has held {lock_file} for an hour; end it, and try again") from None
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{lock_file.parent} allows no locks ({error}): unpack in one process at a time", stacklevel=4)
-    try:
-        yield
-    finally:
-        lock.release()
-        if target.is_dir():  # so nobody needs the lock any more
-            with suppress(OSError):  # Windows does not remove a file that another process has open
-                lock_file.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Folders that writers fill: what people made or changed there stays, what was written before is replaced.
 
-A hidden file lists what was written, with size and time, so that an earlier run's files can be told from the user's
-own, and from those that were corrected in an annotation tool since.
+A hidden file lists what was written, with size and time, which distinguishes an earlier run's files from the
+user's own, and from those that were corrected in an annotation tool since.
 """
 
 import json

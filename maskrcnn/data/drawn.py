@@ -270,7 +270,7 @@ def shape_of(label: int, centre: tuple[float, float], size: float, rng: np.rando
             parts, holes = [_ellipse(1.0, aspect)], [_ellipse(hole, hole * aspect)]
         case _:
             parts, keypoints = _figure(rng)
-            turn = rng.normal(0, 0.25)  # upright: left and right must be told apart
+            turn = rng.normal(0, 0.25)  # upright: left and right must differ
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     turned = np.concatenate([part @ rotation for part in parts])
     low, extent = turned.min(axis=0), np.ptp(turned, axis=0)

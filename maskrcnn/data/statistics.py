@@ -42,8 +42,8 @@ class Statistics:
     sizes: Quantiles  # of the objects, pixels
     shares: Quantiles  # their sizes over the shorter side of their image
     ratios: Quantiles  # height / width
-    # In which share of the images up is told from the other images alone, by pixels and by the objects' boxes; by
-    # chance a quarter and a half. None: there are too few images.
+    # The share of images whose upright position can be guessed from the other images: by their pixels (a quarter by
+    # chance), and by the objects' boxes (half by chance). None: there are too few images.
     upright_by_pixels: float | None
     upright_by_boxes: float | None
     judged: tuple[int, int]  # images that the two shares are of
@@ -90,8 +90,8 @@ def measure(dataset: Dataset, channels: int = 3, *, look: bool = True) -> Statis
         sizes=_quantiles(sizes),
         shares=_quantiles(sizes / shorter[image_of]),
         ratios=_quantiles(ratios),
-        upright_by_pixels=_told_from_turns(thumbnails),
-        upright_by_boxes=_told_from_signs(leanings),
+        upright_by_pixels=_upright_by_pixels(thumbnails),
+        upright_by_boxes=_upright_by_boxes(leanings),
         judged=(len(thumbnails), len(leanings)),
     )
 
@@ -132,7 +132,7 @@ def _thumbnails(dataset: Dataset, channels: int, most: int) -> np.ndarray:
     return np.array(found, dtype=np.float64).reshape(-1, _CELLS, _CELLS)
 
 
-def _told_from_turns(thumbnails: np.ndarray) -> float | None:
+def _upright_by_pixels(thumbnails: np.ndarray) -> float | None:
     """The share of images that agree best with the mean of the others if they are not turned."""
     n = len(thumbnails)
     if n < FEWEST:
@@ -149,7 +149,7 @@ def _leanings(ratios: np.ndarray, image_of: np.ndarray, images: int) -> np.ndarr
     return sums[counts > 0] / counts[counts > 0]
 
 
-def _told_from_signs(leanings: np.ndarray) -> float | None:
+def _upright_by_boxes(leanings: np.ndarray) -> float | None:
     """The share of images whose boxes lean to the side to which the others lean in the mean."""
     if len(leanings) < FEWEST:
         return None

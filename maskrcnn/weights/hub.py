@@ -14,19 +14,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import cache_folder
+from ..files import cache_folder, locked
 from .manifest import Release, releases
 
 _CHUNK = 2**20
 _ATTEMPTS = 3
 _TIMEOUT = 30.0  # seconds without a byte
-_PATIENCE = 3600.0  # seconds that another process may take to download a file
 _SCHEMES = ("https",)  # of addresses and redirects
 
 
@@ -56,7 +53,7 @@ def fetch(release: Release, *, offline: bool | None = None) -> Path:
         raise CheckpointError(
             f"{release.name} is not in the cache and downloads are switched off: put {release.address} at {path}"
         )
-    with _locked(path):
+    with locked(path, path.with_name(f"{path.name}.lock"), "download", CheckpointError):
         if not path.is_file():  # no other process downloaded it while this one waited
             print(f"{release.name}: {release.address} to {path}, licence: {release.licence}")
             digest = release.digest
@@ -96,34 +93,6 @@ def download(address: str, path: Path, *, digest: str, limit: int) -> None:
         part.unlink()
         raise CheckpointError(f"{address} is not the file that was released: its {digest} does not match; {by_hand}")
     os.replace(part, path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock for `path` against other threads and processes. The lock of a process that dies is free."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process, which downloads {path.name}")
-        try:
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            raise CheckpointError(
-                f"{path.name}: another process has held {lock.lock_file} for an hour; end it, and try again"
-            ) from None
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{path.parent} allows no locks ({error}): download in one process at a time", stacklevel=4)
-    try:
-        yield
-    finally:
-        lock.release()
-        if path.is_file():  # so nobody needs the lock any more
-            with suppress(OSError):  # Windows does not remove a file that another process has open
-                os.remove(f"{path}.lock")
 
 
 def _resume(address: str, part: Path, limit: int) -> None:

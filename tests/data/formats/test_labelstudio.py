@@ -18,16 +18,11 @@ from maskrcnn.data.formats import find, read_dataset
 from maskrcnn.data.formats.brush import decode_brush, encode_brush
 from maskrcnn.errors import DataError
 from tests.data.formats.round_trip import (
-    HOLE,
-    ISLAND,
     PARTS,
     Drawn,
-    comes_back,
     mask_of,
     predictions_of,
     record_of,
-    records_of,
-    scenes,
     write_all,
 )
 
@@ -420,17 +415,6 @@ def test_no_file_breaks_the_reader(tmp_path_factory, results, part, value) -> No
 
 
 # --- what we write ---------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(scenes())
-def test_what_is_written_comes_back(tmp_path_factory, scene) -> None:
-    comes_back("labelstudio", records_of(scene, tmp_path_factory.getbasetemp() / "images"))
-
-
-@pytest.mark.parametrize("bitmap", [HOLE, ISLAND, PARTS, ~PARTS], ids=["hole", "island", "parts", "rest"])
-def test_holes_and_parts_come_back(tmp_path, bitmap) -> None:
-    comes_back("labelstudio", [record_of(tmp_path, "a.png", bitmap.shape, [Drawn(1, mask_of(bitmap), crowd=True)])])
 
 
 def test_written_tasks_are_what_label_studio_imports(tmp_path) -> None:
