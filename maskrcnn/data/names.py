@@ -118,7 +118,7 @@ class ImageFinder:
             return []
         if len(keys) > 1 and (inside := self._in_folder(keys, candidates)) is not None:
             candidates = inside
-        scored = [(_tail(file.keys[:-1], keys[:-1]) + 1, file) for file in candidates]
+        scored = [(common_end(file.keys[:-1], keys[:-1]) + 1, file) for file in candidates]
         best = max((fit for fit, _ in scored), default=0)
         ranked = [((_exactness(file, parts), -file.priority), file) for fit, file in scored if fit == best]
         top = max((rank for rank, _ in ranked), default=(0, 0))
@@ -200,10 +200,10 @@ def _key(part: str) -> str:
 
 def _exactness(file: _File, parts: tuple[str, ...]) -> int:
     """How many parts of a name a file spells in the same way, from the end."""
-    return _tail(*([unicodedata.normalize("NFC", part) for part in spelled] for spelled in (file.parts, parts)))
+    return common_end(*([unicodedata.normalize("NFC", part) for part in spelled] for spelled in (file.parts, parts)))
 
 
-def _tail(one: Sequence[str], two: Sequence[str]) -> int:
+def common_end(one: Sequence[str], two: Sequence[str]) -> int:
     """How many parts are equal from the end."""
     count = 0
     for a, b in zip(reversed(one), reversed(two), strict=False):

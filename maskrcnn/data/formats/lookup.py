@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from ...errors import DataError
 from ...files import fingerprint
 from ...images import IMAGE_SUFFIXES, image_size
+from ..names import common_end
 from ..validate import is_text, wrong_name
 from . import Source
 from .files import split_folders
@@ -96,7 +97,7 @@ class ImageFolder:
                 if attempt in self._known or (attempt and self._is_file(attempt)):
                     return attempt
             said = _plain(below or "/".join(parts)).split("/")
-            agreeing = [(_common_end(_plain(n).split("/"), said), n) for n in self._by_last.get(_plain(parts[-1]), [])]
+            agreeing = [(common_end(_plain(n).split("/"), said), n) for n in self._by_last.get(_plain(parts[-1]), [])]
             most = max((count for count, _ in agreeing), default=0)
             best = [n for count, n in agreeing if count == most]
             if len(best) == 1:
@@ -144,13 +145,6 @@ def _joined(near: str, parts: list[str]) -> str | None:
         else:
             return None
     return "/".join(path)
-
-
-def _common_end(a: list[str], b: list[str]) -> int:
-    count = 0
-    while count < min(len(a), len(b)) and a[-1 - count] == b[-1 - count]:
-        count += 1
-    return count
 
 
 def _plain(name: str) -> str:
