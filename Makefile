@@ -1,5 +1,6 @@
-# All scripts of the project: `make` (the demo), `make test`, `make slow`, `make check`, `make format`, `make docs`,
-# `make goldens`, `make bench`. Each installs what it needs into .venv (`make bench`: .bench) and can be repeated.
+# All scripts of the project: `make` (the demo), `make test`, `make slow`, `make fuzz`, `make check`, `make format`,
+# `make docs`, `make goldens`, `make bench`. Each installs what it needs into .venv (`make bench`: .bench) and can be
+# repeated.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ PROCESSES ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test slow check format docs goldens bench
+.PHONY: demo test slow fuzz check format docs goldens bench
 
 demo: $(RUNNING)  ## draws a data set, trains, evaluates, predicts; the results are in runs/demo
 	@$(BIN)/maskrcnn demo --out runs/demo
@@ -25,6 +26,9 @@ test: check  ## check, then all tests that take less than 20 seconds
 
 slow: $(TESTING)  ## the tests that take more than 20 seconds
 	@$(PYTEST) -m slow
+
+fuzz: $(TESTING)  ## the tests that draw their inputs, with new ones each time
+	@MASKRCNN_HYPOTHESIS=new $(PYTEST) -m hypothesis
 
 check: $(TESTING)  ## format, lint and types; warns about long files and functions
 	@$(BIN)/ruff format --check --quiet . || { echo "make format fixes this"; exit 1; }

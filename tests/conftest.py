@@ -1,6 +1,7 @@
-"""What every test relies on: checked shapes, quiet threads, seeded randomness, and skips that are told.
+"""What every test relies on: checked shapes, seeded randomness, and skips with their reasons.
 
 Every function of the package is checked against its annotations, shapes included, but for kernels: those are compiled.
+Hypothesis draws the same inputs in every run, so that a change is judged by what it changed; `make fuzz` draws others.
 """
 
 import os
@@ -11,8 +12,13 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 PACKAGE = Path(__file__).parents[1] / "maskrcnn"
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", derandomize=False, deadline=None)
+settings.load_profile(os.environ.get("MASKRCNN_HYPOTHESIS", "same"))
 
 
 def _checked_modules() -> list[str]:

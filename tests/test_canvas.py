@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from maskrcnn.canvas import (
@@ -55,7 +55,6 @@ def test_floor_loses_a_pixel_if_the_product_is_just_below_a_whole_number():
     assert {149, 153, 298, 601, 612, 622, 634} <= set(long)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_floor_is_what_torch_computes(height, width):
     scale = min(800 / min(height, width), 1333 / max(height, width))
@@ -166,7 +165,6 @@ def test_canvases():
         canvas_size((8, 8), "square")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([0, 256, 640, 800]))
 def test_a_bucket_holds_its_image_and_divides_by_32(height, width, min_size):
     size = fit(height, width, InputConfig(min_size=min_size)).size

@@ -302,7 +302,7 @@ whole = [content for content, _ in KINDS.values()] + list(BAD.values()) + [encod
 
 @pytest.mark.usefixtures("few_pixels")
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of damage that it survives
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_damaged_files(data) -> None:
     content = bytearray(data.draw(st.sampled_from(whole)))
@@ -321,7 +321,7 @@ def test_only_data_errors_come_out_of_damaged_files(data) -> None:
 
 @pytest.mark.usefixtures("few_pixels")
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_only_data_errors_come_out_of_noise(content) -> None:
     try:
@@ -330,7 +330,7 @@ def test_only_data_errors_come_out_of_noise(content) -> None:
         pass
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=4, max_side=6)), st.sampled_from([1, 3]))
 def test_only_data_errors_come_out_of_strange_arrays(array, channels) -> None:
     try:

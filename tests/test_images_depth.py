@@ -93,7 +93,7 @@ def test_few_bright_pixels_in_the_dark_are_seen() -> None:
     assert read_image(dark)[0, 0].tolist() == [0] * 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     hnp.arrays(
         st.sampled_from([np.uint16, np.int16, np.int32, np.float32, np.float64]),

@@ -132,6 +132,15 @@ def test_slides_are_read_in_windows(compression: str, most: int, tmp_path) -> No
             assert np.abs(file.window(box) - expected).max() <= most
 
 
+def test_pixels_may_outlive_their_file() -> None:
+    content = io.BytesIO()
+    tifffile.imwrite(content, HWC)
+    file = reader.open_tiff(io.BytesIO(content.getvalue()), "bytes", stack=False)
+    held = file.window((0, 0, 40, 50))
+    file.close()
+    assert np.array_equal(held, HWC)
+
+
 def test_a_segment_may_not_claim_to_be_larger_than_its_tile(tmp_path) -> None:
     pytest.importorskip("imagecodecs")
     path = written(HWC[..., 0].astype(np.uint8), tmp_path / "a.tif", compression="jpeg", tile=(16, 16))
@@ -336,7 +345,7 @@ for _kind, (_array, _options, _) in KINDS.items():
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_damaged_files(data, monkeypatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 10_000)

@@ -128,7 +128,7 @@ def scenes(draw: Any) -> tuple[Tiling, tuple[int, int], list[tuple[int, np.ndarr
 
 
 @given(scenes())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_rectangles_that_tiles_see_exactly_come_out_exactly(scene: Any) -> None:
     tiling, size, objects = scene
     seen = Seen(size, tiling)

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import math
 import struct
+from contextlib import suppress
 from io import BufferedIOBase
 from itertools import product
 from typing import Any
@@ -182,9 +183,10 @@ class TiffFile:
         return pixel_size(first.description or "", *values)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; bytes in memory stay until nobody holds pixels that are views of them."""
         self._tiff.close()
-        self._file.close()
+        with suppress(BufferError):
+            self._file.close()
 
 
 def open_tiff(file: BufferedIOBase, name: str, *, stack: bool) -> PillowFile | TiffFile:

@@ -272,7 +272,7 @@ def test_processes_that_ask_at_once_get_one_folder(tmp_path) -> None:
     assert len(outside(tmp_path) - {"cache"}) == 1
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.data())
 def test_any_damage_is_read_or_refused(data) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -489,7 +489,7 @@ def test_a_part_or_nothing_is_written_too(tmp_path) -> None:
     assert json.loads(copied.read_text())["images"] == []
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_writing_loses_nothing(data, fuzz_folder) -> None:
     points = st.floats(0, 10) | st.integers(0, 10)
@@ -567,7 +567,7 @@ def test_a_folder_that_is_not_clear_is_an_error(tmp_path) -> None:
 # --- masks without drawing them, against pycocotools ---------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_compressed_counts_are_decoded_as_pycocotools_does(data) -> None:
     bitmaps = []
@@ -704,7 +704,7 @@ def check_sound(data) -> None:
                 assert all(len(polygon) >= 3 and np.isfinite(polygon).all() for polygon in segmentation)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> None:
     content = with_keypoints()
@@ -721,7 +721,7 @@ def test_only_data_errors_come_out_of_strange_annotations(data, fuzz_folder) -> 
     check_sound(result)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=250, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(data=st.data())
 def test_only_data_errors_come_out_of_strange_files(data, fuzz_folder) -> None:
     content = copy.deepcopy(with_keypoints())

@@ -27,7 +27,7 @@ from tests.data.test_coco import (
     write,
 )
 
-RELAXED = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+RELAXED = settings(max_examples=200, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 
 
 @contextmanager

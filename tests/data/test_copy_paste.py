@@ -97,7 +97,7 @@ def test_neither_image_nor_record_is_changed() -> None:
     assert isinstance(below.segmentations[0], list)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_masks_never_share_pixels_with_what_was_pasted_and_show_what_the_image_shows(data: st.DataObject) -> None:
     """The image says it: pasted pixels are bright. Sizes, scales, mirrors and turns are any."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -41,7 +41,6 @@ def flooded(labels) -> list[tuple[int, tuple[int, ...]]]:
     return sorted(found)
 
 
-@settings(deadline=None)
 @given(small)
 def test_each_value_has_the_runs_of_its_bitmap(labels) -> None:
     values, counts = objects_of(labels)
@@ -50,7 +49,6 @@ def test_each_value_has_the_runs_of_its_bitmap(labels) -> None:
     assert [runs.tolist() for runs in counts] == expected
 
 
-@settings(deadline=None)
 @given(small)
 def test_regions_are_connected_over_sides_and_corners(labels) -> None:
     values, counts = objects_of(labels, regions=True)
@@ -66,7 +64,6 @@ def test_a_spiral_is_one_region() -> None:
     assert len(flooded(spiral)) == len(objects_of(spiral, regions=True).values) == 1
 
 
-@settings(deadline=None)
 @given(small)
 def test_what_is_painted_has_the_same_objects(labels) -> None:
     lost = Counter()

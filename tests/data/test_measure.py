@@ -50,7 +50,7 @@ def test_the_hull_of_an_l() -> None:
     assert hull_area(bitmap) == 6  # the object and the pixel in the middle
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(BITMAPS)
 def test_all_measures_are_those_of_scikit_image(bitmap) -> None:
     reference = pytest.importorskip("skimage.measure")
@@ -79,7 +79,7 @@ def test_disks_are_those_of_scikit_image(radius) -> None:
     assert found.perimeter == pytest.approx(2 * np.pi * radius, rel=0.1)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(BITMAPS)
 def test_the_hull_holds_the_object_and_is_no_larger_than_its_window(bitmap) -> None:
     if bitmap.any():
@@ -89,7 +89,7 @@ def test_the_hull_holds_the_object_and_is_no_larger_than_its_window(bitmap) -> N
         assert perimeter(window.T) == pytest.approx(perimeter(window))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(BITMAPS)
 def test_the_window_of_run_lengths_is_the_part_of_the_bitmap(bitmap) -> None:
     window, (row, column) = draw_window(runs(bitmap), bitmap.shape)
@@ -100,7 +100,7 @@ def test_the_window_of_run_lengths_is_the_part_of_the_bitmap(bitmap) -> None:
         assert window.shape == tight(bitmap)[0].shape
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(arrays(np.float64, (4, 2), elements=st.floats(-5, 20)), max_size=3))
 def test_the_window_of_polygons_is_the_part_of_the_bitmap(polygons) -> None:
     size = (12, 15)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -46,7 +46,6 @@ def test_polygons_stay_as_they_are() -> None:
     assert shapes_of(None, (4, 4)) == []
 
 
-@settings(deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_the_outlines_give_the_same_pixels_again(bitmap) -> None:
     shapes = shapes_of(pixels(bitmap), bitmap.shape)
@@ -70,7 +69,6 @@ def test_rings_are_filled_by_the_even_odd_rule_and_clipped() -> None:
     assert not draw_bitmap(segmentation_of_rings([], (6, 6)), (6, 6)).any()
 
 
-@settings(deadline=None)
 @given(
     arrays(
         np.float64,

@@ -44,7 +44,7 @@ def test_the_images_are_parted_by_their_shares() -> None:
     assert parts["val"].tolist() != other["val"].tolist()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(2, 60), st.randoms(use_true_random=False), st.integers(0, 9))
 def test_the_order_of_the_images_changes_nothing(count, random, seed) -> None:
     names = [f"{i}.png" for i in range(count)]
@@ -54,7 +54,7 @@ def test_the_order_of_the_images_changes_nothing(count, random, seed) -> None:
     assert {part: names_in(data, ours[part]) for part in ours} == {part: names_in(other, theirs[part]) for part in ours}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=20), st.integers(0, 9))
 def test_a_group_is_never_in_two_parts_and_no_part_is_empty(sizes, seed) -> None:
     names = [f"slide{group}_crop{i}.png" for group, size in enumerate(sizes) for i in range(size)]

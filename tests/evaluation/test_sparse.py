@@ -93,7 +93,7 @@ def close(a: Any, b: Any) -> None:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_equals_the_ordinary_evaluation(tmp_path: Path, case: Any) -> None:
     annotations, rows, limit = case
     for entry in (*annotations, *rows):

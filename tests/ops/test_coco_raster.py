@@ -85,7 +85,7 @@ coordinate = st.one_of(st.integers(-20, 60).map(lambda i: i / 2), st.floats(-10,
 outline = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(outline, min_size=1, max_size=3), st.integers(1, 20), st.integers(1, 20))
 def test_polygons_are_drawn_bit_for_bit_as_coco_draws_them(polygons, height, width) -> None:
     flat = [np.array(polygon).ravel().tolist() for polygon in polygons]

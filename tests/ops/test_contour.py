@@ -45,7 +45,7 @@ def test_an_empty_mask_and_a_box_without_area_have_no_outline() -> None:
     assert trace(np.ones((4, 4)), np.array([20.0, 20.0, 30.0, 30.0]), (8, 8)) == ([], [])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 28), st.sampled_from(RULES), st.sampled_from([0.5, 0.35]))
 def test_the_pixels_of_paste_lie_inside(seed, side, rule, threshold) -> None:
     """Within a cell the true edge is a hyperbola and the outline its chord. Along a chord the surface strays from the
@@ -63,7 +63,7 @@ def test_the_pixels_of_paste_lie_inside(seed, side, rule, threshold) -> None:
     assert np.abs(soft - threshold)[wrong].max(initial=0) < np.abs(mixed).max() / 4 + 1e-4
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 28), st.sampled_from([0.5, 0.35]))
 def test_vertices_lie_where_the_pasted_value_is_the_threshold(seed, side, threshold) -> None:
     """Each vertex becomes the centre of a one-pixel image, for which `paste` gives the value."""

@@ -43,7 +43,7 @@ def test_it_writes_into_out_and_nowhere_else(impl: str, rng: np.random.Generator
         interpolate(array, rows, columns, out=canvas, impl=impl)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
 def test_all_implementations_are_equal_to_the_last_bit(seed: int, height: int, width: int, channels: int) -> None:
     rng = np.random.default_rng(seed)

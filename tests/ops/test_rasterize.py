@@ -111,7 +111,7 @@ outline = st.lists(st.tuples(coordinate, coordinate), max_size=9).map(
 frame = st.tuples(coordinate, coordinate, coordinate, coordinate)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(outline, max_size=3), frame, st.integers(1, 20))
 def test_every_implementation_rasterizes_alike(polygons, frame, size) -> None:
     answer = rasterize_polygons(polygons, frame, size, impl="reference")
@@ -119,7 +119,7 @@ def test_every_implementation_rasterizes_alike(polygons, frame, size) -> None:
         np.testing.assert_array_equal(rasterize_polygons(polygons, frame, size, impl=impl), answer)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), frame, st.integers(1, 20))
 def test_an_rle_is_sampled_like_its_bitmap(seed, height, width, frame, size) -> None:
     bitmap = np.random.default_rng(seed).random((height, width)) < 0.5
@@ -168,7 +168,7 @@ def test_boxes_of_outlines() -> None:
     np.testing.assert_array_equal(polygon_box([]), [0, 0, 0, 0])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.03, 0.5, 1.0]))
 def test_boxes_of_rles_agree_with_pycocotools(seed, height, width, density) -> None:
     coco = pytest.importorskip("pycocotools.mask")

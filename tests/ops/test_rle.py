@@ -55,7 +55,7 @@ def scenes(draw):
     return masks, boxes, (H, W)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 @given(scenes(), st.sampled_from(RULES), st.sampled_from([0.5, 0.25]))
 def test_encode_equals_pycocotools_of_paste_byte_for_byte(scene, rule, threshold) -> None:
     coco = pytest.importorskip("pycocotools.mask")
@@ -96,13 +96,13 @@ def test_neither_nan_nor_other_objects_change_an_rle(impl) -> None:
 lengths = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1)), max_size=40)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(lengths)
 def test_text_and_back(counts) -> None:
     assert counts_from_string(string_from_counts(np.array(counts, dtype=np.uint32))) == counts
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=30))
 def test_text_is_pycocotools_text(counts) -> None:
     coco = pytest.importorskip("pycocotools.mask")
@@ -111,7 +111,7 @@ def test_text_is_pycocotools_text(counts) -> None:
     assert counts_from_string(theirs["counts"]) == counts
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.1, 0.5, 1.0]))
 def test_the_runs_of_a_bitmap(seed, height, width, density) -> None:
     coco = pytest.importorskip("pycocotools.mask")

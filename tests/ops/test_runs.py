@@ -13,7 +13,7 @@ from maskrcnn.ops.nearby import overlapping
 
 SIZE = (6, 5)
 BITMAPS = arrays(bool, st.tuples(st.integers(1, 4), st.just(SIZE[0]), st.just(SIZE[1])))
-steady = settings(deadline=None, max_examples=150)
+steady = settings(max_examples=150)
 
 
 def bitmaps_of(found: runs.Runs, size: tuple[int, int]) -> np.ndarray:

@@ -210,7 +210,7 @@ def any_statistics(draw: st.DrawFn) -> Statistics:
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(any_statistics(), st.sampled_from([TWO_CORES, GPU]), st.sampled_from(["none", "backbone", "model"]))
 def test_any_data_gets_settings_that_hold_together(seen: Statistics, machine: Machine, weights: Any) -> None:
     recipe = name_recipe(None, weights)[0]

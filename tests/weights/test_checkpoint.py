@@ -137,7 +137,7 @@ def test_a_wrong_file_is_one_sentence_with_its_name(
     assert str(path) in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_an_error_or_changes_nothing(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "model.safetensors"
@@ -156,7 +156,7 @@ def test_damage_is_an_error_or_changes_nothing(tmp_path: Path, data: st.DataObje
     assert same(loaded.state, make_state())
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=200))
 def test_random_bytes_are_an_error(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "x"

@@ -181,7 +181,7 @@ def test_a_container_that_contains_itself_is_refused(tmp_path: Path) -> None:
         read_pickle(write(tmp_path, pickle.dumps(endless)))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_always_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps({"blobs": {"w": np.arange(4.0)}, "cfg": "x"}, 2))
@@ -228,7 +228,7 @@ def test_a_torch_file_with_another_suffix_is_one_sentence(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_torch_files_are_always_one_sentence(tmp_path: Path, zipped: bool, data: st.DataObject) -> None:
     path = tmp_path / "a.pth"

@@ -193,7 +193,7 @@ def test_lying_files_are_named(tmp_path, content, message) -> None:
     assert message in str(data.report.problems[0])
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_file_breaks_the_reader(tmp_path, draw) -> None:
     """Whatever is in the files, there is a data set or a `DataError`."""
@@ -244,7 +244,7 @@ def write(out: Path, records, images: Any = "copy", categories=CLASSES) -> Count
     return +writer.lost
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 1, 2, 9])),
     st.integers(0, 255),

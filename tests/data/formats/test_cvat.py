@@ -300,7 +300,7 @@ def test_names_do_not_leave_the_folder(tmp_path) -> None:
         assert [data.path(i) for i in range(len(data))] == [tmp_path / "data/images/good.jpg"]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(scenes())
 def test_write_read_write(drawn) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -351,7 +351,7 @@ def test_what_it_cannot_hold_is_counted(tmp_path) -> None:
     assert dict(lost) == {"score": 1, "keypoints of an object": 1, "box that differs from its mask's": 1}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(-8, 48), st.integers(-8, 48)), min_size=3, max_size=6, unique=True),
@@ -376,7 +376,7 @@ def test_images_may_stay_where_they_are(tmp_path) -> None:
     assert_same(read_back(tmp_path / "out", images_dir=tmp_path / "in"), [own])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_damage_is_read_or_refused(data) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -83,7 +83,6 @@ def test_a_box_alone_is_a_rectangle(tmp_path: Path) -> None:
     assert feature["geometry"]["coordinates"] == [[[2, 3], [7, 3], [7, 9], [2, 9], [2, 3]]]
 
 
-@settings(deadline=None)
 @given(BITMAPS)
 def test_the_rings_draw_the_same_mask(tmp_path_factory, bitmap) -> None:
     folder = tmp_path_factory.mktemp("geojson")

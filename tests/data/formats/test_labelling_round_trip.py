@@ -18,7 +18,7 @@ from tests.data.formats.round_trip import (
 pytestmark = pytest.mark.parametrize("format", ["labelme", "via", "labelstudio"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scene=scenes())
 def test_what_is_written_comes_back(tmp_path_factory, format, scene) -> None:
     comes_back(format, records_of(scene, tmp_path_factory.getbasetemp() / "images"))

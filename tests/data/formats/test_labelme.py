@@ -343,7 +343,7 @@ ANYTHING = st.recursive(
 FIELDS = st.sampled_from(["label", "points", "group_id", "shape_type", "flags", "mask", "score"])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(
     shapes=st.one_of(ANYTHING, st.lists(st.dictionaries(FIELDS, ANYTHING, max_size=7), max_size=4)),
     top=st.dictionaries(st.sampled_from(["imagePath", "imageHeight", "imageWidth", "imageData", "shapes"]), ANYTHING),

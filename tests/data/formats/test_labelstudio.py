@@ -128,7 +128,7 @@ def test_a_broken_stream_is_named(code, message) -> None:
         decode_brush(code, (1, 3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_what_is_encoded_is_decoded(bitmap) -> None:
     np.testing.assert_array_equal(decode_brush(encode_brush(bitmap), bitmap.shape), bitmap)
@@ -142,7 +142,7 @@ def test_long_runs(rng) -> None:
     np.testing.assert_array_equal(decode_brush(code, (300, 300)), bitmap)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 255), max_size=60), st.booleans())
 def test_no_stream_breaks_the_decoder(code, headed) -> None:
     try:
@@ -401,7 +401,7 @@ VALUES = st.dictionaries(
 RESULTS = st.lists(st.one_of(ANYTHING, st.builds(result, st.just("polygonlabels"), VALUES, ANYTHING)), max_size=3)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(results=RESULTS, part=st.sampled_from(["annotations", "predictions", "data", "id", "meta"]), value=ANYTHING)
 def test_no_file_breaks_the_reader(tmp_path_factory, results, part, value) -> None:
     content = [task("a.png", *results, **{part: value}), task("b.png", polygon()), value]

@@ -322,7 +322,7 @@ def test_a_table_of_any_size_is_not_read(tmp_path) -> None:
         read_all(tmp_path)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_file_breaks_the_reader(tmp_path, draw) -> None:
     """Whatever is in the files, there is a data set or a `DataError`."""
@@ -366,7 +366,7 @@ def write(out: Path, records, images: Any = "copy") -> Counter[str]:
     return writer.lost
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.sampled_from([0, 1, 2, 9])),
     st.integers(0, 255),

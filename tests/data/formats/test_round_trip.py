@@ -154,7 +154,7 @@ def _by_box(record: Record) -> dict[tuple, float]:
 
 
 @pytest.mark.parametrize("name", BOTH)
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     arrays(np.uint8, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=st.sampled_from([0, 1, 2, 9])),
     st.integers(0, 255),

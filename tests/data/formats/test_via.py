@@ -339,7 +339,7 @@ SHAPES = st.dictionaries(st.sampled_from(["name", "all_points_x", "all_points_y"
 REGIONS = st.lists(st.one_of(ANYTHING, st.builds(region, st.one_of(SHAPES, ANYTHING), name=ANYTHING)), max_size=3)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(
     regions=st.one_of(ANYTHING, REGIONS),
     attributes=ANYTHING,

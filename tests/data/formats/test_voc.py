@@ -296,7 +296,7 @@ def test_a_bad_object_is_counted_and_the_others_are_kept(tmp_path, bad, reason) 
     assert any(part in problem.reason for part in reason.split("|"))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(apart())
 def test_write_read_write(drawn) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -368,7 +368,7 @@ def test_images_may_stay_where_they_are(tmp_path) -> None:
         read_back(tmp_path / "out")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_damage_is_read_or_refused(data) -> None:
     with tempfile.TemporaryDirectory() as name:

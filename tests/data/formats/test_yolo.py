@@ -308,7 +308,7 @@ def test_a_yaml_of_something_else_is_passed_over(tmp_path) -> None:
         find(folder)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(scenes())
 def test_write_read_write(drawn) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -326,7 +326,7 @@ def test_write_read_write(drawn) -> None:
         assert set(one.lost) <= {"mask of several outlines, joined to one by lines of no width"}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(-8, 48), st.integers(-8, 48)), min_size=3, max_size=6, unique=True),
@@ -408,7 +408,7 @@ def test_two_images_of_one_name_stay_two(tmp_path) -> None:
     assert len(read_back(tmp_path / "out")) == 4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(alphabet="0123456789. -+eE\tnaif\n\r,xé\0", max_size=60), st.binary(max_size=80))
 def test_any_label_file_is_read_or_refused(text, noise) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -419,7 +419,7 @@ def test_any_label_file_is_read_or_refused(text, noise) -> None:
         assert data.report.annotations_in_file == len(data.object_rows()) + data.report.count("annotation")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.text(max_size=60)
     | st.sampled_from(["names: [a]\ntrain: ", "train: images\nnames: "]).flatmap(
