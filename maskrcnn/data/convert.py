@@ -1,5 +1,6 @@
 """`maskrcnn.convert_data`. The command line reads its options here, so heavy imports wait until it runs."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .split import Division
 
 _WITHOUT_IMAGES = ("csv", "geojson", "parquet")  # formats that no command reads
+_BY_STEM = ("cityscapes", "cvat", "voc", "yolo")  # formats that know an image by its name without the suffix
 
 
 class Conversion(NamedTuple):
@@ -25,7 +27,7 @@ class Conversion(NamedTuple):
     lost: Counter[str]  # what the format cannot hold, and how often
     problems: list[str]  # lines on what was dropped and repaired when the data was read
     division: str  # how the images were divided; empty if they were not
-    folders: tuple[Path, ...]  # of the images that were left there; empty if they were copied or linked
+    folder: Path | None  # below which the images were left; None if they were copied or linked, or there is no such
 
     def describe(self) -> list[str]:
         """What there is to say, as lines."""
@@ -34,10 +36,10 @@ class Conversion(NamedTuple):
         parts = ", ".join(f"{count} {split}" for split, count in self.images.items())
         counted = f"{sum(self.images.values())} images" + (f" ({parts})" if set(self.images) != {"all"} else "")
         lines = [*self.problems, f"wrote {self.out}: {self.to}, {counted}, {self.objects:,} objects"]
-        if self.folders and self.to not in _WITHOUT_IMAGES:
-            places = ", ".join(map(str, self.folders))
+        if self.folder is not None and self.to not in _WITHOUT_IMAGES:
             lines.append(
-                f"the images stay in {places}: name it with --images to read {self.out}, or convert with --images copy"
+                f"the images stay in {self.folder}: name it with --images to read {self.out}, or convert with --images "
+                "copy"
             )
         return [*lines, *filter(None, (self.division, losses(self.to, self.lost)))]
 
@@ -71,11 +73,13 @@ def convert_data(
         unlabelled: Images without annotations: background or skip; default: as the format does.
         strict: Stop at the first bad record instead of skipping it.
 
-    Raises `ConfigError`, also if the folder holds other files, and `DataError`; nothing is written then.
+    Raises `ConfigError`, also if the folder holds other files or if images that stay where they are could not be found
+    again, and `DataError`; nothing is written then.
     """
     from .claim import claim, sign
     from .dataset import map_categories
     from .formats import WRITERS, ReadOptions, check_format, find, read_dataset, writer
+    from .formats.files import relative
     from .split import divide, parse_fractions
 
     check_format(to, WRITERS)
@@ -101,13 +105,19 @@ def convert_data(
         sets = {name: whole.subset(indices) for name, indices in division.parts.items()}
     elif len(sets) == 1:
         sets = {"all": next(iter(sets.values()))}
+    place = _common_folder(sets.values()) if images == "refer" and to not in _WITHOUT_IMAGES else None
+    if place is not None and to in _BY_STEM:
+        _require_different_stems(sets.values(), to, place)
     target = Path(out)
     claim(target, inputs=_files(data, sets.values()))
     try:
         made = writer(to, target, categories, images)
         for name, part in sets.items():
             for i in range(len(part)):
-                made.add(part.record(i, exact=True), name)
+                record = part.record(i, exact=True)
+                if place is not None and record.path != place / record.name:  # of several folders: names below all
+                    record = record._replace(name=relative(record.path, place))
+                made.add(record, name)
         made.close()
     finally:
         sign(target)
@@ -119,7 +129,7 @@ def convert_data(
         lost=made.lost,
         problems=[line for part in sets.values() for line in part.report.lines(3)],
         division="" if division is None else division.describe(),
-        folders=_folders(sets.values()) if images == "refer" else (),
+        folder=place,
     )
 
 
@@ -135,10 +145,33 @@ def _joined(sets: "Iterable[Dataset]") -> "list[Category]":
     return sorted(known.values())
 
 
-def _folders(sets: "Iterable[Dataset]") -> tuple[Path, ...]:
-    """The folders in which the images are looked for."""
-    found = {part.images.roots[root] for part in sets for root in set(part.images.root_of[part.rows].tolist())}
-    return tuple(sorted(found))
+def _common_folder(sets: "Iterable[Dataset]") -> Path | None:
+    """The folder below which all images are; None without images. Raises `ConfigError` if only the whole disk is."""
+    found = sorted({part.images.roots[root] for part in sets for root in set(part.images.root_of[part.rows].tolist())})
+    if len(found) < 2:
+        return found[0] if found else None
+    try:
+        common = Path(os.path.commonpath([root.absolute() for root in found]))
+    except ValueError:  # on several drives
+        common = Path(found[0].anchor)
+    if common == Path(common.anchor):
+        raise ConfigError(
+            f"the images are in {', '.join(map(str, found))}, and --images names one folder; convert with --images copy"
+        )
+    return common
+
+
+def _require_different_stems(sets: "Iterable[Dataset]", to: str, place: Path) -> None:
+    """Raises `ConfigError` for two images whose names differ in the suffix only, or in capitals."""
+    seen: dict[str, Path] = {}
+    for part in sets:
+        for path in map(part.path, range(len(part))):
+            other = seen.setdefault(path.with_suffix("").as_posix().casefold(), path)
+            if other != path:
+                raise ConfigError(
+                    f"{other.name} and {path.name} in {place} differ in the suffix or in capitals only, which {to} "
+                    "cannot tell apart there; convert with --images copy"
+                )
 
 
 def _files(data: str | Path, sets: "Iterable[Dataset]") -> list[Path]:

@@ -8,8 +8,12 @@ import pytest
 
 import maskrcnn
 from maskrcnn.cli import main as cli
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.formats import READERS, WRITERS, ReadOptions, find, read_dataset
 from maskrcnn.errors import ConfigError, DataError
-from tests.scenes import NONE, SMALL, TWO_APART, write_coco
+from tests.scenes import NONE, SMALL, TWO_APART, Scene, Thing, write_coco
+
+BRICK = Scene((32, 32), (Thing("brick", (10, 12, 22, 20)),))
 
 
 @pytest.fixture
@@ -81,6 +85,59 @@ def test_where_the_images_stay_is_said(data: Path, tmp_path: Path, capsys) -> No
     assert "the images stay" not in told
     code, _, err = run(capsys, "check", tmp_path / "copy")
     assert code == 0, err
+
+
+BOTH = [name for name in WRITERS if name in READERS]
+
+
+@pytest.mark.parametrize("to", BOTH)
+@pytest.mark.parametrize("layout", ["one folder", "a folder for each split", "no split"])
+def test_images_that_stay_are_found_again(to: str, layout: str, tmp_path: Path) -> None:
+    """With the folder that is named; two splits may have images of one name, and a folder images of other data."""
+    scenes = {name: scene._replace(things=tuple(t for t in scene.things if t.kind == "brick")) for name, scene in
+              {"a.png": TWO_APART, "b.png": NONE, "sub/c.png": TWO_APART}.items()}  # fmt: skip
+    data, held = tmp_path / "data", {"a.png" if layout == "a folder for each split" else "d.png": BRICK}
+    (data / "images" / "sub").mkdir(parents=True)
+    if layout == "a folder for each split":
+        for name, part in (("train", scenes), ("valid", held)):
+            (data / name / "images" / "sub").mkdir(parents=True)
+            write_coco(data / name, part, "_annotations.coco.json")
+    else:
+        write_coco(data, scenes)
+        write_coco(data, held, "val.json")
+    place = data / "train.json" if layout == "no split" else data
+    for path in data.rglob("*.json"):
+        path.write_text(path.read_text().replace('"brick"', '"car"'))  # which Cityscapes has
+    before = {split: read_dataset(source) for split, source in find(place).items()}
+    done = maskrcnn.convert_data(place, tmp_path / "out", to=to)
+    assert str(done.folder) in "\n".join(done.describe())
+    found = find(tmp_path / "out", ReadOptions(done.folder)).items()
+    after = {split: read_dataset(source, done.folder) for split, source in found}
+    assert list(map(files_and_objects, after.values())) == list(map(files_and_objects, before.values()))
+
+
+def files_and_objects(data: Dataset) -> dict[Path, list[list[float]]]:
+    records = map(data.record, range(len(data)))
+    return {record.path.resolve(): sorted(record.boxes.tolist()) for record in records}
+
+
+@pytest.mark.parametrize("to", ["cityscapes", "cvat", "voc", "yolo"])
+def test_images_that_stay_must_have_names_of_their_own(to: str, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "data", {"a.png": TWO_APART, "a.bmp": SMALL})
+    with pytest.raises(ConfigError, match=rf"a\.png and a\.bmp .* which {to} cannot tell apart there; .*--images copy"):
+        maskrcnn.convert_data(path, tmp_path / "out", to=to)
+    assert not (tmp_path / "out").exists()
+    assert maskrcnn.convert_data(path, tmp_path / "out", to=to, images="copy").folder is None
+    assert len(read_dataset(tmp_path / "out")) == 2
+
+
+def test_images_without_a_folder_in_common_must_be_copied(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("os.path.commonpath", lambda _: "/")
+    for name in ("train", "valid"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_coco(tmp_path / "data" / name, {f"{name}.png": SMALL}, "_annotations.coco.json")
+    with pytest.raises(ConfigError, match=r"train.*valid.*names one folder; convert with --images copy"):
+        maskrcnn.convert_data(tmp_path / "data", tmp_path / "out", to="coco")
 
 
 def test_data_that_is_divided_is_not_divided_again(data: Path, tmp_path: Path) -> None:

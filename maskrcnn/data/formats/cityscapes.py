@@ -29,7 +29,7 @@ from ..label_images import objects_of, paint_objects, read_label_image, write_la
 from ..shapes import shapes_of_bitmap
 from ..validate import FAR, integer, show
 from . import ReadOptions, Source
-from .files import ImagePlacer, load_json
+from .files import ImagePlacer, images_of_split, load_json
 
 LABELS = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk",
@@ -232,7 +232,7 @@ def _categories() -> list[Category]:
 
 def _image_root(folder: Path, split: str, given: Path | None) -> Path:
     if given is not None:
-        return given / split if (given / split).is_dir() else given
+        return images_of_split(given, split)
     for parent in (folder, *folder.parents):
         if parent.name == "gtFine":
             return parent.parent / _OF_IMAGE[1:] / folder.relative_to(parent)

@@ -26,6 +26,12 @@ def split_folders(place: Path) -> dict[str, Path]:
     return found if "train" in found else {"all": place}
 
 
+def images_of_split(images: Path, split: str) -> Path:
+    """The folder of a split in the folder of all images, by its usual names; the folder itself if it has none."""
+    folders = [images / name for name in SPLITS.get(split, (split,))]
+    return next((folder for folder in folders if folder.is_dir()), images)
+
+
 def files_below(folder: Path, suffixes: Iterable[str], *, links: bool = False) -> Iterator[Path]:
     """The files below a folder with one of these suffixes (lower case), sorted. Hidden ones are left out, and links
     unless `links`: images are often linked.

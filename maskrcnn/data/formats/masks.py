@@ -29,7 +29,7 @@ from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, stored_size, write_label_image
 from ..validate import is_text, show
 from . import ReadOptions, Source
-from .files import MOST_BYTES, ImagePlacer, load_json, split_folders
+from .files import MOST_BYTES, ImagePlacer, images_of_split, load_json, split_folders
 from .pairing import Mask, Pairs, find_pairs, why_none
 
 SETTINGS, TABLE = "masks.json", "masks.csv"
@@ -81,10 +81,10 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
     if not place.is_dir():
         return {}
     splits = split_folders(place)
-    found = {split: find_pairs(folder, _images_of(folder, split, options)) for split, folder in splits.items()}
+    found = {split: find_pairs(folder, _images_of(split, options)) for split, folder in splits.items()}
     if not any(pairs is not None for pairs in found.values()):
         for split, folder in splits.items():
-            if wrong := why_none(folder, _images_of(folder, split, options)):
+            if wrong := why_none(folder, _images_of(split, options)):
                 raise DataError(wrong)
     if (pairs := found.get("all")) is None:
         return {split: Source("masks", splits[split], split) for split, pairs in found.items() if pairs is not None}
@@ -99,7 +99,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     hold one value each, in regions that may be one object or one each, and nothing says which.
     """
     folder = source.path
-    pairs = find_pairs(folder, _images_of(folder, source.split, options))
+    pairs = find_pairs(folder, _images_of(source.split, options))
     if pairs is None:
         raise DataError(f"{folder}: there are no masks whose names fit an image")
     pairs = _part(pairs, source.split)
@@ -306,10 +306,8 @@ def _part(pairs: Pairs, split: str) -> Pairs:
     return pairs._replace(masks=masks)
 
 
-def _images_of(folder: Path, split: str, options: ReadOptions) -> Path | None:
-    if options.images is not None and split != "all" and (options.images / folder.name).is_dir():
-        return options.images / folder.name
-    return options.images
+def _images_of(split: str, options: ReadOptions) -> Path | None:
+    return None if options.images is None else images_of_split(options.images, split)
 
 
 def _settings(given: Any, path: Path) -> tuple[str, list[str], dict[int, str], bool | None]:

@@ -317,17 +317,21 @@ class _Images:
     """The images below some folders, by their names without the suffix."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self.roots, self.names, self._used = roots, dict[str, str](), set[str]()
+        self.roots, self.names, self._all, self._used = roots, dict[str, str](), set[str](), set[str]()
         for root in roots:
             for path in files_below(root, IMAGE_SUFFIXES, links=True):
                 name = path.relative_to(root)
                 self.names.setdefault(name.with_suffix("").as_posix(), name.as_posix())
+                self._all.add(name.as_posix())
         stems = Counter(PurePosixPath(name).stem for name in self.names.values())
         self._by_stem = {stem: n for n in self.names.values() if stems[stem := PurePosixPath(n).stem] == 1}
 
     def of(self, key: str, stated: str) -> str:
-        """The image of an XML: the one with its name, else the one that it states; a name that is not there if none."""
-        places = (self.names.get(key), *(self._by_stem.get(PurePosixPath(name).stem) for name in (key, stated)))
+        """The image of an XML: the one with its name, else the one that it states; a name that is not there if none.
+        Of several that differ in the suffix only it is the stated one."""
+        exact = f"{key}{PurePosixPath(stated).suffix}"
+        own = exact if exact in self._all else self.names.get(key)
+        places = (own, *(self._by_stem.get(PurePosixPath(name).stem) for name in (key, stated)))
         name = next((name for name in places if name is not None and name not in self._used), f"{key}.jpg")
         self._used.add(name)
         return name
@@ -336,7 +340,7 @@ class _Images:
         return next((root / name for root in self.roots if (root / name).is_file()), Path(name))
 
     def unused(self) -> list[str]:
-        return sorted(set(self.names.values()) - self._used)
+        return sorted(self._all - self._used)
 
 
 def _xml_of(tree: _Tree, key: str) -> Path | None:

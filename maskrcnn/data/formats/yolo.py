@@ -41,7 +41,8 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
 
 
 def read(source: Source, options: ReadOptions) -> Dataset:
-    """The data set; classes keep their numbers as ids. An image without a label file shows background.
+    """The data set; classes keep their numbers as ids. An image without a label file shows background, unless the
+    user names the folder of the images: then it is left out.
 
     Raises `DataError`, naming the file, if it cannot be read, holds keypoints only, or names images that are not there.
     """
@@ -55,9 +56,11 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     builder = DatasetBuilder(found.file or source.path, categories, [root], strict=options.strict)
     if found.names is None:
         builder.report.add("repair", "classes without names, named by their numbers")
+    # A folder of images that the user names may hold others, too.
+    skipped = (options.unlabelled or ("skip" if options.images is not None else "background")) == "skip"
     digest, kinds, id = hashlib.sha256(repr(names).encode()), Counter[str](), 0
     for name, label in images:
-        if label is None and options.unlabelled == "skip":
+        if label is None and skipped:
             builder.refuse("image", "image without a label file", name)
             continue
         id += 1

@@ -8,7 +8,7 @@ in a folder, they stay in that folder.
 import os
 import re
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short  # aliases of YAML can make a list exponentially long
 from typing import Any, NamedTuple
@@ -216,20 +216,29 @@ def _elsewhere(found: LabelSet, split: str, root: Path) -> tuple[Path, list[Labe
     ]
     folder = next((guess for guess in guesses if guess is not None and guess.is_dir()), found.base)
     paths = files_below(root, IMAGE_SUFFIXES, links=True)
-    files = {path.relative_to(root).with_suffix("").as_posix(): path.relative_to(root).as_posix() for path in paths}
-    by_stem = {PurePosixPath(stem).name: stem for stem in files}
+    files: dict[str, list[str]] = {}
+    for path in paths:
+        name = path.relative_to(root)
+        files.setdefault(name.with_suffix("").as_posix(), []).append(name.as_posix())
+    # Names that say less: without the folders `images` and `labels`, which layouts add and writers leave out; alone.
+    shorter: dict[str, list[str]] = {}
+    for stem in files:
+        parts = stem.split("/")
+        for less in {"/".join(part for part in parts if part not in ("images", "labels")), parts[-1]}:
+            shorter.setdefault(less, []).append(stem)
     labels, spare = dict[str, Path](), list[Path]()
     for label in files_below(folder, (".txt",)):
         if label.name.lower() in _NO_LABELS:
             continue
         stem = label.relative_to(folder).with_suffix("").as_posix()
-        match = next((s for s in (stem, f"{split}/{stem}", by_stem.get(label.stem, "")) if s in files), None)
+        fitting = [shorter[name] for name in (stem, label.stem) if len(shorter.get(name, ())) == 1]
+        match = next((s for s in (stem, f"{split}/{stem}", *chain(*fitting)) if s in files), None)
         if match is None:
             spare.append(label)
         else:
             labels[match] = label
     chosen = sorted(files if len(found.splits) == 1 else labels)
-    return root, [Labelled(files[stem], labels.get(stem)) for stem in chosen], spare
+    return root, [Labelled(name, labels.get(stem)) for stem in chosen for name in files[stem]], spare
 
 
 def _parts(text: str) -> list[str]:
