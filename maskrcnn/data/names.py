@@ -1,4 +1,4 @@
-"""Finds image files by the names that annotations state, also by names that another system or tool wrote.
+"""The files below folders; and images by the names that annotations state, also as another system or tool wrote them.
 
 A name that is there as stated is found in the listing of its folder. All others are looked for among the files below
 the image folders, however they are spelled: backslashes, absolute paths, URLs, composed accents, capitals, a missing
@@ -7,10 +7,13 @@ suffix. A file is taken if it fits best and alone. No name leads out of the fold
 
 import difflib
 import os
+import posixpath
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -49,6 +52,28 @@ class _File(NamedTuple):
     priority: int  # the first of the roots that it is in
 
 
+def names_below(folder: Path, suffixes: tuple[str, ...] = ("",)) -> Iterator[str]:
+    """The names "sub/a.png" of the files below a folder with one of these suffixes (lower case), folder by folder.
+
+    They come one by one, so that a search can end early. Files may be links, folders not; hidden ones are passed over.
+    """
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        try:
+            with os.scandir(folder / inside) as listed:
+                entries = sorted((e for e in listed if not e.name.startswith((".", "__MACOSX"))), key=lambda e: e.name)
+        except OSError:  # it cannot be listed, or is gone
+            continue
+        folders += [f"{inside}{entry.name}/" for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        for entry in entries:
+            if entry.name.lower().endswith(suffixes) and entry.is_file():
+                if is_text(name := inside + entry.name):
+                    yield name
+                else:
+                    warnings.warn(f"{folder}: {name!a} is passed over: its name is no text; rename it", stacklevel=2)
+
+
 class ImageFinder:
     """Finds images in some folders, the first of which wins."""
 
@@ -61,24 +86,41 @@ class ImageFinder:
         self._folders: set[tuple[str, ...]] = set()
         self._suggested = False
 
-    def find(self, name: Any) -> Found | Lost:
-        """The file of an image."""
-        wrong = wrong_name(name)
-        if wrong is None and (root := self._root_with(name)) is not None:
-            return Found(root, name, STATED)
+    def images(self) -> list[str]:
+        """The images below all roots, sorted."""
+        return sorted("/".join(file.parts) for file in self._index() if file.keys[-1].endswith(IMAGE_SUFFIXES))
+
+    def find(self, name: Any, near: str = "") -> Found | Lost:
+        """The file of an image, whose name may also be meant from `near`, the name of a folder in a root."""
+        wrong, names = wrong_name(name), [name]
+        if near and is_text(name):
+            names.insert(0, posixpath.normpath(posixpath.join(near, name.replace("\\", "/"))))
+        for stated in names:
+            if wrong_name(stated) is None and (root := self._root_with(stated)) is not None:
+                return Found(root, stated, STATED)
         if not is_text(name) or not name or "\0" in name:
             return Lost(wrong or "image without a file name", f"{name!r:.200}")
         several = 0
-        for parts in _spellings(name):
-            fits = self._fitting(parts)
-            if len(fits) == 1:
-                return fits[0]
-            several = max(several, len(fits))
+        for stated in names:
+            for parts in dict.fromkeys(_spellings(stated)):
+                fits = self._fitting(parts, strict=stated is name)  # the folder `near` may well be one without images
+                if len(fits) == 1:
+                    return fits[0]
+                several = max(several, len(fits))
         if several:
             return Lost("image file of which several have the name", f"{name!r:.200}: {several}")
         if wrong is None or "leaves" not in wrong:
             return Lost(wrong or "missing image file", f"{name:.200}{self._suggestion(name)}")
         return Lost(wrong, f"{name!r:.200}{self._suggestion(name)}")
+
+    def with_stem(self, stem: str, near: str) -> str | None:
+        """The one image that is called `stem`, whatever its suffix, in folder `near` of a root, else in the root."""
+        self._index()
+        names = ["/".join(file.parts) for file in self._by_stem.get(_key(stem), [])]
+        for wanted in (posixpath.join(near, stem), stem):
+            if len(found := [name for name in names if name.rpartition(".")[0] == wanted]) == 1:
+                return found[0]
+        return None
 
     def places(self) -> str:
         """The folders, for messages: those that exist, or all of them if none does."""
@@ -88,7 +130,9 @@ class ImageFinder:
     def nearest(self, name: str) -> str | None:
         """The image below the roots whose name is most like this one."""
         last = _key(re.split(r"[\\/]", name)[-1])
-        listed = {file.keys[-1]: file for file in self._index()[:_MOST_COMPARED] if _is_image(file.keys[-1])}
+        listed = {
+            file.keys[-1]: file for file in self._index()[:_MOST_COMPARED] if file.keys[-1].endswith(IMAGE_SUFFIXES)
+        }
         near = difflib.get_close_matches(last, listed, n=1, cutoff=0.6)
         return "/".join(listed[near[0]].parts) if near else None
 
@@ -108,15 +152,15 @@ class ImageFinder:
         near = self.nearest(name)
         return f", looked for in {self.places()}" + (f"; the nearest name there is {near}" if near else "")
 
-    def _fitting(self, parts: tuple[str, ...]) -> list[Found]:
-        """The files that fit best: all parts from the end, or the last ones if no folder of the name is there."""
+    def _fitting(self, parts: tuple[str, ...], *, strict: bool) -> list[Found]:
+        """The files that fit best: the last parts; if `strict`, all of them if there is a folder of that name."""
         self._index()
         keys = tuple(map(_key, parts))
         last = keys[-1]
         candidates = self._by_key.get(last) or self._by_key.get(_UPLOAD.sub("", last)) or self._without_suffix(last)
         if not candidates:
             return []
-        if len(keys) > 1 and (inside := self._in_folder(keys, candidates)) is not None:
+        if strict and (inside := self._in_folder(keys, candidates)) is not None:
             candidates = inside
         scored = [(common_end(file.keys[:-1], keys[:-1]) + 1, file) for file in candidates]
         best = max((fit for fit, _ in scored), default=0)
@@ -143,7 +187,7 @@ class ImageFinder:
             self._files = list(_walk(self.roots))
             for file in self._files:
                 self._by_key.setdefault(file.keys[-1], []).append(file)
-                if _is_image(file.keys[-1]):
+                if file.keys[-1].endswith(IMAGE_SUFFIXES):
                     self._by_stem.setdefault(os.path.splitext(file.keys[-1])[0], []).append(file)
             for folder in {file.keys[:-1] for file in self._files}:
                 self._folders.update(folder[first:] for first in range(len(folder)))
@@ -152,7 +196,6 @@ class ImageFinder:
 
 def _spellings(name: str) -> Iterator[tuple[str, ...]]:
     """The parts of a name, if read as a path of any system, then as a URL."""
-    seen = set()
     local = name.rpartition("?d=")[2]  # Label Studio: /data/local-files/?d=images/a.png
     for text in (name, unquote(name), unquote(local), unquote(name.split("?")[0])):
         parts: list[str] = []
@@ -161,31 +204,22 @@ def _spellings(name: str) -> Iterator[tuple[str, ...]]:
                 del parts[-1:]
             elif part not in ("", ".") and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", part):
                 parts.append(part)
-        if parts and (found := tuple(parts)) not in seen:
-            seen.add(found)
-            yield found
+        if parts:
+            yield tuple(parts)
 
 
 def _walk(roots: Sequence[Path]) -> Iterator[_File]:
-    """The files below the roots, each once. Hidden ones and links to folders are passed over."""
+    """The files below the roots, each once."""
     tops = [i for i, root in enumerate(roots) if root.is_dir()]
     real = {i: roots[i].resolve() for i in tops}
     outer = [i for i in tops if not any(real[i] != real[j] and real[i].is_relative_to(real[j]) for j in tops)]
-    firsts = {real[i]: i for i in reversed(outer)}
-    count = 0
-    for folder, i in firsts.items():
+    for folder, i in {real[i]: i for i in reversed(outer)}.items():
         inside = [(j, real[j].relative_to(folder).parts) for j in tops if real[j].is_relative_to(folder)]
-        for where, folders, files in os.walk(folder):
-            folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-            above = Path(where).relative_to(folder).parts
-            priority = min(j for j, parts in inside if above[: len(parts)] == parts)
-            for file in files:
-                if not file.startswith(".") and is_text(file) and file.isprintable():
-                    parts = (*above, file)
-                    yield _File(i, parts, tuple(map(_key, parts)), priority)
-                    count += 1
-            if count > _MOST_FILES:
-                return
+        for name in islice(names_below(folder), _MOST_FILES):
+            parts = tuple(name.split("/"))
+            if name.isprintable():
+                priority = min(j for j, above in inside if parts[: len(above)] == above)
+                yield _File(i, parts, tuple(map(_key, parts)), priority)
 
 
 @cache
@@ -216,10 +250,6 @@ def common_end(one: Sequence[str], two: Sequence[str]) -> int:
 def _suffix(name: str) -> str:
     suffix = os.path.splitext(name)[1]
     return _SAME_SUFFIX.get(suffix, suffix)
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1] in (*IMAGE_SUFFIXES, *_SAME_SUFFIX)
 
 
 def _list(folder: Path) -> frozenset[str]:

@@ -1,12 +1,13 @@
 """Image files by names that another system or tool wrote."""
 
+import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from maskrcnn.data.formats import read_dataset
-from maskrcnn.data.names import Found, ImageFinder, Lost
+from maskrcnn.data.names import Found, ImageFinder, Lost, names_below
 from maskrcnn.errors import DataError
 from tests.data.test_coco import coco, write
 
@@ -94,3 +95,43 @@ def test_the_error_names_a_file_and_where_it_was_looked_for(tmp_path) -> None:
         DataError, match=r"none of its 3 images .*a\.png, looked for in .*nearest name there is .*aa\.png"
     ):
         read_dataset(path)
+
+
+def test_a_name_may_be_meant_from_another_folder(folder) -> None:
+    (folder / "json" / "y").mkdir(parents=True)
+    finder = ImageFinder([folder])
+    for name, near, expected in (
+        ("same.png", "x", "x/same.png"),
+        ("../same.png", "x/json", "x/same.png"),
+        ("..\\..\\y\\SAME.png", "json/x", "y/same.png"),
+        ("same.png", "json/y", "y/same.png"),  # a folder of annotations, called as that of the images
+        ("images/pic1.png", "x", "images/pic1.png"),
+    ):
+        found = finder.find(name, near)
+        assert isinstance(found, Found)
+        assert found.name == expected
+    assert finder.with_stem("pic1", "images") == "images/pic1.png"
+    assert finder.with_stem("pic1", "x") is None
+    assert "images/pic2" not in finder.images()
+
+
+def test_files_below_a_folder_come_folder_by_folder(folder) -> None:
+    for hidden in (".git/a.png", "x/.a.png", "__MACOSX/x/._same.png"):
+        (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (folder / hidden).touch()
+    (folder / "a.png").symlink_to(folder / "x" / "same.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "x" / "gone.png").symlink_to(folder / "nothing.png")
+    found = [name for name in names_below(folder, (".png", ".tiff")) if name.isascii()]
+    assert found == ["a.png", "images/one.tiff", "images/pic1.png", "images/shot 1.png", "x/same.png", "y/same.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are texts there")
+def test_a_file_whose_name_is_no_text_is_named_and_passed_over(tmp_path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"\xff.png")).touch()
+    except OSError:
+        pytest.skip("this disk stores texts only")
+    (tmp_path / "a.png").touch()
+    with pytest.warns(UserWarning, match=r"udcff\.png' is passed over: its name is no text; rename it"):
+        assert list(names_below(tmp_path)) == ["a.png"]

@@ -7,10 +7,9 @@ read, because the official evaluation reads it; polygons are drawn as its own to
 """
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +25,7 @@ from ..bitmaps import draw_window
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, write_label_image
+from ..names import names_below
 from ..shapes import shapes_of_bitmap
 from ..validate import FAR, integer, show
 from . import ReadOptions, Source
@@ -239,16 +239,10 @@ def _image_root(folder: Path, split: str, given: Path | None) -> Path:
     return folder
 
 
-def _files(folder: Path) -> Iterator[str]:
-    for place, _, files in os.walk(folder):
-        inside = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        yield from ((inside / name).as_posix() for name in files if not name.startswith("."))
-
-
 def _annotations(folder: Path) -> dict[str, _Files]:
     """The files of each image by `city/base`."""
     found: dict[str, _Files] = {}
-    for name in _files(folder):
+    for name in names_below(folder):
         if match := _FILE.fullmatch(name):
             kind = "ids" if match["kind"].endswith(".png") else "polygons"
             found[match["base"]] = found.get(match["base"], _Files())._replace(**{kind: folder / name})
@@ -261,10 +255,9 @@ def _images(root: Path, annotated: Set[str]) -> dict[str, str]:
     If images of another place are named, they need not be in folders of cities.
     """
     found: dict[str, str] = {}
-    for name in sorted(_files(root)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES and "_gtFine_" not in name:
-            key = stem.removesuffix(_OF_IMAGE)
+    for name in sorted(names_below(root, IMAGE_SUFFIXES)):
+        if "_gtFine_" not in name:
+            key = name.rpartition(".")[0].removesuffix(_OF_IMAGE)
             if key in found:
                 raise DataError(f"{root}: {found[key]} and {name} may both be the image of {key}; remove one")
             found[key] = name

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.etree.ElementTree import Element
@@ -27,9 +28,10 @@ from ...ops.rle import counts_from_bitmap
 from ..bitmaps import draw_bitmap
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
+from ..names import names_below
 from ..validate import FAR
 from . import ReadOptions, Source
-from .files import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below
+from .files import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints
 from .naming import Names
 from .outlines import ellipse
 from .rings import rings_of, rle_of_window, window_of
@@ -247,15 +249,14 @@ def _add_images(builder: DatasetBuilder, images: list[_Image], options: ReadOpti
 
 def _add_unlisted(builder: DatasetBuilder, folder: Path, listed: set[str], last: int, options: ReadOptions) -> None:
     """Images that the file does not list are unlabelled: left out and counted, unless they are background."""
-    known, own = {name.replace("\\", "/") for name in listed}, folder == builder.source.parent
-    paths = sorted(folder.iterdir()) if own else files_below(folder, IMAGE_SUFFIXES, links=True)
-    for path in paths:  # beside the XML only what is beside it: anything may be below
-        name = path.relative_to(folder).as_posix()
-        if name in known or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-            continue
+    names = names_below(folder, IMAGE_SUFFIXES)
+    if folder == builder.source.parent:  # beside the XML only what is beside it: anything may be below
+        names = takewhile(lambda name: "/" not in name, names)
+    known = {name.replace("\\", "/") for name in listed}
+    for name in sorted(name for name in names if name not in known):
         if options.unlabelled == "background":
             last += 1
-            add_image_file(builder, last, path, name)
+            add_image_file(builder, last, folder / name, name)
         else:
             builder.refuse("image", "image without annotations", name)
 

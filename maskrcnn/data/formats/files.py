@@ -1,23 +1,29 @@
 """What several formats need to find, read and write their files."""
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ...categories import Category
 from ...errors import DataError
+from ...files import fingerprint
 from ...images import image_size
 from ..builder import DatasetBuilder
 from ..dataset import Record
+from ..names import names_below
 from ..validate import wrong_name
+from . import Source
 
 # The usual names of splits, in the order in which they are tried.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 MOST_BYTES = 1 << 28  # of an annotation file that is parsed as a whole
+_MOST_FILES = 1000  # of a folder that are looked at to find its annotation file
 
 
 def split_folders(place: Path) -> dict[str, Path]:
@@ -32,27 +38,67 @@ def images_of_split(images: Path, split: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), images)
 
 
-def files_below(folder: Path, suffixes: Iterable[str], *, links: bool = False) -> Iterator[Path]:
-    """The files below a folder with one of these suffixes (lower case), sorted. Hidden ones are left out, and links
-    unless `links`: images are often linked.
+def one_file_each(
+    format: str, place: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int], *, several: int = 0
+) -> dict[str, Source]:
+    """The one annotation file of each split, or of a folder that is not divided, for formats with one file a data set.
+
+    `rank` says how likely a file is meant, 0 if it is of another format. If several are the likeliest, their folder is
+    meant if they are of the rank `several`; else `DataError` is raised.
     """
-    wanted = frozenset(suffixes)
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in wanted and not hidden and path.is_file() and (links or not path.is_symlink()):
-            yield path
+    if place.is_file():
+        return {"all": Source(format, place)} if rank(place) else {}
+    found = {split: _likeliest(folder, suffixes, rank, several) for split, folder in split_folders(place).items()}
+    if "train" in found and found["train"] is None:
+        found = {"all": _likeliest(place, suffixes, rank, several)}
+    return {split: Source(format, path, split) for split, path in found.items() if path is not None}
+
+
+def _likeliest(folder: Path, suffixes: tuple[str, ...], rank: Callable[[Path], int], several: int) -> Path | None:
+    names = itertools.islice(names_below(folder, suffixes), _MOST_FILES)
+    ranks = {name: rank(folder / name) for name in names}
+    best = max(ranks.values(), default=0)
+    likeliest = [name for name, number in ranks.items() if number == best] if best else []
+    if len(likeliest) > 1 and best == several:
+        return folder
+    if len(likeliest) > 1:
+        listed = ", ".join(likeliest[:5])
+        raise DataError(f"{folder}: {listed} are all annotation files of one format; name one instead of the folder")
+    return folder / likeliest[0] if likeliest else None
+
+
+def image_folder(annotations: Path, images: Path | None) -> Path:
+    """The folder below which the images of an annotation file are: as the user says, else that of the file, or the one
+    above if the file is in a folder for annotations."""
+    if images is not None:
+        return images
+    folder = annotations.absolute().parent
+    return folder.parent if folder.name.lower() in ("annotations", "annotation", "labels", "json") else folder
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an image, from its header; None if it cannot be read."""
+    try:
+        return image_size(path)
+    except DataError:
+        return None
 
 
 def add_image_file(builder: DatasetBuilder, id: int, path: Path, name: str) -> tuple[int, int] | None:
     """Adds an image whose annotations do not state its size, and returns its (height, width); None if it is unusable,
     which the builder reports.
     """
-    try:
-        size = image_size(path)
-    except DataError:
-        size = None
+    size = size_of(path)
     builder.add_image(id, name, *(size or (None, None)))
     return size
+
+
+def fingerprint_of(files: Sequence[Path]) -> str:
+    """SHA-256 of the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {fingerprint(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def load_json(path: Path) -> Any:

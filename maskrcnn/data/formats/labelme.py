@@ -25,11 +25,20 @@ from ...files import write_json
 from ...images import MAX_PIXELS, read_image
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record, Shape
+from ..names import Found, ImageFinder, names_below
 from ..validate import FAR, integer, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import ImagePlacer, categories_by_name, count_keypoints, load_json, relative, split_folders
-from .lookup import ImageFolder, files_in, fingerprint_of, size_of
+from .files import (
+    ImagePlacer,
+    categories_by_name,
+    count_keypoints,
+    fingerprint_of,
+    load_json,
+    relative,
+    size_of,
+    split_folders,
+)
 from .naming import Names
 from .outlines import (
     Stated,
@@ -75,7 +84,7 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
     found = {
         split: Source("labelme", folder, split)
         for split, folder in split_folders(place).items()
-        if any(map(_is_labelme, files_in(folder, (".json",))))
+        if any(_is_labelme(folder / name) for name in names_below(folder, (".json",)))
     }
     return found if not found or "train" in found or "all" in found else {"all": Source("labelme", place)}
 
@@ -86,9 +95,9 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     An image that no json names is left out and counted. Raises `DataError` if there is no object or no image at all.
     """
     whole = source.path.is_dir()
-    files = [path for path in files_in(source.path, (".json",)) if _is_labelme(path)] if whole else [source.path]
     folder = source.path if whole else source.path.parent
-    images = ImageFolder(options.images or folder)
+    files = list(filter(_is_labelme, map(folder.joinpath, names_below(folder, (".json",))))) if whole else [source.path]
+    images = ImageFinder([options.images or folder])
     found: dict[str, _Image] = {}
     refused: dict[str, tuple[str, str]] = {}  # by the image's name, else the json's
     for path in files:
@@ -97,7 +106,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         except DataError as error:
             if not whole or options.strict:
                 raise
-            name = images.find_stem(path.stem, path.parent.relative_to(folder).as_posix()) or path.name
+            name = images.with_stem(path.stem, path.parent.relative_to(folder).as_posix()) or path.name
             refused[name] = "annotation file that cannot be read", str(error)
             continue
         if image.name in found:
@@ -111,11 +120,11 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         raise DataError(
             f"{source.path}: none of its {len(files)} annotation files can be used; the first: {reason} ({detail})"
         )
-    for name in images.names if whole else []:
+    for name in images.images() if whole else []:
         if name not in found and name not in refused:
-            size = size_of(images.root / name) if options.unlabelled == "background" else None
+            size = size_of(images.roots[0] / name) if options.unlabelled == "background" else None
             if size is not None:
-                found[name] = _Image(name, images.root, size, [], [])
+                found[name] = _Image(name, images.roots[0], size, [], [])
             else:
                 refused[name] = "image without an annotation file, left out", name
     builder = _builder(source, found, options)
@@ -167,7 +176,7 @@ def _is_labelme(path: Path) -> bool:
     return opened and sum(key in ends for key in keys) >= 2
 
 
-def _read_file(path: Path, images: ImageFolder, options: ReadOptions) -> _Image:
+def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> _Image:
     """The image that a json annotates, with its objects. Raises `DataError` if that cannot be known."""
     content = load_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
@@ -187,18 +196,18 @@ def _read_file(path: Path, images: ImageFolder, options: ReadOptions) -> _Image:
     return _Image(name, root, stated or size, objects, faults)
 
 
-def _find_image(path: Path, content: dict[str, Any], images: ImageFolder) -> tuple[Path, str]:
+def _find_image(path: Path, content: dict[str, Any], images: ImageFinder) -> tuple[Path, str]:
     """The root of the image and its name there: as `imagePath` says, else named as the json, else out of the json."""
-    stated = content.get("imagePath")
-    near = path.parent.relative_to(images.root).as_posix() if path.is_relative_to(images.root) else ""
-    if is_text(stated) and stated and (name := images.find(stated, near)):
-        return images.root, name
-    if name := images.find_stem(path.stem, near):
-        return images.root, name
+    stated, (root,) = content.get("imagePath"), images.roots
+    near = path.parent.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+    if isinstance(found := images.find(stated, near), Found):
+        return root, found.name
+    if name := images.with_stem(path.stem, near):
+        return root, name
     if isinstance(data := content.get("imageData"), str) and data:
-        return unpack(data, f"{near}/{path.stem}", images.root, path)
+        return unpack(data, f"{near}/{path.stem}", root, path)
     raise DataError(
-        f"{path}: its image {show(stated)} is not below {images.root}, and the file does not embed it; "
+        f"{path}: its image {show(stated)} is not below {root}, and the file does not embed it; "
         "name the folder of the images with --images FOLDER"
     )
 

@@ -23,13 +23,21 @@ from ...errors import DataError
 from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
+from ..names import Found, ImageFinder, names_below
 from ..validate import FAR, show
 from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
 from .embedded import unpack
-from .files import ImagePlacer, categories_by_name, count_keypoints
+from .files import (
+    ImagePlacer,
+    categories_by_name,
+    count_keypoints,
+    fingerprint_of,
+    image_folder,
+    one_file_each,
+    size_of,
+)
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
-from .lookup import ImageFolder, files_in, fingerprint_of, image_folder, one_file_each, size_of
 from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
 from .rings import rle_of_window
 
@@ -70,12 +78,13 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     objects. Raises `DataError` if there is no object or no image at all.
     """
     path = source.path
+    files, root = [path], options.images or path
     if path.is_dir():
-        files, folder = [file for file in files_in(path, (".json",)) if rank(file) == ONE_TASK], options.images or path
+        files = [file for name in names_below(path, (".json",)) if rank(file := path / name) == ONE_TASK]
     else:
-        files, folder = [path], image_folder(path, options.images)
+        root = image_folder(path, options.images)
     tasks, faults = load(path, files)
-    images = ImageFolder(folder)
+    images = ImageFinder([root])
     found: dict[str, _Found] = {}
     left_out: list[tuple[str, str]] = []
     for task in tasks:
@@ -89,22 +98,23 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             left_out.append(("image of a second task, left out", image.name))
         else:
             found[image.name] = image
-    builder = _builder(source, found, images.root, options)
+    builder = _builder(source, found, root, options)
     for reason, detail in (*faults, *left_out):
         builder.refuse("image", reason, detail)
     return builder.build(fingerprint_of(files))
 
 
-def _find_image(path: Path, task: Task, images: ImageFolder) -> _Found:
+def _find_image(path: Path, task: Task, images: ImageFinder) -> _Found:
     """The image of a task: a file, else what the task embeds, else the name that the builder will not find."""
+    (root,) = images.roots
     for stated in names_of(task.image):
-        if name := images.find(stated):
-            return _Found(name, images.root, size_of(images.root / name), task)
+        if isinstance(found := images.find(stated), Found):
+            return _Found(found.name, root, size_of(root / found.name), task)
     if task.image.startswith("data:image/"):
         number = hashlib.sha256(task.image.encode()).hexdigest()[:16]
-        root, name = unpack(task.image, number, images.root, path)
+        root, name = unpack(task.image, number, root, path)
         return _Found(name, root, size_of(root / name), task)
-    return _Found((names_of(task.image) or [show(task.image)])[0].lstrip("/"), images.root, None, task)
+    return _Found((names_of(task.image) or [show(task.image)])[0].lstrip("/"), root, None, task)
 
 
 def _builder(source: Source, found: dict[str, _Found], root: Path, options: ReadOptions) -> DatasetBuilder:

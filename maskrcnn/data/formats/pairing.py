@@ -1,6 +1,5 @@
 """Which mask files belong to which image, by their names and folders."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from ..label_images import LABEL_SUFFIXES
+from ..names import names_below
 
 _MASKS = re.compile(r"mask|(?<!un)label|annot|segm|instance|ground.?truth|(^|[^a-z])(seg|gt)($|[^a-z])")
 _IMAGES = re.compile(r"image|img|photo|(^|[^a-z])(raw|rgb|inputs?|originals?)($|[^a-z])")
@@ -193,7 +193,7 @@ def _image_of(stem: str, tables: list[dict[str, list[str]]], sides: _Sides, mask
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not _hidden(sub.name))
+    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and not sub.name.startswith((".", "__MACOSX")))
 
 
 def _is_masks(name: str) -> bool:
@@ -209,21 +209,8 @@ def _names(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """The names of the files below a folder with one of these suffixes; links to files count, but neither hidden files
-    nor the by-products of Cellpose do.
-    """
-    for place, subfolders, files in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not _hidden(name)]
-        inside = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        yield from (
-            (inside / name).as_posix()
-            for name in files
-            if name.lower().endswith(suffixes) and not _hidden(name) and not _OF_CELLPOSE.search(name)
-        )
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
+    """The names of the files below a folder, without the by-products of Cellpose."""
+    return (name for name in names_below(folder, suffixes) if not _OF_CELLPOSE.search(name))
 
 
 def _stem(name: str) -> str:

@@ -20,11 +20,19 @@ from ...errors import DataError
 from ...files import fingerprint, replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
+from ..names import Found, ImageFinder
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import ImagePlacer, categories_by_name, count_keypoints, relative
-from .lookup import ImageFolder, image_folder, one_file_each, size_of
+from .files import (
+    ImagePlacer,
+    categories_by_name,
+    count_keypoints,
+    image_folder,
+    one_file_each,
+    relative,
+    size_of,
+)
 from .outlines import Stated, ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class
 from .via_file import Entry, Region, kind_of, load
@@ -55,7 +63,8 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     path = source.path
     project = load(path)
     class_of = choose_class(path, project)
-    images = ImageFolder(image_folder(path, options.images))
+    root = image_folder(path, options.images)
+    images = ImageFinder([root])
     found: dict[str, _Found] = {}
     merged: Counter[str] = Counter()
     for entry in project.entries:
@@ -66,16 +75,14 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             regions = regions + [region for region in entry.regions if region not in regions]
             image = image._replace(entry=entry._replace(regions=regions))
         found[image.name] = image
-    left_out = [name for name in images.names if name not in found]
+    left_out = [name for name in images.images() if name not in found]
     if options.unlabelled == "background":
-        found |= {
-            name: _Found(name, images.root, size_of(images.root / name), Entry(name, [], {})) for name in left_out
-        }
+        found |= {name: _Found(name, root, size_of(root / name), Entry(name, [], {})) for name in left_out}
         left_out = []
     elif options.unlabelled == "skip":
         left_out += [name for name, image in found.items() if not image.entry.regions]
         found = {name: image for name, image in found.items() if image.entry.regions}
-    builder = _builder(source, found, images.root, class_of, options)
+    builder = _builder(source, found, root, class_of, options)
     for name, count in merged.items():
         builder.report.add(
             "repair", "image that is listed several times, its regions joined", f"{name}, {count + 1} times"
@@ -96,15 +103,15 @@ class _Found(NamedTuple):
     entry: Entry
 
 
-def _find_image(path: Path, entry: Entry, images: ImageFolder) -> _Found:
+def _find_image(path: Path, entry: Entry, images: ImageFinder) -> _Found:
     """The image of an entry: a file, else what the entry embeds, else the name that the builder will not find."""
-    stated = entry.name if is_text(entry.name) else ""
-    if stated and (name := images.find(stated)):
-        return _Found(name, images.root, size_of(images.root / name), entry)
+    stated, (root,) = entry.name if is_text(entry.name) else "", images.roots
+    if isinstance(found := images.find(stated), Found):
+        return _Found(found.name, root, size_of(root / found.name), entry)
     if entry.embedded:
-        root, name = unpack(entry.embedded, PureWindowsPath(stated).stem or "image", images.root, path)
+        root, name = unpack(entry.embedded, PureWindowsPath(stated).stem or "image", root, path)
         return _Found(name, root, size_of(root / name), entry)
-    return _Found(stated or show(entry.name), images.root, None, entry)
+    return _Found(stated or show(entry.name), root, None, entry)
 
 
 def _builder(

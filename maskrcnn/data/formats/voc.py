@@ -28,9 +28,10 @@ from ...images import IMAGE_SUFFIXES
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..label_images import paint_objects
+from ..names import names_below
 from ..validate import BOX_TOLERANCE
 from . import ReadOptions, Source
-from .files import ImagePlacer, add_image_file, categories_by_name, count_keypoints, files_below, split_folders
+from .files import ImagePlacer, add_image_file, categories_by_name, count_keypoints, split_folders
 from .naming import Names
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
 from .xmls import has_root, load_xml, number, printable
@@ -246,7 +247,7 @@ def _tree(place: Path) -> _Tree | None:
     if xml is not None and not _has_xml(xml):
         xml = None
     if xml is None and instances is None:
-        if classes is not None and any(files_below(classes, (".png",))):
+        if classes is not None and any(names_below(classes, (".png",))):
             raise DataError(
                 f"{place}: has SegmentationClass, but neither SegmentationObject nor Annotations; which object a pixel "
                 "belongs to is not stated"
@@ -286,11 +287,8 @@ def _keys(tree: _Tree, source: Source, images: "_Images") -> tuple[list[str], bo
         return [source.path.relative_to(tree.xml).with_suffix("").as_posix()], True
     path = _lists(tree).get(source.split)
     if path is None:
-        keys = {file.relative_to(tree.xml).with_suffix("").as_posix() for file in files_below(tree.xml, (".xml",))}
-        if tree.instances is not None:
-            files = files_below(tree.instances, (".png",))
-            keys |= {file.relative_to(tree.instances).with_suffix("").as_posix() for file in files}
-        return sorted(keys), False
+        masks = names_below(tree.instances, (".png",)) if tree.instances is not None else ()
+        return sorted({name[:-4] for name in (*names_below(tree.xml, (".xml",)), *masks)}), False
     try:
         if path.stat().st_size > _MOST_LINES:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes; at most {_MOST_LINES:,} are read")
@@ -319,10 +317,9 @@ class _Images:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots, self.names, self._all, self._used = roots, dict[str, str](), set[str](), set[str]()
         for root in roots:
-            for path in files_below(root, IMAGE_SUFFIXES, links=True):
-                name = path.relative_to(root)
-                self.names.setdefault(name.with_suffix("").as_posix(), name.as_posix())
-                self._all.add(name.as_posix())
+            for name in names_below(root, IMAGE_SUFFIXES):
+                self.names.setdefault(name.rpartition(".")[0], name)
+                self._all.add(name)
         stems = Counter(PurePosixPath(name).stem for name in self.names.values())
         self._by_stem = {stem: n for n in self.names.values() if stems[stem := PurePosixPath(n).stem] == 1}
 

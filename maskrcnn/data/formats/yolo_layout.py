@@ -7,16 +7,17 @@ in a folder, they stay in that folder.
 
 import os
 import re
-from collections.abc import Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short  # aliases of YAML can make a list exponentially long
 from typing import Any, NamedTuple
 
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
+from ..names import names_below
 from . import ReadOptions
-from .files import files_below, split_folders
+from .files import split_folders
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # preferred if a folder has several
@@ -126,12 +127,12 @@ def _undescribed(place: Path) -> LabelSet | None:
     splits: dict[str, list[str]] = {}
     if (place / "labels").is_dir():
         for split, folder in split_folders(place / "labels").items():
-            if _has_labels(folder):
+            if _has_labels(folder, below=True):
                 splits[split] = [str(PurePosixPath("images", folder.relative_to(place / "labels").as_posix()))]
     else:
         for split, folder in split_folders(place).items():
             inner = "images" if (folder / "labels").is_dir() else ""
-            if _has_labels(folder / "labels") if inner else _has_labels(folder, "*.txt"):
+            if _has_labels(folder / "labels" if inner else folder, below=bool(inner)):
                 splits[split] = [str(PurePosixPath(folder.relative_to(place).as_posix(), inner))]
     if not splits:
         return None
@@ -140,10 +141,16 @@ def _undescribed(place: Path) -> LabelSet | None:
     return LabelSet(place, None, _listed_names(lists[0]) if lists else None, splits)
 
 
-def _has_labels(folder: Path, pattern: str = "**/*.txt") -> bool:
-    """Whether one of the first files is a label file."""
-    files = (path for path in folder.glob(pattern) if path.name.lower() not in _NO_LABELS and path.is_file())
-    return any(_is_label(path) for path in islice(files, _PROBED))
+def _labels_below(folder: Path) -> Iterator[Path]:
+    """The text files below a folder that may be labels."""
+    names = names_below(folder, (".txt",))
+    return (folder / name for name in names if PurePosixPath(name).name.lower() not in _NO_LABELS)
+
+
+def _has_labels(folder: Path, *, below: bool) -> bool:
+    """Whether one of the first files in a folder, or also `below` it, is a label file."""
+    labels = takewhile(lambda label: below or label.parent == folder, _labels_below(folder))
+    return any(map(_is_label, islice(labels, _PROBED)))
 
 
 def _is_label(path: Path) -> bool:
@@ -179,7 +186,7 @@ def images_of(found: LabelSet, split: str, options: ReadOptions) -> tuple[Path, 
                 "correct it, or name the folder of the images with --images FOLDER"
             )
         if place.is_dir():
-            files += files_below(place, IMAGE_SUFFIXES, links=True)
+            files += [place / name for name in names_below(place, IMAGE_SUFFIXES)]
             folders.append(place)
         else:
             listed, unknown = _listed(found, place)
@@ -188,12 +195,8 @@ def images_of(found: LabelSet, split: str, options: ReadOptions) -> tuple[Path, 
     root = folders[0] if len(folders) == 1 == len(found.splits[split]) else _common(found.base, files)
     images = [Labelled(path.relative_to(root).as_posix(), _label_of(path, found.base)) for path in files]
     used = {image.label for image in images}
-    spare = [
-        label
-        for folder in folders
-        for label in files_below(_label_folder(folder, found.base) or folder, (".txt",))
-        if label not in used and label.name.lower() not in _NO_LABELS and _is_label(label)
-    ]
+    labels = (label for folder in folders for label in _labels_below(_label_folder(folder, found.base) or folder))
+    spare = [label for label in labels if label not in used and _is_label(label)]
     return root, images + [Labelled(name, None) for name in missing], spare
 
 
@@ -215,11 +218,9 @@ def _elsewhere(found: LabelSet, split: str, root: Path) -> tuple[Path, list[Labe
         *(found.base / p for p in (f"labels/{split}", f"{split}/labels", "labels")),
     ]
     folder = next((guess for guess in guesses if guess is not None and guess.is_dir()), found.base)
-    paths = files_below(root, IMAGE_SUFFIXES, links=True)
     files: dict[str, list[str]] = {}
-    for path in paths:
-        name = path.relative_to(root)
-        files.setdefault(name.with_suffix("").as_posix(), []).append(name.as_posix())
+    for name in sorted(names_below(root, IMAGE_SUFFIXES)):
+        files.setdefault(name.rpartition(".")[0], []).append(name)
     # Names that say less: without the folders `images` and `labels`, which layouts add and writers leave out; alone.
     shorter: dict[str, list[str]] = {}
     for stem in files:
@@ -227,9 +228,7 @@ def _elsewhere(found: LabelSet, split: str, root: Path) -> tuple[Path, list[Labe
         for less in {"/".join(part for part in parts if part not in ("images", "labels")), parts[-1]}:
             shorter.setdefault(less, []).append(stem)
     labels, spare = dict[str, Path](), list[Path]()
-    for label in files_below(folder, (".txt",)):
-        if label.name.lower() in _NO_LABELS:
-            continue
+    for label in _labels_below(folder):
         stem = label.relative_to(folder).with_suffix("").as_posix()
         fitting = [shorter[name] for name in (stem, label.stem) if len(shorter.get(name, ())) == 1]
         match = next((s for s in (stem, f"{split}/{stem}", *chain(*fitting)) if s in files), None)
