@@ -65,25 +65,28 @@ def measure(
     of_class = np.searchsorted(labels[ranked], np.arange(K + 1))
     for a, (low, high) in enumerate(AREAS):
         outside = ignore | (truth.areas < low) | (truth.areas > high)
-        hit, free = match(pairs, len(labels), ignore, outside)
-        free |= ~hit & ((areas < low) | (areas > high))
+        matched = match(pairs, len(labels), ignore, outside)
+        hit = matched >= 0
+        free = np.where(hit, np.append(outside, False)[matched], (areas < low) | (areas > high))
         wanted = np.bincount(truth.labels[~outside], minlength=K)
         for label in np.flatnonzero(wanted).tolist():
             mine = ranked[of_class[label] : of_class[label + 1]]
             for m, limit in enumerate(limits):
                 chosen = mine[rank[mine] < limit]
-                curve = _curve(hit[:, chosen], free[:, chosen], scores[chosen], int(wanted[label]))
+                curve = curve_of(hit[:, chosen], free[:, chosen], scores[chosen], int(wanted[label]))
                 precision[:, :, label, a, m], recall[:, label, a, m], at[:, :, label, a, m] = curve
     return precision, recall, at
 
 
-def close_pairs(truth: Objects, found: Objects) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detections and objects of one image and class with an IoU of at least 0.5, and that IoU, [P] each.
+def close_pairs(
+    truth: Objects, found: Objects, *, least: float = IOUS[0], of_one_class: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Detections and objects of one image, and of one class, with an IoU of at least `least`, and that IoU, [P] each.
 
     For a crowd the union is the detection alone, as in cocoapi.
     """
-    groups = [(side.images * (1 + int(truth.labels.max(initial=0) + found.labels.max(initial=0))) + side.labels)
-              for side in (found, truth)]  # fmt: skip
+    classes = 1 + int(truth.labels.max(initial=0) + found.labels.max(initial=0))
+    groups = [side.images * classes + side.labels if of_one_class else side.images for side in (found, truth)]
     if truth.runs is not None and found.runs is not None:
         assert truth.heights is not None
         assert found.heights is not None
@@ -101,26 +104,29 @@ def close_pairs(truth: Objects, found: Objects) -> tuple[np.ndarray, np.ndarray,
     if truth.ignore is not None:
         total = np.where(truth.ignore[right], own, total)
     ious = np.divide(common, total, out=np.zeros(len(common)), where=total > 0)
-    close = ious >= IOUS[0]
+    close = ious >= least
     return left[close], right[close], ious[close]
 
 
 def match(
-    pairs: tuple[np.ndarray, np.ndarray, np.ndarray], detections: int, crowds: np.ndarray, outside: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections are matched at each IoU, and which of those to an object that does not count: bool [10 D] each.
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
+    detections: int,
+    crowds: np.ndarray,
+    outside: np.ndarray,
+    thresholds: np.ndarray = IOUS,
+) -> np.ndarray:
+    """The object to which each detection is matched at each IoU, int64 [T D]; -1 for none.
 
     `pairs` are detections, numbered in the order of their scores, objects, and IoUs. An object is matched once, unless
     it is one of the `crowds`; objects `outside` do not count, and are matched only if no other one is left.
     """
-    hit = np.zeros((len(IOUS), detections), dtype=bool)
-    free = hit.copy()
+    matched = np.full((len(thresholds), detections), -1)
     number, objects, ious = pairs
-    thresholds = np.minimum(IOUS, 1 - 1e-10)
+    thresholds = np.minimum(thresholds, 1 - 1e-10)
     alone = np.bincount(number, minlength=detections)[number] == 1
     alone &= crowds[objects] | (np.bincount(objects, minlength=len(crowds))[objects] == 1)
-    hit[:, number[alone]] = ious[alone] >= thresholds[:, None]  # nobody else wants these objects
-    free[:, number[alone]] = hit[:, number[alone]] & outside[objects[alone]]
+    # nobody else wants these objects
+    matched[:, number[alone]] = np.where(ious[alone] >= thresholds[:, None], objects[alone], -1)
     number, objects, ious = number[~alone], objects[~alone], ious[~alone]
     wishes = np.lexsort((-objects, -ious, outside[objects], number))  # best first, of each detection in its turn
     number, objects, ious = number[wishes].tolist(), objects[wishes].tolist(), ious[wishes].tolist()
@@ -130,26 +136,26 @@ def match(
         for one, wanted, iou in zip(number, objects, ious, strict=True):
             if one != last and iou >= threshold and wanted not in taken:
                 last = one
-                hit[t, one], free[t, one] = True, outside[wanted]
+                matched[t, one] = wanted
                 if not crowds[wanted]:
                     taken.add(wanted)
-    return hit, free
+    return matched
 
 
-def _curve(
+def curve_of(
     hit: np.ndarray, free: np.ndarray, scores: np.ndarray, wanted: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision [10 101], recall [10] and scores [10 101] of one class; `hit` and `free` [10 n] are best first."""
+    """Precision [T 101], recall [T] and scores [T 101] of one class; `hit` and `free` [T n] are best first."""
     right, wrong = (np.cumsum(which, axis=1, dtype=np.float64) for which in (hit & ~free, ~hit & ~free))
     reached = right / wanted
     precision = right / (wrong + right + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    curve, at = np.zeros((2, len(IOUS), len(RECALLS)))
-    for t in range(len(IOUS)):
+    curve, at = np.zeros((2, len(hit), len(RECALLS)))
+    for t in range(len(hit)):
         place = np.searchsorted(reached[t], RECALLS, side="left")
         known = place < len(scores)
         curve[t, known], at[t, known] = precision[t, place[known]], scores[place[known]]
-    return curve, reached[:, -1] if len(scores) else np.zeros(len(IOUS)), at
+    return curve, reached[:, -1] if len(scores) else np.zeros(len(hit)), at
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:

@@ -54,9 +54,12 @@ def tiles(rows: Iterable[tuple[str, str]]) -> str:
     return f"<div class=tiles>{''.join(shown)}</div>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], styles: Sequence[Sequence[str]] = ()) -> str:
+    """A table that scrolls if it is too wide; `styles` are CSS of its cells, row by row."""
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    for i, row in enumerate(rows):
+        looks = [f" style='{look}'" if look else "" for look in styles[i]] if styles else [""] * len(row)
+        lines.append("".join(f"<td{look}>{escape(cell)}</td>" for look, cell in zip(looks, row, strict=True)))
     return "<div class=wide><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
