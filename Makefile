@@ -59,7 +59,7 @@ $(BIN)/python $(BENCH)/bin/python: %/bin/python:
 
 $(RUNNING): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing maskrcnn into $(VENV)"
-	@began=$$(date +%s); $(PIP) install --constraint constraints.txt --editable '.[plots]' && \
+	@began=$$(date +%s); $(PIP) install --constraint constraints.txt --editable . && \
 	  echo "installed in $$(( $$(date +%s) - began )) s (downloads included)"
 	@touch $@
 

@@ -12,6 +12,7 @@ from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
 from .data.formats import read_dataset
 from .evaluation.coco import measure_rows
+from .evaluation.errors import judge_rows
 from .files import fingerprint, write_json
 from .predict import load
 from .reports.run_report import read_history, write_report
@@ -26,7 +27,7 @@ SETTINGS = (  # no workers: reading is cheap here, and a worker would take a cor
     "model.box_head.positive_fraction=0.3", "model.box_head.smooth_l1_beta=0.1", "train.evaluate_every=0",
     "train.validation_loss=false",
 )  # fmt: skip
-OVERLAYS, SHOWN = 40, 12  # images that get an overlay, and those of them that the report shows
+OVERLAYS = 40  # images that get one
 
 OWN_DATA = """maskrcnn train DATA --model R-18-FPN --out runs/mine
 maskrcnn predict runs/mine/model.safetensors IMAGES --out runs/mine/predictions"""
@@ -65,19 +66,22 @@ def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
     predictor = load(checkpoint)
     results = predictor.predict([dataset.path(i) for i in range(len(dataset))], batch=4)
     rows: list[dict[str, Any]] = []
-    overlays: list[Path] = []
+    drawn = 0
     for image_id, result in zip(dataset.image_ids.tolist(), results, strict=True):
         rows += result.to_coco(image_id)
-        if len(overlays) < OVERLAYS:
-            overlays += result.select(result.scores >= 0.5).save(out / "predictions", ["overlay"])
+        if drawn < OVERLAYS:
+            result.select(result.scores >= 0.5).save(out / "predictions", ["overlay"])
+            drawn += 1
     limit = predictor.config.box_head.max_detections
     metrics, curves = measure_rows(dataset, rows, max_detections=limit, tasks=("box", "mask"))
+    judgement = judge_rows(dataset, rows, task="mask", max_detections=limit)
     write_report(
         out,
         metrics=metrics,
         history=read_history(out / "log.jsonl"),
-        overlays=overlays[:SHOWN],
         curves=curves,
+        judgement=judgement,
+        dataset=dataset,
         settings=to_dict(read_toml(out / "config.toml")),
         title="Mask R-CNN on drawn shapes",
         command=OWN_DATA,

@@ -32,6 +32,7 @@ def draw(
     keypoints: np.ndarray | None = None,
     categories: Sequence[Category] = (),
     text: bool = True,
+    colours: Sequence[Colour] | None = None,
 ) -> Image.Image:
     """D objects on their image, RGB. The fields of a `results.Result`, which documents them.
 
@@ -44,12 +45,13 @@ def draw(
         outlines: the D masks; None without masks.
         keypoints: [D J 3], x, y, score, of all `categories`. Those with score 0 are left out.
         text: whether to write names and scores.
+        colours: of the objects, instead of those of their classes.
     """
     drawing = _as_rgb(image)
     factor = max(1, round(_LEAST_SIDE / max(drawing.size)))
     if factor > 1:
         drawing = drawing.resize((drawing.width * factor, drawing.height * factor), Image.Resampling.BICUBIC)
-    colours = object_colours(labels)
+    colours = list(colours or object_colours(labels))
     boxes = boxes * factor
     measure = _measure(drawing.size, boxes)
     line = max(2, round(measure / 550))

@@ -77,7 +77,7 @@ def measure_rows(
         raise ValueError(f"tasks are {TASKS} and max_detections is at least 1, not {tasks} and {max_detections}")
     theirs = dataset.categories if categories is None else categories
     order, notes = keypoint_order(dataset, theirs)
-    found = _renumber(dataset, rows, theirs, order)
+    found = renumber(dataset, rows, theirs, order)
     names, their_names = [category.name for category in dataset.categories], [category.name for category in theirs]
     chosen = dataset.object_rows()
     real = dataset.objects.labels[chosen][~dataset.objects.ignore[chosen]]
@@ -120,16 +120,16 @@ def measure_rows(
 # and objects are numbered from 1: images in the order of their ids, which decides between equal scores.
 
 
-def _image_numbers(dataset: Dataset) -> np.ndarray:
+def image_numbers(dataset: Dataset) -> np.ndarray:
     """int64 [N], 1..N."""
     return np.unique(dataset.image_ids, return_inverse=True)[1] + 1
 
 
-def _renumber(
+def renumber(
     dataset: Dataset, rows: Iterable[Row], theirs: Sequence[Category], order: Mapping[int, list[int]]
 ) -> list[Row]:
     """The rows of matched categories, with these numbers as ids and with keypoints in the data set's `order`."""
-    images = {dataset.stated_id(i): number for i, number in enumerate(_image_numbers(dataset).tolist())}
+    images = {dataset.stated_id(i): number for i, number in enumerate(image_numbers(dataset).tolist())}
     number_of = {category.name: number for number, category in enumerate(dataset.categories, 1)}
     categories = {category.id: number_of.get(category.name) for category in theirs}
     renumbered: list[Row] = []
@@ -178,7 +178,7 @@ def _truth(dataset: Dataset, task: str) -> "COCO":
         segmentations = [_segmentation(one, box) for one, box in zip(every, boxes.tolist(), strict=True)]
         # An object without a mask can be neither found nor missed: detections in its box do not count.
         ignore |= table.kinds[chosen] == NO_MASK
-    numbers = _image_numbers(dataset)
+    numbers = image_numbers(dataset)
     sized = zip(numbers.tolist(), dataset.sizes.tolist(), strict=True)
     truth = COCO.from_arrays(
         [{"id": number, "height": height, "width": width} for number, (height, width) in sized],
@@ -234,7 +234,7 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
         limits = [KEYPOINT_DETECTIONS]
     field = _FIELD[task]
     if task != "keypoint" and _most_pairs(dataset, found) > DENSE:
-        objects = truth_of(dataset, _image_numbers(dataset) - 1, masks=task == "mask")
+        objects = truth_of(dataset, image_numbers(dataset) - 1, masks=task == "mask")
         rows = found_of([row for row in found if row.get(field)], masks=task == "mask")
         return _Measured(*measure(objects, rows, len(dataset.categories), limits), limits=limits)
     truth = _truth(dataset, task)
@@ -262,7 +262,7 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
 def _most_pairs(dataset: Dataset, found: list[Row]) -> int:
     """The most pairs of a detection and an object that an image and category has."""
     labels = dataset.objects.labels[dataset.object_rows()]
-    images = np.repeat(_image_numbers(dataset), dataset.annotation_counts)
+    images = np.repeat(image_numbers(dataset), dataset.annotation_counts)
     objects = Counter(zip(images.tolist(), (labels + 1).tolist(), strict=True))
     detections = Counter((row["image_id"], row["category_id"]) for row in found)
     return max((count * objects[both] for both, count in detections.items()), default=0)

@@ -4,18 +4,21 @@ the confusion of classes, and the score that is the best threshold.
 Everything follows from one matching at IoU 0.5, by masks if both sides have them. It is that of COCO's evaluation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..categories import Category
+from ..data.dataset import Dataset
 from ..ops.runs import select
-from .sparse import Objects, close_pairs, curve_of, match
+from .coco import image_numbers, renumber
+from .sparse import Objects, close_pairs, curve_of, found_of, match, truth_of
 
 IOU, BACKGROUND_IOU = 0.5, 0.1  # from which a detection is right, and below which it lies on background
-ERRORS = ("classification", "localisation", "both", "duplicate", "background")
+ERRORS: tuple[str, ...] = ("classification", "localisation", "both", "duplicate", "background")
 KINDS = ("correct", *ERRORS, "ignored")
 CORRECT, CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, IGNORED = range(len(KINDS))
 FEW = 20  # objects of a class, below which its threshold is that of all classes
@@ -61,6 +64,32 @@ class Judgement:
     def above(self, thresholds: np.ndarray) -> np.ndarray:
         """bool [D], detections of at least the threshold of their class, float64 [K]."""
         return _scores(self.found) >= thresholds[self.found.labels]
+
+
+def judge_rows(
+    dataset: Dataset,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    task: str,
+    max_detections: int,
+    categories: Sequence[Category] | None = None,
+) -> Judgement:
+    """The rows of `coco.measure_rows` judged by their boxes or, if `task` is "mask", by their masks.
+
+    Images are numbered by their place in the data set. Rows of categories that the data set lacks do not count.
+    """
+    masks = task == "mask"
+    numbers = image_numbers(dataset) - 1
+    kept = renumber(dataset, rows, dataset.categories if categories is None else categories, {})
+    found = found_of([row for row in kept if not masks or row.get("segmentation")], masks=masks)
+    truth = truth_of(dataset, numbers, masks=masks)
+    judgement = judge(truth, found, len(dataset.categories), max_detections=max_detections)
+    place = np.argsort(numbers)  # of each number in the data set
+    return replace(
+        judgement,
+        truth=replace(truth, images=place[truth.images]),
+        found=replace(judgement.found, images=place[judgement.found.images]),
+    )
 
 
 def judge(truth: Objects, found: Objects, classes: int, *, max_detections: int) -> Judgement:

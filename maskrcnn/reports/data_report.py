@@ -31,10 +31,7 @@ _LONGEST, _THUMBNAIL = 480, 240  # pixels
 _LISTED = 12  # problems of one reason that get a thumbnail
 _CLASSES = 200  # that are listed
 _STYLE = """
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 3px; align-items: start; }
-.pair figure { border: 0; border-radius: 0; }
 .images.small { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p.under + .images, p.under + svg { margin-top: .75rem; }
@@ -133,8 +130,7 @@ def _grid(data: Dataset, config: Config) -> str:
         )
         cards.append(f"<div class='card pair'>{''.join(shown)}</div>")
     under = "Left: resized as for prediction. Right: as a training step may see it; another time it is different."
-    grid = "style='grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr))'"
-    return f"<h2>Images</h2><p class=under>{under}</p><div class=images {grid}>{''.join(cards)}</div>"
+    return f"<h2>Images</h2><p class=under>{under}</p><div class='images pairs'>{''.join(cards)}</div>"
 
 
 def _counted(sample: Sample) -> str:

@@ -24,12 +24,16 @@ p.note { background: var(--note); padding: .5rem .75rem; border-radius: 6px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; background: var(--card); }
 th, td { padding: .35rem .8rem; border: 1px solid var(--line); text-align: right; font-variant-numeric: tabular-nums; }
 th { background: var(--head); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-img.plot { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 figure img { display: block; width: 100%; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 3px; align-items: start; }
+.pair figure { border: 0; border-radius: 0; }
+.images.pairs { grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
 figcaption { padding: .4rem .75rem; color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 pre { background: #1d2430; color: #eef0f3; padding: .75rem 1rem; border-radius: 8px; overflow-x: auto; }
+@media print { body { max-width: none; padding: 0; } .card, .chart, figure, tr { break-inside: avoid; } }
 summary { cursor: pointer; margin: 2rem 0 .75rem; font-weight: 600; }
 """
 
@@ -69,9 +73,5 @@ def framed(image: Image.Image, caption: str, longest: int = 1024) -> str:
     small.thumbnail((longest, longest))
     stored = io.BytesIO()
     small.save(stored, "JPEG", quality=90)
-    shown = f'<img alt="{escape(caption)}" src="{data_address(stored, "jpeg")}">'
+    shown = f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}">'
     return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def data_address(stored: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(stored.getvalue()).decode()}"

@@ -11,7 +11,7 @@ from .page import table
 
 COLOURS = 10  # of lines; more lines repeat them, dashed
 _WIDTH, _HEIGHT = 470, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 40  # margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 40  # margins
 _MOST_POINTS = 400  # of a line; neighbours of a longer one are averaged
 
 STYLE = """
@@ -19,7 +19,8 @@ STYLE = """
   --c7: #66707c; --c8: #86861f; --c9: #218796; --heat: 59, 111, 182; }
 @media (prefers-color-scheme: dark) { :root { --c0: #6f9fe0; --c1: #f08a4b; --c2: #6fbf80; --c3: #e57390;
   --c4: #a68be0; --c5: #c49a6c; --c6: #dd94c8; --c7: #a2adba; --c8: #c2c24d; --c9: #4fc0d0; --heat: 111, 159, 224; } }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem;
+  margin-top: .75rem; }
 .chart { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .75rem; margin: 0;
   break-inside: avoid; overflow: visible; }
 .chart b { font-weight: 600; } .chart svg { width: 100%; height: auto; display: block; border: 0; }
@@ -27,7 +28,7 @@ STYLE = """
 .chart .grid { stroke: var(--line); stroke-width: 1; } .chart .axis { stroke: var(--soft); stroke-width: 1; }
 .chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .chart .mark { stroke-dasharray: 2 3; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; color: var(--soft); font-size: .82rem; padding: 0;
-  margin: .3rem 0 0; list-style: none; }
+  margin: .3rem 0 .5rem; list-style: none; }
 .legend i { display: inline-block; width: 1.1rem; border-top: 3px solid; vertical-align: middle; margin-right: .35rem; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25rem .7rem; align-items: center;
   margin-top: .5rem; font-variant-numeric: tabular-nums; font-size: .9rem; }
@@ -60,23 +61,23 @@ def line_chart(
     *,
     x: str,
     y: str = "",
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float | None, float | None] = (None, None),
+    shares: bool = False,
+    floor: float | None = None,
     marks: Sequence[Mark] = (),
 ) -> str:
     """A chart of lines with a legend below; empty if no line has a point.
 
     Args:
         x, y: what the axes measure.
-        x_range, y_range: ends of the axes; None is the data's own.
+        shares: whether both are shares, so that the axes go from 0 to 1.
+        floor: where the y axis begins; default: a little below the lowest value.
     """
     shown = [line for line in lines if np.isfinite(np.asarray(line.y, dtype=float)).any()]
     if not shown:
         return ""
     every_x, every_y = (np.concatenate([np.asarray(line[i], dtype=float) for line in shown]) for i in (1, 2))
-    across = _ends(x_range or (None, None), every_x[np.isfinite(every_x)])
-    up = _ends(y_range, every_y[np.isfinite(every_y)])
-    frame = _Frame(across, up)
+    across, up = _ends(every_x[np.isfinite(every_x)]), _ends(every_y[np.isfinite(every_y)], floor)
+    frame = _Frame((0.0, 1.0), (0.0, 1.02)) if shares else _Frame(across, up)
     pieces = [*frame.axes(x, y)]
     for mark in marks:
         at = frame.x(mark.x)
@@ -91,7 +92,8 @@ def line_chart(
         legend.append(f"<li><i style='border-color:{colour};border-top-style:{border}'></i>{escape(line.name)}</li>")
     legend += [f"<li>┊ {escape(mark.name)}</li>" for mark in marks]
     svg = f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='{escape(title, quote=True)}'>"
-    return f"<div class=chart><b>{escape(title)}</b>{svg}{''.join(pieces)}</svg><ul class=legend>{''.join(legend)}</ul></div>"
+    below = f"<ul class=legend>{''.join(legend)}</ul>"
+    return f"<div class=chart><b>{escape(title)}</b>{svg}{''.join(pieces)}</svg>{below}</div>"
 
 
 def bar_chart(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> str:
@@ -177,13 +179,12 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
-def _ends(given: tuple[float | None, float | None], values: np.ndarray) -> tuple[float, float]:
-    """The ends of an axis, with some room where they are the data's."""
+def _ends(values: np.ndarray, floor: float | None = None) -> tuple[float, float]:
+    """The ends of an axis, with some room around the values."""
     low, high = float(values.min()), float(values.max())
     room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
-    low = low - room if given[0] is None else given[0]
-    high = high + room if given[1] is None else given[1]
-    return low, high if high > low else low + 1
+    low = low - room if floor is None else floor
+    return low, max(high + room, low + room)
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

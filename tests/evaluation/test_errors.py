@@ -79,7 +79,7 @@ def test_every_kind_of_error_is_known() -> None:
 
 def test_the_confusion_of_classes_counts_background_on_both_sides() -> None:
     table = confusion(judged(), np.array([0.0, 0.0]))
-    # The object of class 1 at (50, 50) is taken for class 0; the loose boxes find nothing, and the crowd does not count.
+    # Class 1 at (50, 50) is taken for class 0; loose boxes find nothing; the crowd does not count.
     assert table.tolist() == [[1, 0, 1], [1, 0, 1], [2, 2, 0]]
     assert confusion(judged(), np.array([0.85, 0.85])).tolist() == [[1, 0, 1], [0, 0, 2], [0, 0, 0]]
 
@@ -128,7 +128,7 @@ def test_only_the_best_detections_of_an_image_and_class_count() -> None:
     assert len(judged(limit=1).kinds) == 3  # of two images and two classes, one pair has none
 
 
-# --- beside hotcoco ----------------------------------------------------------------------------------------------------
+# --- beside hotcoco --------------------------------------------------------------------------------------------------
 
 places = st.tuples(
     st.integers(0, 1), st.integers(0, 1), st.integers(0, 5), st.integers(0, 5), st.integers(3, 8), st.integers(3, 8)
@@ -158,7 +158,7 @@ def test_kinds_gains_and_confusion_equal_hotcoco(truth, found, random) -> None:
     run = COCOeval(coco, coco.load_res(rows), "bbox")
     run.evaluate()
     theirs = run.tide_errors()
-    counts = dict(zip(ERRORS, np.bincount(judgement.kinds, minlength=7)[1:6].tolist(), strict=True))
+    counts: dict[str, int] = dict(zip(ERRORS, np.bincount(judgement.kinds, minlength=7)[1:6].tolist(), strict=True))
     counts["missed"] = int(missed(judgement).sum())
     assert counts == {name: theirs["counts"][short] for short, name in NAMES.items()}
     assert average_precision(judgement) == pytest.approx(theirs["ap_base"], abs=1e-9)

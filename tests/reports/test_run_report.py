@@ -1,34 +1,32 @@
-"""The report is a single file with everything it shows, with or without matplotlib."""
+"""The report is a single file with everything it shows."""
 
 import base64
 import io
 import json
 import re
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from maskrcnn.data.drawn import draw_dataset
+from maskrcnn.data.formats import read_dataset
 from maskrcnn.evaluation.coco import Curves
-from maskrcnn.reports.run_report import NO_PLOTS, read_history, write_report
+from maskrcnn.evaluation.errors import judge_rows
+from maskrcnn.ops.rle import string_from_counts
+from maskrcnn.reports.mistakes import draw_mistakes, worst_images
+from maskrcnn.reports.run_report import read_history, write_report
 
 FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": -1.0}
 CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6, "F1": 0.8, "threshold": 0.42}
+EMPTY = {"id": 2, "name": "dust", "objects": 0, "predictions": 0}
 METRICS = {
     "box": FIGURES,
     "mask": {**FIGURES, "AP": 0.444},
     "per_class": [
         {"id": 1, "name": "<cell> & co", "objects": 1234, "predictions": 7, "box": CLASS, "mask": CLASS},
-        {
-            "id": 2,
-            "name": "dust",
-            "objects": 0,
-            "predictions": 0,
-            "box": dict.fromkeys(CLASS),
-            "mask": dict.fromkeys(CLASS),
-        },
+        {**EMPTY, "box": dict.fromkeys(CLASS), "mask": dict.fromkeys(CLASS)},
     ],
     "images": 12,
     "objects": 1234,
@@ -81,21 +79,42 @@ def embedded(source):
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.fixture
-def image(tmp_path):
-    path = tmp_path / "a & b.png"
-    Image.new("RGB", (2048, 512), (200, 30, 30)).save(path)
-    return path
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """Drawn images, and detections that are right but for one missed object and one of a wrong class."""
+    folder = tmp_path_factory.mktemp("scene")
+    draw_dataset(folder, train=1, val=4, seed=1, keypoints=False)
+    dataset = read_dataset(folder / "val.json")
+    rows, wanted = [], 2  # the image with both mistakes
+    for i in range(len(dataset)):
+        record = dataset.record(i)
+        for n, (box, label) in enumerate(zip(record.boxes.tolist(), record.labels.tolist(), strict=True)):
+            if i == wanted and n == 0:
+                continue
+            wrong = i == wanted and n == 1
+            category = dataset.categories[(label + wrong) % len(dataset.categories)]
+            x1, y1, x2, y2 = box
+            height, width = record.size
+            mask = np.zeros((height, width), dtype=bool)
+            mask[round(y1) : round(y2), round(x1) : round(x2)] = True
+            changes = np.flatnonzero(np.diff(mask.T.ravel().astype(int), prepend=0, append=0))
+            counts = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+            code = string_from_counts(counts)
+            row = {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.9, "category_id": category.id}
+            segmentation = {"size": [height, width], "counts": code if isinstance(code, str) else code.decode()}
+            rows.append({**row, "image_id": dataset.stated_id(i), "segmentation": segmentation})
+    return dataset, rows, wanted
 
 
-def test_the_page_has_figures_plots_and_images(tmp_path, image) -> None:
-    pytest.importorskip("matplotlib")
+def test_the_page_has_figures_charts_and_images(tmp_path, scene) -> None:
+    dataset, rows, _ = scene
     path = write_report(
         tmp_path / "run",
         metrics=METRICS,
         history=HISTORY,
-        overlays=[image],
-        curves={"box": curves(), "mask": curves()},
+        curves={"box": curves(3), "mask": curves(3)},
+        judgement=judge_rows(dataset, rows, task="box", max_detections=100),
+        dataset=dataset,
         settings={"train": {"lr": 0.01}},
         title="A <run>",
         command="maskrcnn train my_coco/",
@@ -105,15 +124,28 @@ def test_the_page_has_figures_plots_and_images(tmp_path, image) -> None:
     assert page.open == ["html"] or not page.open
     text = " ".join(page.texts)
     figures = ["0.512", "0.444", "0.420", "1,234", "3 min"]
-    words = ["A <run>", "<cell> & co", "no keypoints", "train.lr", "my_coco/"]
+    words = ["A <run>", "<cell> & co", "no keypoints", "train.lr", "my_coco/", "Confusion of classes", "Calibration"]
     assert [word for word in figures + words if word not in text] == []
     assert "None" not in text
-    assert "nan" not in text
-    shown, *plots = (embedded(source) for source in page.sources)
-    assert shown.shape == (256, 1024, 3)  # the overlay, reduced
-    assert abs(shown.mean(axis=(0, 1)) - (200, 30, 30)).max() < 5
-    assert len(plots) == 3
-    assert all(plot.shape[1] > 1000 and plot.std() > 5 for plot in plots)  # something is drawn
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", path.read_text(encoding="utf-8"))
+    assert len(page.sources) == 2 * len(dataset)
+    assert all(embedded(source).std() > 5 for source in page.sources)  # something is drawn
+    titles = ["Loss", "AP on the validation images", "Learning rate", "All classes, over the threshold",
+              "Mean of the classes, by IoU", "Classes at IoU 0.50"]  # fmt: skip
+    assert [title for title in titles if title not in text] == []
+
+
+@pytest.mark.parametrize("task", ["box", "mask"])
+def test_the_image_with_most_mistakes_comes_first(task, scene) -> None:
+    dataset, rows, wanted = scene
+    judgement = judge_rows(dataset, rows, task=task, max_detections=100)
+    thresholds = np.full(len(dataset.categories), 0.5)
+    if task == "box":
+        assert worst_images(judgement, thresholds, len(dataset))[0] == wanted
+    truth, found = draw_mistakes(dataset, judgement, thresholds, wanted)
+    assert truth.size == found.size
+    shown = np.asarray(truth).astype(int)
+    assert ((shown - (250, 210, 40)) ** 2).sum(axis=2).min() < 300  # a missed object is drawn in its colour
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path) -> None:
@@ -122,36 +154,41 @@ def test_the_page_needs_nothing_from_outside(tmp_path) -> None:
     assert "<script" not in text
 
 
-def test_without_matplotlib_everything_but_the_plots_is_there(tmp_path, image, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    page = Page(write_report(tmp_path, metrics=METRICS, history=HISTORY, overlays=[image], curves={"box": curves()}))
-    assert NO_PLOTS in page.texts
-    assert len(page.sources) == 1
-    assert "0.512" in page.texts
+def test_an_image_that_is_gone_costs_only_itself(tmp_path, scene) -> None:
+    dataset, rows, wanted = scene
+    gone = dataset.path(wanted)
+    hidden = gone.rename(gone.with_suffix(".hidden"))
+    try:
+        judgement = judge_rows(dataset, rows, task="box", max_detections=100)
+        page = Page(write_report(tmp_path, metrics=METRICS, judgement=judgement, dataset=dataset))
+    finally:
+        hidden.rename(gone)
+    assert len(page.sources) == 2 * (len(dataset) - 1)
+    assert any(gone.name in text and "cannot be opened" in text for text in page.texts)
 
 
 def test_a_page_is_written_even_if_nothing_was_measured(tmp_path) -> None:
     path = write_report(tmp_path / "empty.html", metrics={"box": dict.fromkeys(FIGURES), "per_class": [], "notes": []})
     assert path.name == "empty.html"
     assert "–" in Page(path).texts
-    assert not Page(path).sources
+
+
+def test_nothing_found_is_shown(tmp_path, scene) -> None:
+    dataset = scene[0]
+    judgement = judge_rows(dataset, [], task="mask", max_detections=100)
+    text = " ".join(Page(write_report(tmp_path, metrics=METRICS, judgement=judgement, dataset=dataset)).texts)
+    assert "missed" in text
+    assert "not found" in text
 
 
 @pytest.mark.parametrize("records", [HISTORY[:2], HISTORY[2:3], HISTORY[:3]], ids=["steps", "evaluation", "both"])
 def test_short_histories_are_plotted(tmp_path, records) -> None:
-    pytest.importorskip("matplotlib")
-    assert len(Page(write_report(tmp_path, metrics=METRICS, history=records)).sources) == 1
+    assert "<svg" in write_report(tmp_path, metrics=METRICS, history=records).read_text(encoding="utf-8")
 
 
-def test_curves_without_objects_and_of_many_classes_are_plotted(tmp_path) -> None:
-    pytest.importorskip("matplotlib")
+def test_of_many_classes_the_best_are_plotted(tmp_path) -> None:
     page = Page(write_report(tmp_path, metrics=METRICS, curves={"box": curves(1), "mask": curves(80)}))
-    assert len(page.sources) == 2
-
-
-def test_a_missing_image_is_an_error(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="gone"):
-        write_report(tmp_path, metrics=METRICS, overlays=[tmp_path / "gone.png"])
+    assert "Classes at IoU 0.50, the best 12" in page.texts
 
 
 def test_a_line_of_the_log_that_was_cut_short_is_left_out(tmp_path) -> None:
