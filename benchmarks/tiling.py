@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskrcnn.canvas import window_of
 from maskrcnn.categories import Category
 from maskrcnn.config import ONE_VIEW, InputConfig, ModelConfig, preset
 from maskrcnn.data.dataset import Dataset
@@ -36,7 +37,7 @@ from maskrcnn.model.build import build
 from maskrcnn.ops import runs as masks
 from maskrcnn.results import Result
 from maskrcnn.structures import Detections, Images, Proposals
-from maskrcnn.tiling import Tiling, _pieces, detect, join_pieces, window_of
+from maskrcnn.tiling import Tiling, _pieces, detect, join_pieces
 
 from .harness import Left, Middle, Options, Row, run
 from .processes import in_a_process, memory_mb

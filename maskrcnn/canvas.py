@@ -7,9 +7,9 @@ xyxy in continuous pixels: pixel i covers [i, i + 1), so positions are scaled wi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from .config import ONE_VIEW, TTA, InputConfig
+from .errors import ConfigError
+from .images import ImageSource, Page
 from .ops.boxes import to_image
 from .ops.grids import Axis
 from .ops.interpolate import interpolate
 from .structures import Images
 
 STRIDE = 32  # of P5, the coarsest map that has to fit the canvas exactly
+
+Window: TypeAlias = Callable[[int, int, int, int], np.ndarray]  # (top, left, bottom, right) of an image: uint8 [h w I]
 
 
 class Fit(NamedTuple):
@@ -67,43 +71,76 @@ def fit(height: int, width: int, rule: InputConfig) -> Fit:
     return Fit(size, (size[0] / height, size[1] / width))
 
 
+def chosen_page(page: int | None, max_project: bool, rule: InputConfig) -> Page:
+    """Which page of stacks is seen: what the user says, else what the model was trained on. Raises `ConfigError`."""
+    if page is not None and (max_project or page < 1):
+        raise ConfigError(f"page counts from 1 and excludes max_project; it is {page}")
+    return "max" if max_project else page or rule.page or None
+
+
+def window_of(image: np.ndarray | ImageSource, rule: InputConfig) -> Window:
+    """The windows of an image: an array as the model reads it, or an open file."""
+    if isinstance(image, np.ndarray):
+        return lambda top, left, bottom, right: image[top:bottom, left:right]
+    return lambda *box: image.read(channels=rule.channels, ranges=rule.range, box=box)
+
+
 def resize(
-    array: np.ndarray,
+    image: np.ndarray | Window,
     size: tuple[int, int],
     kernel: str,
     *,
     steps: tuple[float, float] | None = None,
     window: tuple[float, float, float, float] | None = None,
+    whole: tuple[int, int] = (0, 0),
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`array` [H W C], or the part of it in `window`, as [h w C] of `size`.
+    """An image [H W C], or the part of it in `window`, as [h w C] of `size`.
 
     Args:
+        image: an array, or what reads windows of it. No more is read than is needed.
         kernel: `pillow` takes and returns uint8, and averages if it shrinks; `float` and `opencv` interpolate between
             four neighbours, at half-pixel centres, and return float32.
         steps: original pixels per new pixel, (y, x); by default the quotient of the sizes. `opencv` in Detectron takes
             steps of exactly 1 / scale. `pillow` supports the default only.
-        window: (y1, x1, y2, x2) in pixels of `array`. Pixels beyond it still influence its border, so the result is the
-            same as cutting the resized image, at the cost of the window only.
-        out: where to write the result. Without it, `array` itself may be returned.
+        window: (y1, x1, y2, x2) in pixels of the image. Pixels beyond it still influence its border, so the result is
+            the same as cutting the resized image, at the cost of the window only.
+        whole: (H, W), if `image` is no array.
+        out: where to write the result. Without it, `image` itself may be returned.
     """
-    y1, x1, y2, x2 = window or (0.0, 0.0, float(array.shape[0]), float(array.shape[1]))
+    whole = (image.shape[0], image.shape[1]) if isinstance(image, np.ndarray) else whole
+    y1, x1, y2, x2 = window or (0.0, 0.0, *map(float, whole))
+    step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
+    top, bottom = _reach(y1, y2, step_y, whole[0])
+    left, right = _reach(x1, x2, step_x, whole[1])
+    if not isinstance(image, np.ndarray):
+        array = image(top, left, bottom, right)
+    else:
+        array = image if (bottom - top, right - left) == whole else image[top:bottom, left:right]
     if kernel == "pillow":
-        found = _resize_pillow(array, size, (x1, y1, x2, y2))
+        # Pillow rounds to float32, which must happen before the corner is taken off: then nothing else is rounded.
+        box = (float(np.float32(side)) - corner for side, corner in zip((x1, y1, x2, y2), (left, top) * 2, strict=True))
+        found = _resize_pillow(array, size, tuple(box))
         if out is None:
             return found
         out[...] = found
         return out
     if kernel not in ("float", "opencv"):
         raise ValueError(f"the resize kernel must be pillow, float or opencv, not {kernel!r}")
-    step_y, step_x = steps or ((y2 - y1) / size[0], (x2 - x1) / size[1])
     if kernel == "float":  # PyTorch's step is a float32, OpenCV's a float64
         step_y, step_x = float(np.float32(step_y)), float(np.float32(step_x))
-    rows, columns = _axis(y1, step_y, size[0], array.shape[0]), _axis(x1, step_x, size[1], array.shape[1])
+    rows, columns = _axis(y1, step_y, size[0], whole[0], top), _axis(x1, step_x, size[1], whole[1], left)
     return interpolate(array, rows, columns, out=out)
 
 
-def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+def _reach(low: float, high: float, step: float, length: int) -> tuple[int, int]:
+    """From which pixel to which one an axis is read. Kernels see as far as a step, at least a pixel; one more for
+    rounding."""
+    margin = math.ceil(max(step, 1.0)) + 1
+    return max(math.floor(low) - margin, 0), min(math.ceil(high) + margin, length)
+
+
+def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: Any) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ValueError(f"the pillow kernel takes uint8 only; the array is {array.dtype}")
     whole = box == (0.0, 0.0, float(array.shape[1]), float(array.shape[0]))
@@ -119,11 +156,13 @@ def _resize_pillow(array: np.ndarray, size: tuple[int, int], box: tuple[float, f
     return np.stack(planes, axis=2)
 
 
-def _axis(start: float, step: float, size: int, available: int) -> Axis:
-    """Centres are rounded to float32 once, as in PyTorch and OpenCV."""
+def _axis(start: float, step: float, size: int, available: int, first: int) -> Axis:
+    """Where to read among pixels of which the first has number `first`. Centres are rounded to float32 once, as in
+    PyTorch and OpenCV."""
     centres = (start + (np.arange(size) + 0.5) * step - 0.5).astype(np.float32).clip(0, available - 1)
     lower = np.floor(centres).astype(np.intp)
-    return Axis(lower, np.minimum(lower + 1, available - 1), (centres - lower).astype(np.float32))
+    upper = np.minimum(lower + 1, available - 1)
+    return Axis(lower - first, upper - first, (centres - lower).astype(np.float32))
 
 
 def canvas_size(size: tuple[int, int], policy: str, *, min_size: int = 0, max_size: int = 0) -> tuple[int, int]:

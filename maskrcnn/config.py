@@ -45,6 +45,7 @@ class InputConfig:
     # What becomes 0 and 255 in each channel of images deeper than 8 bits, in their own values and order; empty: the 0.1
     # and 99.9 percentiles of each image.
     range: tuple[tuple[Finite, Finite], ...] = ()
+    page: CountOrZero | Literal["max"] = 0  # of stacks: the one that is seen, from 1, or the maximum; 0: none
     min_size: CountOrZero = 800  # shorter side at test; 0 keeps the image's own size, times `zoom`
     zoom: Positive = 1.0  # canvas pixels per image pixel if `min_size` is 0: above 1 for tiny objects
     max_size: Count = 1333  # upper bound of the longer side
@@ -423,12 +424,15 @@ def _sentence(error: str, kind: Any, value: Any) -> str:
     for step in re.findall(r"\w+", path):
         kind = typing.get_type_hints(kind)[step] if dataclasses.is_dataclass(kind) else None
         value = value[int(step)] if isinstance(value, list | tuple) else value[step]
-    near = ""
-    if choices := typing.get_args(kind) if typing.get_origin(kind) is Literal else ():
+    near, bound = "", re.search(r"([<>]=?) (\S+)", words)
+    literal = next((part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal), None)
+    if literal is not None and bound is None:
+        choices = typing.get_args(literal)
         must, near = f"one of {', '.join(map(repr, choices))}", _nearest(str(value), choices)
+        must = must if literal is kind else f"an integer or {must}"
     elif length := re.search(r"of length (>= )?(\d+)", words):
         must = "a list with a value" if length[1] else f"a list of {length[2]} values"
-    elif bound := re.search(r"([<>]=?) (\S+)", words):
+    elif bound:
         must = f"{_WORDS[bound[1]]} {float(bound[2]):g}"
     else:
         must = _WORDS[words.split("`")[1]]

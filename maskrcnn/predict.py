@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from .canvas import join
+from .canvas import chosen_page, join, window_of
 from .categories import Category
 from .config import TTA, InputConfig, ModelConfig
 from .device import Precision, choose_precision
@@ -31,7 +31,7 @@ from .inputs import expand
 from .model.mask_rcnn import MaskRCNN
 from .results import Result
 from .structures import Images
-from .tiling import OVERLAP, Tiling, check_tile, detect, plan, window_of
+from .tiling import OVERLAP, Tiling, check_tile, detect, plan
 
 _WINDOW = 3  # batches read ahead, among which images of one canvas are sought
 
@@ -114,7 +114,8 @@ class Predictor:
                 number is the side of the tiles in image pixels; "off" shrinks images of any size. `Result.tiles` and
                 `Result.scale` say what was done.
             overlap: of neighbouring tiles, as a share of their side; objects up to about this size stay in one piece.
-            page: which page of a stack or frame of an animation to see, from 1; images with one page have page 1.
+            page: which page of a stack or frame of an animation to see, from 1; images with one page are seen as they
+                are. By default what the model was trained on (`input.page`), if that were stacks.
             max_project: see the maximum over all pages of a stack.
             on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
                 function with the error and go on.
@@ -126,12 +127,11 @@ class Predictor:
             raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
-        if page is not None and (max_project or page < 1):
-            raise ConfigError(f"page counts from 1 and excludes max_project; it is {page}")
+        seen = chosen_page(page, max_project, self.config.input)
         tile = check_tile(tile, overlap)
         engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
         cut = partial(plan, rule=engine.config.input, tile=tile, overlap=overlap)
-        load = partial(load_image, engine=engine, cut=cut, page="max" if max_project else page)
+        load = partial(load_image, engine=engine, cut=cut, page=seen)
         return _stream(expand(inputs), load, engine, batch, on_error, threads)
 
     def engine(self, precision: str = "auto") -> Engine:

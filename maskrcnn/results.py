@@ -203,6 +203,7 @@ class Result:
             if shapes and self.rle is not None
             else None,
             image=self.image,
+            page=self.page,
         )
 
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:

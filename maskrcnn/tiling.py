@@ -21,7 +21,7 @@ on a seam stays in parts. Everything takes time in proportion to the detections.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import fit, join
+from .canvas import Window, fit, join
 from .config import InputConfig
 from .engine import Engine
 from .errors import ConfigError
-from .images import ImageSource
 from .ops import runs as masks
 from .ops.nearby import overlapping
 from .ops.runs import Runs
@@ -44,9 +43,6 @@ OVERLAP = 0.2  # of a tile's side
 SHRUNK = 2 / 3  # of the scale of training: below it objects no longer look as they did there
 _LEAST_SIDE = 32
 _MATCH, _WITHIN = 0.5, 0.7  # see rule 2
-
-
-Window = Callable[[int, int, int, int], np.ndarray]  # (top, left, bottom, right) of an image, to uint8 [h w I]
 
 
 @dataclass(frozen=True)
@@ -129,13 +125,6 @@ def remark(result: Result, rule: InputConfig) -> str:
     if shrinks(result.scale, rule):
         return f"shrunk to {result.scale / seen(rule)[0]:.0%} of the scale of training"
     return f"shrunk to {result.scale:.0%} of its size" if result.scale < 0.995 else ""
-
-
-def window_of(image: np.ndarray | ImageSource, rule: InputConfig) -> Window:
-    """The windows of an image: an array as the model reads it, or an open file."""
-    if isinstance(image, np.ndarray):
-        return lambda top, left, bottom, right: image[top:bottom, left:right]
-    return lambda *box: image.read(channels=rule.channels, ranges=rule.range, box=box)
 
 
 # --- from an image to its result --------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from maskrcnn.canvas import (
+    _axis,
     boxes_to_image,
     canvas_size,
     fit,
@@ -23,6 +25,7 @@ from maskrcnn.canvas import (
 )
 from maskrcnn.config import TTA, InputConfig
 from maskrcnn.ops.boxes import to_canvas
+from maskrcnn.ops.interpolate import interpolate
 
 PAPER: dict[str, Any] = {"min_size": 800, "max_size": 1333}
 FLOOR = InputConfig(size_rounding="floor")
@@ -145,6 +148,36 @@ def test_a_window_is_a_crop_of_the_resized_image(rng, kernel, size):
     whole = resize(image, size, kernel)[10:40, 20:80]
     # Pillow keeps windows in float32 and rounds after each of two passes
     assert np.abs(part.astype(np.float32) - whole).max() <= (2 if kernel == "pillow" else 1e-2)
+
+
+@pytest.mark.parametrize("kernel", ["pillow", "float", "opencv"])
+def test_a_window_that_is_read_alone_has_the_same_pixels(rng, kernel):
+    """As if all were there, bit by bit, wherever it lies and however its borders are rounded. For squares: from 13 on,
+    Pillow begins with the rows or with the columns by the sizes of what it gets."""
+    image = drawn(rng, 900, 900)
+    for _ in range(40):
+        step = float(np.exp(rng.uniform(-0.7, 1.2)))
+        height = width = int(rng.integers(8, 60))
+        y1, x1 = (rng.random(2) * (900 - height * step)).tolist()
+        window = (y1, x1, y1 + height * step, x1 + width * step)
+        asked = []
+
+        def read(top, left, bottom, right, asked=asked):
+            asked.append((bottom - top, right - left))
+            return image[top:bottom, left:right]
+
+        part = resize(read, (height, width), kernel, window=window, steps=(step, step), whole=(900, 900))
+        if kernel == "pillow":
+            box = (window[1], window[0], window[3], window[2])
+            whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        else:
+            step = float(np.float32(step)) if kernel == "float" else step
+            rows, columns = _axis(y1, step, height, 900, 0), _axis(x1, step, width, 900, 0)
+            whole = interpolate(image, rows, columns)
+        np.testing.assert_array_equal(part, whole)
+        (read_height, read_width), reach = asked[0], 2 * (np.ceil(max(step, 1)) + 2)
+        assert read_height <= height * step + reach
+        assert read_width <= width * step + reach
 
 
 def test_resize_refuses_unknown_kernels_and_types(rng):

@@ -209,7 +209,7 @@ def test_a_frame_of_an_animation_is_chosen() -> None:
     buffer = io.BytesIO()
     frames = [Image.fromarray(np.full((6, 8), grey, np.uint8)) for grey in (10, 200)]
     frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match="an animation of 2 frames; predict sees one of them with --page"):
+    with pytest.raises(DataError, match="an animation of 2 frames; predict and evaluate see one of them with --page"):
         read_image(buffer.getvalue())
     assert [int(read_image(buffer.getvalue(), page=page)[0, 0, 0]) for page in (1, 2)] == [10, 200]
     with pytest.raises(DataError, match="--max-project is for stacks"):

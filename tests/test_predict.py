@@ -289,7 +289,9 @@ def test_a_page_of_a_stack_is_seen_as_if_it_were_alone(predictor: Predictor, tmp
     same(seen, alone)
     assert seen.path == tmp_path / "stack.png"
     assert seen.overlay().tobytes() == alone.overlay().tobytes()
-    with pytest.raises(DataError, match=r"stack\.png: an animation of 2 frames; predict sees one of them with --page"):
+    with pytest.raises(
+        DataError, match=r"stack\.png: an animation of 2 frames; predict and evaluate see one of them with --page"
+    ):
         list(predictor.predict(tmp_path / "stack.png"))
     with pytest.raises(ConfigError, match="page counts from 1 and excludes max_project"):
         predictor.predict([], page=1, max_project=True)

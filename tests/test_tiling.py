@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from maskrcnn.canvas import window_of
 from maskrcnn.categories import Category
 from maskrcnn.cli.main import app
 from maskrcnn.config import ONE_VIEW, AugmentConfig, Config, InputConfig, ModelConfig, TrainConfig, preset
@@ -24,7 +25,7 @@ from maskrcnn.ops import rle
 from maskrcnn.predict import load
 from maskrcnn.results import Result
 from maskrcnn.structures import Detections, Images, Proposals
-from maskrcnn.tiling import Tiling, check_tile, detect, plan, remark, seen, window_of
+from maskrcnn.tiling import Tiling, check_tile, detect, plan, remark, seen
 from maskrcnn.training.run import with_seen
 from maskrcnn.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.scenes import Scene, Thing, write_coco

@@ -1,5 +1,6 @@
 """`maskrcnn check DATA`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,11 +40,12 @@ def check(
     train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
     asked = [*(settings or []), *(["model.mask_head.enabled=false"] if no_masks else [])]
     chosen, lines = preview(train, asked, model=model, gpu=choose_device(None).type == "cuda")
-    config, parts = chosen.model, {"train": train}
-    print(describe(train, config, verify=verify))
+    config, page = chosen.model, chosen.model.input.page or None
+    parts = {"train": replace(train, page=page)}
+    print(describe(parts["train"], config, verify=verify))
     if val_source is not None:
         print()
-        held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+        held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
         for line in renumbered(train, held):
             print(line)
         parts["val"] = match_categories(train, held)

@@ -2,8 +2,8 @@
 before, on the image as annotated, is in `copy_paste.py` and `transform.py`.
 
 `draw_geometry` makes every geometric choice from the image's size alone, before a pixel is read: so the loader knows
-the image's canvas, and `augment` resizes only the part of the image that the crop keeps. Section 3.1 of the paper has
-the resize and the horizontal flip; the rest helps training from scratch on little data.
+the image's canvas, and `augment` reads and resizes only the part of the image that the crop keeps. Section 3.1 of the
+paper has the resize and the horizontal flip; the rest helps training from scratch on little data.
 
 A mask is rasterised once, in the original image, as S x S bits over its object's tight box. Everything after that moves
 the frame of the bits, not the bits; only a quarter turn also transposes them. A model that learns masks by another
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..canvas import fit, resize
+from ..canvas import Window, fit, resize
 from ..config import AugmentConfig, InputConfig, ModelConfig
 from ..ops.rasterize import polygon_box, rasterize_polygons, rasterize_rle, rle_box
 from .bitmaps import draw_bitmap, nearest_pixels, windows
@@ -115,7 +115,7 @@ def jittered(draw: float, config: AugmentConfig) -> float:
 
 
 def augment(
-    image: np.ndarray,
+    image: np.ndarray | Window,
     record: Record,
     rng: np.random.Generator,
     config: AugmentConfig,
@@ -124,8 +124,8 @@ def augment(
     masks: bool = True,
     flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Sample:
-    """The image, uint8 [H W I] of the record's size, and its objects, augmented by the choices of `rng`. Neither
-    argument is changed.
+    """The image, uint8 [H W I] of the record's size, or what reads windows of it, and its objects, augmented by the
+    choices of `rng`. Neither argument is changed.
 
     An object that the crop cuts gets the tight box of what is left of its mask. If that is less than
     `config.min_visible` of its area, it becomes an ignore region: the network may find it but need not. Boxes that are
@@ -141,7 +141,7 @@ def augment(
         flip_pairs: left and right keypoints, exchanged by a mirror; indices into the J keypoints of all categories.
     """
     geometry = draw_geometry(rng, record.size, config, model.input)
-    pixels = _jitter(move_pixels(image, geometry, model.input), rng, config)
+    pixels = _jitter(move_pixels(image, record.size, geometry, model.input), rng, config)
     index, boxes, frames, bits, ignore = _see(record, geometry, config.min_visible, masks)
     if config.scale != (1.0, 1.0):  # what the jitter shrinks to less than a pixel cannot be learned
         ignore = ignore | (boxes[:, 2:] - boxes[:, :2] < _SMALLEST).any(axis=1)
@@ -172,16 +172,18 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> np.ndarray:
     return _upright(_turn(moved, geometry)).astype(np.float32)
 
 
-def move_pixels(image: np.ndarray, geometry: Geometry, rule: InputConfig) -> np.ndarray:
-    """Resizes only the part of the image that the crop shows, then mirrors and turns it."""
+def move_pixels(
+    image: np.ndarray | Window, whole: tuple[int, int], geometry: Geometry, rule: InputConfig
+) -> np.ndarray:
+    """Resizes only the part of an image of size `whole` that the crop shows, then mirrors and turns it."""
     y1, x1, y2, x2 = geometry.window
     step_y, step_x = 1 / geometry.scales[0], 1 / geometry.scales[1]
     window = None
     if not geometry.whole:  # rounding must not reach beyond the image
-        right, bottom = min(x2 * step_x, image.shape[1]), min(y2 * step_y, image.shape[0])
+        right, bottom = min(x2 * step_x, whole[1]), min(y2 * step_y, whole[0])
         window = (y1 * step_y, x1 * step_x, bottom, right)
     steps = (step_y, step_x) if rule.resize == "opencv" else None
-    pixels = resize(image, (y2 - y1, x2 - x1), rule.resize, steps=steps, window=window)
+    pixels = resize(image, (y2 - y1, x2 - x1), rule.resize, steps=steps, window=window, whole=whole)
     pixels = pixels[:, ::-1] if geometry.mirror_x else pixels
     pixels = pixels[::-1] if geometry.mirror_y else pixels
     return np.rot90(pixels, geometry.quarter_turns)

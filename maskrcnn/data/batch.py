@@ -15,11 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import data
 
-from ..canvas import canvas_size, join, prepare_views, to_images
+from ..canvas import Window, canvas_size, join, prepare_views, to_images, window_of
 from ..categories import flip_pairs
 from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
 from ..errors import ConfigError, DataError
-from ..images import read_image
 from ..structures import GroundTruth, Images, Outlines
 from .augment import MASK_SIDE, Sample, augment, draw_geometry
 from .bitmaps import grown, pack_polygons
@@ -128,37 +127,38 @@ class BatchMaker(data.Dataset):
         return None
 
     def sample(self, index: int, epoch: int) -> Sample:
-        """One image in one epoch, augmented. Raises as `annotated` does."""
-        image, record = self.annotated(index, epoch)
-        rng = np.random.default_rng(self.sample_seed(index, epoch))
-        return augment(image, record, rng, self.augmentation, self.model, masks=self.masks, flip_pairs=self.flip_pairs)
+        """One image in one epoch, augmented. What the crop does not show is not read, if the image's format allows it.
 
-    def annotated(self, index: int, epoch: int) -> tuple[np.ndarray, Record]:
-        """The image and its objects before they are resized, with what is pasted and after the user's transform.
-
-        Raises `DataError` if the image cannot be read, and `ConfigError` if what the transform returns is wrong.
+        Raises `DataError` if the image cannot be read, and `ConfigError` if what the user's transform returns is wrong.
         """
         record, seed = self.dataset.record(index), self.sample_seed(index, epoch)
-        image = self._read(record)
+        with record.open() as source:
+            image, record = self._changed(window_of(source, self.rule), record, seed)
+            return augment(
+                image, record, np.random.default_rng(seed), self.augmentation, self.model,
+                masks=self.masks, flip_pairs=self.flip_pairs,
+            )  # fmt: skip
+
+    def _changed(self, image: Window, record: Record, seed: int) -> tuple[np.ndarray | Window, Record]:
+        """The image and its objects with what is pasted and after the user's transform, which need the whole image."""
+        changed: np.ndarray | Window = image
         rng = np.random.default_rng((seed, 1))  # its own, so that the geometry is the same without
         if self.augmentation.copy_paste and rng.random() < self.augmentation.copy_paste:
+            below = changed = image(0, 0, *record.size)
             other = self.dataset.record(int(rng.integers(len(self.dataset))))
-            with suppress(DataError):  # it is reported when its own turn comes
-                image, record = copy_paste(
-                    image, record, self._read(other), other, rng, self.augmentation, self.model, self.flip_pairs
+            with suppress(DataError), other.open() as source:  # it is reported when its own turn comes
+                above = window_of(source, self.rule)
+                changed, record = copy_paste(
+                    below, record, above, other, rng, self.augmentation, self.model, self.flip_pairs
                 )
         if self.transform is not None:
-            image, record = apply(self.transform, image, record, seed, resizes=bool(self.augmentation.crop))
-        return image, record
-
-    def _read(self, record: Record) -> np.ndarray:
-        rule = self.rule
-        return read_image(record.path, channels=rule.channels, annotated_size=record.size, ranges=rule.range)
+            whole = changed if isinstance(changed, np.ndarray) else changed(0, 0, *record.size)
+            changed, record = apply(self.transform, whole, record, seed, resizes=bool(self.augmentation.crop))
+        return changed, record
 
     def _images(self, indices: list[int], samples: list[Sample], plan: BatchPlan) -> Images:
         if self.views != ONE_VIEW:
-            arrays = (self._read(self.dataset.record(index)) for index in indices)
-            return join([prepare_views(array, self.rule, self.views) for array in arrays])
+            return join([self._views(index) for index in indices])
         return to_images(
             [sample.image for sample in samples],
             [(int(h), int(w)) for h, w in self.sizes[indices]],
@@ -166,6 +166,11 @@ class BatchMaker(data.Dataset):
             canvas=plan.canvas,
             scales=[sample.scales for sample in samples],
         )
+
+    def _views(self, index: int) -> Images:
+        with self.dataset.open(index) as source:
+            array = source.read(channels=self.rule.channels, ranges=self.rule.range)
+        return prepare_views(array, self.rule, self.views)
 
     def _pack(
         self, made: list[tuple[int, Sample]], plan: BatchPlan, problems: tuple[tuple[int, str], ...]

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import DataError
-from ..images import read_image
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 from .problems import Problem, problem_lines
 from .usable import checked_headers, crowds_only
@@ -54,9 +53,11 @@ def unreadable_images(dataset: Dataset, channels: int = 3) -> list[Problem]:
     """
     problems = []
     for i in range(len(dataset)):
-        image_id, (height, width) = dataset.stated_id(i), dataset.sizes[i].tolist()
+        image_id = dataset.stated_id(i)
         try:
-            read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
+            with dataset.open(i) as image:
+                for box in image.bands():
+                    image.read(channels=channels, box=box)
         except DataError as error:
             if dataset.report.strict:
                 raise DataError(f"{dataset.source}, image {image_id}: {error}") from error

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..canvas import fit
+from ..canvas import Window, fit
 from ..config import AugmentConfig, ModelConfig
 from ..ops.rle import counts_from_bitmap
 from .augment import Geometry, jittered, move_keypoints, move_pixels, shown_pixels
@@ -21,7 +21,7 @@ from .dataset import Record, Segmentation
 def copy_paste(
     image: np.ndarray,
     record: Record,
-    other_image: np.ndarray,
+    other_image: np.ndarray | Window,
     other: Record,
     rng: np.random.Generator,
     config: AugmentConfig,
@@ -46,7 +46,7 @@ def copy_paste(
     for part in parts:
         cover[part.within(top, left)] |= part.bits
     pasted, window = image.copy(), (slice(top, top + height), slice(left, left + width))
-    pixels = move_pixels(other_image, geometry, model.input).astype(image.dtype)
+    pixels = move_pixels(other_image, other.size, geometry, model.input).astype(image.dtype)
     pasted[window][cover[window]] = pixels[cover[window]]
     below = _hide(record, cover, config.min_visible)
     return pasted, _joined(below, _record_of(other, parts, record.size, geometry, (top, left), flip_pairs, model))

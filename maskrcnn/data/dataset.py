@@ -1,10 +1,11 @@
 """A data set of any size as a handful of flat NumPy arrays, from which `record(i)` cuts one image with its objects.
 
 No Python object exists per annotation, so COCO's 860,000 objects stay small, and processes can share the buffers
-(`shared.py`). `DatasetBuilder` fills the tables; nothing here reads files.
+(`shared.py`). `DatasetBuilder` fills the tables; of files only images are read here, by `open`.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..categories import Category, category_table, keypoint_slices
 from ..errors import DataError
+from ..images import ImageSource, Page, open_image
 from .problems import Report
 from .shared import hand_over, share, take_over
 
@@ -48,6 +50,11 @@ class Record(NamedTuple):
     # outlines that are finer than `segmentations`, of predictions; see `shapes.py`
     shapes: list[list[Shape]] | None = None
     image: np.ndarray | None = None  # [H W C], of an image that came from no file
+    page: Page = None  # of a stack: the one that is seen
+
+    def open(self) -> AbstractContextManager[ImageSource]:
+        """The image, open while a `with` block runs. Raises `DataError` then, also for another size than annotated."""
+        return open_image(self.path, page=self.page, annotated_size=self.size)
 
 
 class ImageTable(NamedTuple):
@@ -101,6 +108,9 @@ class Dataset:
     fingerprint: str  # SHA-256 of the annotations' bytes
     report: Report  # what was dropped and repaired
     rows: np.ndarray  # int64 [N], the rows of `images` that belong to this data set
+    page: Page = (
+        None  # of images that are stacks: the one that is annotated, from 1, or "max", which is the user's word
+    )
 
     def __post_init__(self) -> None:
         self.images, self.objects = share(self.images), share(self.objects)
@@ -157,6 +167,11 @@ class Dataset:
         """The file of image i."""
         return self.images.roots[self.images.root_of[self.rows[i]]] / self.name(i)
 
+    def open(self, i: int) -> AbstractContextManager[ImageSource]:
+        """Image i, as `Record.open` does it."""
+        height, width = self.sizes[i].tolist()
+        return open_image(self.path(i), page=self.page, annotated_size=(height, width))
+
     def record(self, i: int, *, exact: bool = False) -> Record:
         """Image i with its objects, in the order of the source. `exact` leaves the boxes in float64."""
         objects, row = self.objects, self.rows[i]
@@ -175,6 +190,7 @@ class Dataset:
             areas=objects.areas[first:last],
             name=self.name(i),
             scores=None if objects.scores is None else objects.scores[first:last],
+            page=self.page,
         )
 
     def _segmentation(self, j: int, size: tuple[int, int]) -> Segmentation:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..images import MAX_PIXELS, image_size
+from ..ops.rle import MAX_PIXELS as MOST_COUNTED
 from .dataset import ImageTable
 from .names import STATED, Found, ImageFinder, Lost
 from .problems import Report
@@ -169,9 +170,20 @@ class ImageRows:
                 return self._skip(key, "unreadable image" if absent else "invalid height or width", said)
             what = "not stated" if absent else "invalid"
             self.report.add("repair", f"height and width {what}, taken from the file", image_id=key)
-        if size[0] * size[1] > MAX_PIXELS:
-            return self._skip(key, "too many pixels", f"{size[0]} x {size[1]}")
+        if size[0] * size[1] > MAX_PIXELS and (why := self._too_large(found, size)):
+            return self._skip(key, "too many pixels", why)
         return size
+
+    def _too_large(self, found: Found, size: tuple[int, int]) -> str:
+        """Why an image of so many pixels cannot be used; empty if it can be read in windows, and has this size."""
+        if size[0] * size[1] > MOST_COUNTED:
+            return f"{size[0]} x {size[1]}; masks of more than {MOST_COUNTED:,} pixels cannot be counted"
+        try:
+            if (real := image_size(self._finder.roots[found.root] / found.name)) not in (size, size[::-1]):
+                return f"{size[0]} x {size[1]}; the file has {real[0]} x {real[1]}"
+        except DataError as error:
+            return str(error)
+        return ""
 
     def _name(self, row: int) -> str:
         return self._names[self._name_stops[row] : self._name_stops[row + 1]].decode()

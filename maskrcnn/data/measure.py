@@ -34,15 +34,13 @@ def measure(bitmap: np.ndarray, corner: tuple[int, int], pixels: np.ndarray | No
     Args:
         bitmap: bool [h w], the object's window: its first and last row and column are not empty.
         corner: (row, column) of the window in the image.
-        pixels: [H W C], the image, for the intensities.
+        pixels: [h w C], the image in this window, for the intensities.
     """
     rows, columns = np.nonzero(bitmap)
     y, x = rows.mean(), columns.mean()
-    height, width = bitmap.shape
     intensities: tuple[float, ...] = ()
     if pixels is not None:
-        inside = pixels[corner[0] : corner[0] + height, corner[1] : corner[1] + width][bitmap]
-        intensities = tuple(inside.mean(axis=0, dtype=np.float64).tolist())
+        intensities = tuple(pixels[bitmap].mean(axis=0, dtype=np.float64).tolist())
     return Measures(
         area=len(rows),
         centroid=(float(x) + corner[1], float(y) + corner[0]),

@@ -62,7 +62,7 @@ def measure_pixels(dataset: Dataset, channels: int, seed: int = 0) -> Measured |
     deep: list[np.ndarray] = []
     for row in _sample(dataset, _IMAGES, seed):
         try:
-            with open_image(dataset.path(row)) as image:
+            with dataset.open(row) as image:
                 pixels = image.sample(channels)
                 samples.append(pixels[:: -(-len(pixels) // _PIXELS)])
                 deep += [samples[-1]] if image.deep else []

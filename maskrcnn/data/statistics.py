@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..images import read_image
 from .dataset import Dataset
 
 _LOOKED_AT, _MOST_PIXELS = 128, 256e6  # images, and their pixels together, that are opened to see whether up matters
@@ -119,7 +118,8 @@ def _thumbnails(dataset: Dataset, channels: int, most: int) -> np.ndarray:
         if min(height, width) < _CELLS or pixels > _MOST_PIXELS:
             continue
         try:
-            image = read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
+            with dataset.open(i) as source:
+                image = source.read(channels=channels)
         except DataError:
             continue
         grey = image.mean(axis=2, dtype=np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..categories import Category
 from ..errors import DataError
-from ..images import image_size, read_image
+from ..images import image_size
 from .dataset import NO_MASK, Dataset
 from .problems import Problem
 
@@ -107,13 +107,9 @@ def shared_images(train: Dataset, val: Dataset) -> str | None:
 def compared_sizes(dataset: Dataset, indices: Iterable[int]) -> Iterator[Problem | None]:
     """For each image what is wrong with its header, or None: it cannot be read, or states another size."""
     for i in indices:
-        (height, width), path = dataset.sizes[i].tolist(), dataset.path(i)
         try:
-            size = image_size(path)
-            if size == (width, height) != (height, width):  # annotated without the rotation of EXIF, perhaps
-                read_image(path, annotated_size=(height, width))
-            elif size != (height, width):
-                raise DataError(_differ(path.name, size, (height, width)))
+            with dataset.open(i):
+                pass
         except DataError as error:
             yield Problem("image", dataset.report.file, dataset.stated_id(i), None, "unreadable", str(error))
         else:
@@ -172,9 +168,9 @@ def _no_readable_image(dataset: Dataset, channels: int | None) -> str | None:
     """A sentence if no image can be read. It opens images until one can be, so usually one."""
     first = ""
     for i in dict.fromkeys((*_spread(len(dataset), _SAMPLE), *range(len(dataset)))):
-        height, width = dataset.sizes[i].tolist()
         try:
-            read_image(dataset.path(i), channels=channels, annotated_size=(height, width))
+            with dataset.open(i) as image:
+                image.read(channels=channels, box=next(image.bands()))
         except DataError as error:
             first = first or str(error)
         else:

@@ -35,6 +35,8 @@ def evaluate(
     tta: "TTA | bool" = False,
     tile: str | int = "auto",
     overlap: float = 0.2,
+    page: int | None = None,
+    max_project: bool = False,
     unlabelled: str | None = None,
     masks: bool = True,
     strict: bool = False,
@@ -56,6 +58,8 @@ def evaluate(
         tta: Test-time augmentation, as for `Predictor.predict`.
         tile: Predict large images in tiles: auto, off, or their side in image pixels.
         overlap: Share of a tile's side that neighbours have in common.
+        page: Page of TIFF stacks, from 1; default: the one that the model was trained on.
+        max_project: See the maximum over all pages of TIFF stacks.
         unlabelled: Images without annotations: background or skip; default: as the format does.
         masks: Measure masks, if the model has them.
         strict: A bad annotation or image is an error; default: it is left out and counted.
@@ -64,6 +68,7 @@ def evaluate(
     Raises `CheckpointError`, `ConfigError` and `DataError`, also if there is nothing to measure: no object, no readable
     image, no class that the model has, or no mask for a model with masks.
     """
+    from ..canvas import chosen_page
     from ..data.dataset import keypoint_order
     from ..data.formats import ReadOptions, find, read_dataset
     from ..data.loader import EvalLoader
@@ -80,10 +85,11 @@ def evaluate(
     tile = check_tile(tile, overlap)
     model, categories = open_model(weights, device=device)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
+    seen = chosen_page(page, max_project, engine.config.input)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
     splits = find(data, ReadOptions(None if images is None else Path(images), keypoints=keypoints))
     source = next(splits[name] for name in ("val", "all", "test", "train") if name in splits)
-    dataset = read_dataset(source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    dataset = read_dataset(source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=seen)
     masks = masks and engine.config.mask_head.enabled
     require_common_class(dataset, categories)
     require_usable(dataset, masks=masks, channels=engine.config.input.channels)
@@ -148,14 +154,14 @@ def detect_in_tiles(
 ) -> Rows:
     """What the engine finds in these images, as COCO's rows. An image that cannot be read is added to `problems`, by
     its id, with the reason; if `strict`, it raises `DataError`."""
-    from ..images import open_image
-    from ..tiling import detect, window_of
+    from ..canvas import window_of
+    from ..tiling import detect
 
     rows: Rows = []
     for i, tiling in tilings.items():
         image_id, size = int(dataset.image_ids[i]), tuple(dataset.sizes[i].tolist())
         try:
-            with open_image(dataset.path(i), annotated_size=size) as image:
+            with dataset.open(i) as image:
                 window = window_of(image, engine.config.input)
                 found = detect(engine, window, size, tiling, batch=batch, image_id=dataset.stated_id(i))
         except DataError as error:

@@ -58,7 +58,8 @@ def read_image(
             must match the source.
         annotated_size: the (height, width) stated in the annotations of this image.
         ranges: what becomes 0 and 255 in each channel of a deep image; by default the image's own percentiles.
-        page: of a stack or animation, from 1; "max": the maximum over all pages of a TIFF.
+        page: of a stack or animation, from 1; "max": the maximum over all pages of a TIFF. An image with one page is
+            read whatever page of stacks is chosen.
 
     Raises `DataError`, naming the file, if the image cannot be read, does not fit or has more than `MAX_PIXELS`.
     """
@@ -130,6 +131,12 @@ class ImageSource:
             return np.repeat(pixels, 3, axis=2)
         return np.array(pixels, order="C")  # a copy: a PIL image's view is read-only, and the source must not change
 
+    def bands(self) -> Iterator[Box]:
+        """Windows that are the whole image together, from top to bottom; one if it is decoded whole."""
+        height, width = self.size
+        rows = max(_SAMPLE // width, 1) if self.windowed else height
+        return ((top, 0, min(top + rows, height), width) for top in range(0, height, rows))
+
     def sample(self, channels: int | None = None) -> np.ndarray:
         """[n 1 C] of at most some 2^22 pixels as they are stored: all of them, or an even choice."""
         wanted = self.channels if channels is None else channels
@@ -144,27 +151,27 @@ class ImageSource:
         self._file.close()
 
     def _checked(self, page: Page) -> int | None:
-        """The page to read, from 0; None: the maximum over all."""
+        """The page to read, from 0; None: the maximum over all. An image with one page is no stack to choose from."""
         pages, file = self.pages, self._file
-        if pages == 1 and page in (None, 1, "max"):
+        if pages == 1 and (page in (None, "max") or (isinstance(page, int) and page > 0)):
             return 0
         if page is None:
             if isinstance(file, TiffFile):
                 raise DataError(
-                    f"{self.name}: a stack of {pages} pages{file.axes}; predict sees one of them with --page, their "
-                    "maximum with --max-project; to train, save pages as files, or, if they are channels, mark them so "
-                    "(OME-TIFF with axes CYX)"
+                    f"{self.name}: a stack of {pages} pages{file.axes}; predict and evaluate see one of them with "
+                    "--page, their maximum with --max-project, train and check with --set model.input.page=1 or "
+                    "--set model.input.page=max; if they are channels, mark them so (OME-TIFF with axes CYX)"
                 )
             raise DataError(
-                f"{self.name}: an animation of {pages} frames; predict sees one of them with --page; to use more, save "
-                "them as files, for example with ffmpeg"
+                f"{self.name}: an animation of {pages} frames; predict and evaluate see one of them with --page, train "
+                "with --set model.input.page=1; to use more, save them as files, for example with ffmpeg"
             )
         if page == "max":
             if isinstance(file, TiffFile):
                 return None
             raise DataError(f"{self.name}: an animation of {pages} frames; --max-project is for stacks in TIFF")
         if not isinstance(page, int) or not 1 <= page <= pages:
-            raise DataError(f"{self.name}: there is no page {page}; it has {pages}")
+            raise DataError(f"{self.name}: there is no page {page}; it has {pages}; --page chooses another")
         return page - 1
 
     def _read(self, box: Box, channels: int) -> np.ndarray:

@@ -21,7 +21,6 @@ from ..data.check import advice, resized_sizes
 from ..data.dataset import NO_MASK, Dataset
 from ..data.problems import Problem
 from ..errors import DataError
-from ..images import read_image
 from ..ops.contour import Outline, trace
 from ..visualize import draw
 from .page import framed, page_path, table, tiles, write_page
@@ -29,6 +28,7 @@ from .page import framed, page_path, table, tiles, write_page
 SHOWN = 12  # images
 _LONGEST, _THUMBNAIL = 480, 240  # pixels
 _LISTED = 12  # problems of one reason that get a thumbnail
+_AROUND = 32  # pixels of the image at least that are shown around an object with a problem
 _CLASSES = 200  # that are listed
 _STYLE = """
 .images.small { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
@@ -273,14 +273,18 @@ def _thumbnail(problem: Problem, data: Dataset, rows: dict[int | str, int], mode
 def _around(data: Dataset, row: int, annotation_id: int | None, rule: InputConfig) -> Image.Image:
     """The image in `row`, or the part of it around an object, whose box is drawn."""
     record = data.record(row)
-    pixels = read_image(record.path, channels=rule.channels, annotated_size=record.size, ranges=rule.range)
     found = np.flatnonzero(record.annotation_ids == annotation_id) if annotation_id is not None else []
+    with record.open() as image:
+        top, left, (bottom, right) = 0, 0, image.size
+        if len(found):
+            x1, y1, x2, y2 = record.boxes[found[0]].tolist()
+            margin = max(x2 - x1, y2 - y1, _AROUND)
+            left, top = max(math.floor(x1 - margin), 0), max(math.floor(y1 - margin), 0)
+            right, bottom = min(math.ceil(x2 + margin), right), min(math.ceil(y2 + margin), bottom)
+        pixels = image.read(channels=rule.channels, ranges=rule.range, box=(top, left, bottom, right))
     shown = draw(pixels, np.zeros((0, 4)), None, np.zeros(0, dtype=np.int64), [])
-    if not len(found):
-        return shown
-    factor = shown.width / pixels.shape[1]
-    x1, y1, x2, y2 = (record.boxes[found[0]] * factor).tolist()
-    ImageDraw.Draw(shown).rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=(255, 90, 30), width=3)
-    margin = max(x2 - x1, y2 - y1, 32 * factor)
-    corners = max(x1 - margin, 0), max(y1 - margin, 0), min(x2 + margin, shown.width), min(y2 + margin, shown.height)
-    return shown.crop(tuple(round(corner) for corner in corners))  # type: ignore[arg-type]
+    if len(found):
+        factor = shown.width / pixels.shape[1]
+        x1, y1, x2, y2 = ((record.boxes[found[0]] - [left, top, left, top]) * factor).tolist()
+        ImageDraw.Draw(shown).rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=(255, 90, 30), width=3)
+    return shown

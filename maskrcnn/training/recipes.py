@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..config import Config, ModelConfig, flat, merged, override, preset, to_dict
@@ -428,6 +428,7 @@ def preview(dataset: Dataset, settings: Sequence[str], *, model: str | None, gpu
     base = Config(model=preset(name))
     if not len(dataset):
         return asked.over(base), []
+    dataset = replace(dataset, page=asked.over(base).model.input.page or None)
     base, pixels = settle_pixels(base, asked.over(base), asked.names, dataset)
     seen = measure(dataset, asked.over(base).model.input.channels)
     config, lines = choose("scratch", seen, base, asked, machine, "none")

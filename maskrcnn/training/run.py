@@ -204,13 +204,13 @@ def _read(
     """The images to train on and those to evaluate on, with the same labels; None if the data is not divided. Raises
     `DataError` if there is nothing to learn from or nothing to measure.
     """
-    keypoints, masks = model.keypoint_head.enabled, model.mask_head.enabled
+    keypoints, masks, page = model.keypoint_head.enabled, model.mask_head.enabled, model.input.page or None
     train_source, val_source = find_splits(data, val, images=images, keypoints=keypoints)
-    train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
     require_usable(train, masks=masks)
     if val_source is None:
         return train, None
-    held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
+    held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
     require_usable(held, masks=masks)
     return train, match_categories(train, held)
 

@@ -207,7 +207,11 @@ def propose(
     restore_rpn(network, checkpoint.state, weights)
     keypoints = config.keypoint_head.enabled
     dataset = read_dataset(
-        find_splits(data, images=images, keypoints=keypoints)[0], images, strict=strict, keypoints=keypoints
+        find_splits(data, images=images, keypoints=keypoints)[0],
+        images,
+        strict=strict,
+        keypoints=keypoints,
+        page=config.input.page or None,
     )
     loader = EvalLoader(dataset, config, batch=batch, workers=workers, strict=strict)
     engine = Engine.of(network.to(choose_device(device)), checkpoint.categories, precision)

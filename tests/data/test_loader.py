@@ -22,6 +22,7 @@ from maskrcnn.data.batch import sample_seed, slots, unpack
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.loader import EvalLoader, TrainLoader
 from maskrcnn.errors import DataError
+from maskrcnn.images import tiff
 from maskrcnn.ops.nms import nms
 
 KEEP = ModelConfig(input=InputConfig(min_size=0, max_size=512))
@@ -60,6 +61,40 @@ def write(folder, count=12, *, sizes=SIZES, objects=lambda i: i % 4, keypoints=F
 @pytest.fixture
 def dataset(tmp_path):
     return write(tmp_path)
+
+
+@pytest.mark.parametrize("resize", ["pillow", "float", "opencv"])
+@pytest.mark.parametrize("kind", ["tiles", "strips, 16 bits"])
+def test_of_a_large_image_only_the_crop_is_read(resize, kind, tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    data = write(tmp_path, 1, sizes=[(1100, 900)], objects=lambda _: 8)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["images"][0]["file_name"] = "0.tif"
+    (tmp_path / "tiff.json").write_text(json.dumps(content))
+    pixels = np.asarray(Image.open(tmp_path / "0.png"))
+    deep = kind != "tiles"
+    if deep:
+        pixels = pixels.astype(np.uint16) * 100
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "0.png")
+        tifffile.imwrite(tmp_path / "0.tif", pixels[..., 0], compression="zlib", rowsperstrip=32)
+    else:
+        tifffile.imwrite(tmp_path / "0.tif", pixels, photometric="rgb", tile=(64, 64), compression="zlib")
+    monkeypatch.setattr("maskrcnn.images.tiff._LARGE", 1)
+    decoded: list[int] = []
+    decode = tiff._decode
+    monkeypatch.setattr(tiff, "_decode", lambda *args: decoded.append(args[2]) or decode(*args))
+    input = InputConfig(min_size=0, zoom=0.83, max_size=4096, resize=resize, range=((100.0, 20000.0),) * deep * 3)
+    whole, parts = (
+        TrainLoader(each, replace(KEEP, input=input), CROP, batch=1)
+        for each in (data, read_dataset(tmp_path / "tiff.json"))
+    )
+    for epoch in range(3):
+        (one,), (other,) = list(whole.batches(epoch)), list(parts.batches(epoch))
+        assert torch.equal(one.images.pixels, other.images.pixels)
+        assert one.gt is not None
+        assert other.gt is not None
+        assert all(torch.equal(a, b) for a, b in zip(one.gt, other.gt, strict=True) if isinstance(a, torch.Tensor))
+    assert 3 <= len(decoded) <= 3 * 9  # of 270 tiles or 35 strips in each epoch
 
 
 def test_views_hold_the_same_images_at_every_scale(tmp_path):

@@ -26,7 +26,7 @@ def disk(radius, size):
 
 def test_a_rectangle() -> None:
     pixels = np.arange(2 * 20 * 30).reshape(20, 30, 2)
-    found = measure(np.ones((3, 5), bool), (4, 6), pixels)
+    found = measure(np.ones((3, 5), bool), (4, 6), pixels[4:7, 6:11])
     assert found.area == 15
     assert found.centroid == (8, 5)
     assert found.perimeter == 12  # 4 + 4 + 2 + 2: from centre to centre
@@ -58,7 +58,9 @@ def test_all_measures_are_those_of_scikit_image(bitmap) -> None:
         return
     pixels = np.random.default_rng(0).normal(size=(*bitmap.shape, 2))
     (expected,) = reference.regionprops(bitmap.astype(int), pixels)
-    found = measure(*tight(bitmap), pixels)
+    part, (row, column) = tight(bitmap)
+    inside = pixels[row : row + part.shape[0], column : column + part.shape[1]]
+    found = measure(part, (row, column), inside)
     assert found.area == expected.area
     assert found.centroid == pytest.approx(expected.centroid[::-1])
     assert found.perimeter == pytest.approx(expected.perimeter)

@@ -15,12 +15,13 @@ import difflib
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ...categories import Category
 from ...errors import ConfigError, DataError
+from ...images import Page
 from ..archives import unpacked
 from ..dataset import Dataset, Record
 
@@ -125,8 +126,10 @@ def read_dataset(
     strict: bool = False,
     keypoints: bool | None = False,
     unlabelled: str | None = None,
+    page: Page = None,
 ) -> Dataset:
-    """Reads a `Source`, or a file or folder that is not divided; the other arguments are those of `ReadOptions`.
+    """Reads a `Source`, or a file or folder that is not divided; the other arguments are those of `ReadOptions`, and
+    `page` says which page is annotated of images that are stacks.
 
     Raises `DataError`, naming the file, if it cannot be read.
     """
@@ -135,7 +138,7 @@ def read_dataset(
     if unlabelled not in (None, "background", "skip"):
         raise ConfigError(f"--unlabelled is background or skip, not {unlabelled!r}")
     options = ReadOptions(None if images_dir is None else Path(images_dir), strict, keypoints, unlabelled)
-    return _module(source.format).read(source, options)
+    return replace(_module(source.format).read(source, options), page=page)
 
 
 def writer(

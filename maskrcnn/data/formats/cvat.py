@@ -343,9 +343,7 @@ class _Shapes:
         if not (0 < own_width <= width - left and 0 < own_height <= height - top and left >= 0 and top >= 0):
             return None
         runs = [_integer(run) for run in child.get("rle", "").split(",")]
-        if None in runs or min(runs) < 0 or sum(runs) != own_width * own_height:
-            return None
-        if height * width > MAX_PIXELS:
+        if None in runs or min(runs) < 0 or sum(runs) != own_width * own_height or sum(runs) > MAX_PIXELS:
             return None
         pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(own_height, own_width)
         return rle_of_window(pixels, left, top, self.size)

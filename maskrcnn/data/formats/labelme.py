@@ -184,7 +184,9 @@ def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> _Image:
         raise DataError(f"{path}: not LabelMe's; expected an object with a list 'shapes'")
     root, name = _find_image(path, content, images)
     stated = _stated_size(content)
-    size = size_of(root / name) or stated
+    size = size_of(root / name)
+    if size is None and stated is not None and math.prod(stated) <= MAX_PIXELS:
+        size = stated
     if size is None:
         raise DataError(f"{root / name}: cannot be read as an image, and {path.name} states no size")
     if stated is not None and stated not in (size, size[::-1]):  # reversed: LabelMe did not always turn photos
@@ -215,7 +217,7 @@ def _find_image(path: Path, content: dict[str, Any], images: ImageFinder) -> tup
 def _stated_size(content: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width); LabelMe before version 4 states none."""
     height, width = integer(content.get("imageHeight")) or 0, integer(content.get("imageWidth")) or 0
-    return (height, width) if min(height, width) > 0 and height * width <= MAX_PIXELS else None
+    return (height, width) if min(height, width) > 0 else None
 
 
 def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[_Object], list[tuple[str, str]]]:

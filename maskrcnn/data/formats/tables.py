@@ -5,19 +5,19 @@ are left out, which is known at the end: until then the rows are in a file witho
 """
 
 import csv
+import math
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from ...categories import Category
 from ...errors import DataError
-from ...images import open_image
 from ..bitmaps import draw_window
 from ..dataset import Record
 from ..measure import Measures, measure
@@ -29,6 +29,9 @@ _LENGTHS = (*BOX, *(name for name in _MASK if name != "solidity"))
 _UM = tuple(f"{name}_um2" if name == "area" else f"{name}_um" for name in _LENGTHS)
 _COLUMNS = ("image", "split", "id", "class", "score", *BOX, *_MASK, *_UM)  # then the intensities
 _DIGITS = 6  # after the point
+_DECODED = 2**29  # bytes of an image up to which it is decoded once, and not for each object
+
+_Read: TypeAlias = Callable[[int, int, int, int], np.ndarray]  # (top, left, bottom, right)
 
 
 class Table:
@@ -42,26 +45,29 @@ class Table:
         self._kept = tempfile.TemporaryFile("w+", dir=out, encoding="utf-8", newline="")
         weakref.finalize(self, self._kept.close)  # of a table that is never closed
         self._writer = csv.writer(self._kept)
-        self._used, self._channels = set[str](), 0
+        self._used, self._channels, self._unread = set[str](), 0, ""
 
     def add(self, record: Record, split: str = "all") -> None:
         """Writes a row for each object but crowds. Without a mask only the box is known; without the image file, or if
-        its size is not the annotated one, there are no intensities.
+        its size is not the annotated one, there are no intensities, which is counted.
         """
         objects = np.flatnonzero(~record.ignore).tolist()
         if crowds := len(record.ignore) - len(objects):
             self.lost["crowd"] += crowds
         if not objects:
             return
-        pixels, pixel_size = _read(record)
-        for i in objects:
-            row = self._row(record, i, pixels, pixel_size)
-            if split != "all":
-                row["split"] = split
-            self._used |= row.keys()
-            means = [row.pop(name) for name in list(row) if name.startswith("intensity_")]
-            self._channels = max(self._channels, len(means))
-            self._writer.writerow([*(row.get(name, "") for name in _COLUMNS), *means])
+        with _opened(record) as (read, pixel_size, why):
+            if why:
+                self._unread = self._unread or f"mean intensities of an image (the first: {why})"
+                self.lost[self._unread] += 1
+            for i in objects:
+                row = self._row(record, i, read, pixel_size)
+                if split != "all":
+                    row["split"] = split
+                self._used |= row.keys()
+                means = [row.pop(name) for name in list(row) if name.startswith("intensity_")]
+                self._channels = max(self._channels, len(means))
+                self._writer.writerow([*(row.get(name, "") for name in _COLUMNS), *means])
 
     @property
     def columns(self) -> list[str]:
@@ -83,7 +89,7 @@ class Table:
         self._kept.close()
 
     def _row(
-        self, record: Record, i: int, pixels: np.ndarray | None, pixel_size: tuple[float, float] | None
+        self, record: Record, i: int, read: _Read | None, pixel_size: tuple[float, float] | None
     ) -> dict[str, Any]:
         x1, y1, x2, y2 = record.boxes[i].astype(np.float64).tolist()
         row: dict[str, Any] = {
@@ -96,6 +102,8 @@ class Table:
             row["score"] = float(record.scores[i])
         bitmap, corner = draw_window(record.segmentations[i], record.size)
         if bitmap.size:
+            (y, x), (height, width) = corner, bitmap.shape
+            pixels = None if read is None else read(y, x, y + height, x + width)
             row |= _columns(measure(bitmap, corner, pixels))
         if pixel_size is not None:
             row |= _micrometres(row, pixel_size)
@@ -119,12 +127,25 @@ def _micrometres(row: dict[str, Any], pixel_size: tuple[float, float]) -> dict[s
     return {um: row[name] * scales[name] for name, um in named if name in row and name in scales}
 
 
-def _read(record: Record) -> tuple[np.ndarray | None, tuple[float, float] | None]:
-    """The image [H W C] in its own values, and its pixels' (height, width) in micrometres, as far as they are known."""
-    pixels, pixel_size = record.image, None
-    if pixels is None:
-        with suppress(DataError), open_image(record.path, annotated_size=record.size) as image:
-            pixels, pixel_size = image.window(0, 0, *image.size), image.pixel_size
-    if pixels is None or pixels.shape[:2] != tuple(record.size):
-        return None, None
-    return (pixels[..., None] if pixels.ndim == 2 else pixels), pixel_size
+@contextmanager
+def _opened(record: Record) -> Iterator[tuple[_Read | None, tuple[float, float] | None, str]]:
+    """What reads windows [h w C] of the image in its own values, and its pixels' (height, width) in micrometres, as far
+    as they are known; and why its values are not. It is decoded once if it is not too large for that."""
+    if record.image is not None:
+        yield _cutting(record.image if record.image.ndim == 3 else record.image[..., None]), None, ""
+        return
+    with ExitStack() as stack:
+        read = pixel_size = None
+        why = ""
+        try:
+            image = stack.enter_context(record.open())
+            pixel_size, read = image.pixel_size, image.window
+            if math.prod(image.size) * image.channels * image.dtype.itemsize <= _DECODED:
+                read = _cutting(image.window(0, 0, *image.size))
+        except DataError as error:
+            read, why = None, str(error)
+        yield read, pixel_size, why
+
+
+def _cutting(pixels: np.ndarray) -> _Read:
+    return lambda top, left, bottom, right: pixels[top:bottom, left:right]

@@ -1,6 +1,7 @@
 """Tables of objects: every value known by hand, and the same in both formats."""
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,28 @@ def test_without_the_image_or_a_mask_the_rest_is_there(tmp_path: Path) -> None:
     assert "score" not in box
 
 
+def test_intensities_that_are_not_known_are_counted(tmp_path: Path) -> None:
+    made = writer("csv", tmp_path, CATEGORIES)
+    for name in ("none.png", "neither.png"):
+        made.add(record([mask(0, 2, 0, 2)], path=tmp_path / name))
+    ((what, count),) = made.lost.items()
+    assert count == 2
+    assert what.startswith(f"mean intensities of an image (the first: {tmp_path / 'none.png'}: cannot be opened")
+
+
+@pytest.mark.parametrize("most", [2**29, 100])
+@pytest.mark.parametrize("page", [2, "max"])
+def test_the_page_that_was_seen_is_measured(page, most, tmp_path: Path, monkeypatch) -> None:
+    """At once, or window by window if the image is too large for that."""
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.random.default_rng(0).integers(0, 60000, (3, 20, 30), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", compression="zlib")
+    monkeypatch.setattr(tables, "_DECODED", most)
+    seen = stack.max(axis=0) if page == "max" else stack[page - 1]
+    rows = table(tmp_path, record([mask(4, 9, 6, 8), mask(0, 1, 0, 1)], path=tmp_path / "a.tif", page=page))
+    assert [float(row["intensity_0"]) for row in rows] == [pytest.approx(seen[4:9, 6:8].mean()), seen[0, 0]]
+
+
 def test_an_image_in_memory_is_measured(tmp_path: Path) -> None:
     (row,) = table(tmp_path, record([mask(0, 2, 0, 2)], image=np.full((20, 30, 1), 5, np.uint8)))
     assert row["intensity_0"] == "5.0"
@@ -83,7 +106,7 @@ def test_an_image_in_memory_is_measured(tmp_path: Path) -> None:
 
 def test_micrometres_where_the_image_states_the_size_of_its_pixels(tmp_path: Path, monkeypatch) -> None:
     sizes = {"a.png": (0.5, 0.5), "b.png": None, "c.png": (0.5, 0.25)}
-    monkeypatch.setattr(tables, "_read", lambda record: (None, sizes[record.name]))
+    monkeypatch.setattr(tables, "_opened", lambda record: nullcontext((None, sizes[record.name], "")))
     square, none, oblong = table(tmp_path, *(record([mask(0, 4, 2, 6)], name=name) for name in sizes))
     assert float(square["area_um2"]) == 4
     assert float(square["perimeter_um"]) == float(square["perimeter"]) / 2 == 6
@@ -101,7 +124,7 @@ def test_crowds_are_counted_and_splits_named(tmp_path: Path) -> None:
     made.close()
     with (tmp_path / "objects.csv").open(newline="") as file:
         assert [row["split"] for row in csv.DictReader(file)] == ["train", "val"]
-    assert made.lost == {"crowd": 1}
+    assert made.lost["crowd"] == 1
 
 
 def test_no_object_gives_a_table_without_rows(tmp_path: Path) -> None:
