@@ -162,7 +162,7 @@ class Result:
         return rows
 
     def record(self, image_id: int = 1, *, name: str | None = None, first_id: int = 1, shapes: bool = True) -> Record:
-        """The same as a `data.formats.Writer` takes it: a prediction is an annotated image with scores.
+        """The same as a `data.formats.FormatWriter` takes it: a prediction is an annotated image with scores.
 
         Labels count from 0 in the order of `categories`. Masks are run lengths; `shapes` adds their sub-pixel outlines.
 

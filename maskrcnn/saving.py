@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from .categories import Category
 from .data.claim import claim, sign
-from .data.formats import Writer, writer
+from .data.formats import FormatWriter, writer
 from .errors import DataError
 from .files import replacing
 from .results import DATA_SETS, Result, check_formats
@@ -52,7 +52,7 @@ class Saver:
         self._folders = [place for name, place in places.items() if name not in _TABLES]
         claim(*self._folders, inputs=inputs)
         self.out.mkdir(parents=True, exist_ok=True)
-        self._writers: dict[str, Writer] = {
+        self._writers: dict[str, FormatWriter] = {
             name: writer(DATA_SETS.get(name, name), place, categories) for name, place in places.items()
         }
         self._stack = ExitStack()

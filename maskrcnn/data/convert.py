@@ -79,7 +79,7 @@ def convert_data(
     from .claim import claim, sign
     from .dataset import map_categories
     from .formats import WRITERS, ReadOptions, check_format, find, read_dataset, writer
-    from .formats.files import relative
+    from .formats.writing import relative
     from .split import divide, parse_fractions
 
     check_format(to, WRITERS)

@@ -56,6 +56,10 @@ class Record(NamedTuple):
         """The image, open while a `with` block runs. Raises `DataError` then, also for another size than annotated."""
         return open_image(self.path, page=self.page, annotated_size=self.size)
 
+    def score(self, i: int) -> float | None:
+        """The score of object i, if it has one."""
+        return float(self.scores[i]) if self.scores is not None and np.isfinite(self.scores[i]) else None
+
 
 class ImageTable(NamedTuple):
     """One row per image. `names` and `id_texts` hold texts, UTF-8, end to end."""

@@ -108,12 +108,10 @@ def paint_objects(record: Record, lost: Counter[str]) -> tuple[np.ndarray, np.nd
     many pixels of each are in it, int64 [n].
 
     A pixel has one object: the one with the higher score, without scores the smaller one. `lost` counts the rest, and
-    keypoints and boxes, which no label image has.
+    boxes, which no label image has.
     """
     n = len(record.segmentations)
     labels = np.zeros(record.size, dtype=np.uint16 if n < 65536 else np.uint32)
-    if record.keypoints is not None:
-        lost["keypoints of an object"] += int((record.keypoints[:, :, 2] > 0).any(axis=1).sum())
     order = np.argsort(-record.areas if record.scores is None else np.nan_to_num(record.scores), kind="stable")
     left = np.zeros(n, dtype=np.int64)
     for i in order.tolist():

@@ -6,24 +6,24 @@ A format's module has
                               set that is not divided; empty if it is of another format
     read(source, options)     the `Dataset`
     Writer(out, categories, images)
-                              writes annotated images one by one, so that predictions need not be kept
+                              a `FormatWriter`: writes annotated images one by one, so that predictions need not be kept
 
 and may lack the last or the first two. It only parses: `DatasetBuilder` checks and reports what it finds.
 """
 
 import difflib
 import importlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from ...categories import Category
 from ...errors import ConfigError, DataError
 from ...images import Page
 from ..archives import unpacked
-from ..dataset import Dataset, Record
+from ..dataset import Dataset
+from .writing import FormatWriter
 
 # In the order in which they are asked; of masks, only names tell.
 READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "labelme", "via", "labelstudio", "masks")
@@ -60,24 +60,6 @@ class ReadOptions:
     keypoints: bool | None = False  # read keypoints, too; None: if the categories name some
     # An image without annotations; None: as the format means it.
     unlabelled: Literal["background", "skip"] | None = None
-
-
-class Writer(Protocol):
-    """Writes a data set with all its splits, or a run of predictions, into folder `out`.
-
-    `images` says what happens to the image files: "refer" leaves them where they are and writes their place, as far as
-    the format can; "copy" puts a copy where the format expects it; "link" a symbolic link.
-    """
-
-    lost: Counter[str]  # what the format could not hold, such as "hole of a mask", and how often
-
-    def add(self, record: Record, split: str = "all") -> None:
-        """Writes an image with its objects."""
-        ...
-
-    def close(self) -> None:
-        """Writes what is written once, such as the list of classes."""
-        ...
 
 
 def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, Source]:
@@ -143,7 +125,7 @@ def read_dataset(
 
 def writer(
     name: str, out: str | Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-) -> Writer:
+) -> FormatWriter:
     """The writer of a format. Raises `ConfigError` for an unknown one."""
     check_format(name, WRITERS)
     return _module(name).Writer(Path(out), categories, images)

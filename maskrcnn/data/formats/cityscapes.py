@@ -9,9 +9,9 @@ read, because the official evaluation reads it; polygons are drawn as its own to
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -29,7 +29,8 @@ from ..names import names_below
 from ..shapes import shapes_of_bitmap
 from ..validate import FAR, integer, show
 from . import ReadOptions, Source
-from .files import ImagePlacer, images_of_split, load_json
+from .files import images_of_split, load_json
+from .writing import FormatWriter
 
 LABELS = (
     "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk",
@@ -121,7 +122,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(digest.hexdigest())
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes both files of each image, and copies or links it, in Cityscapes' folders. A set that is not divided has no
     folder for the split. Predictions are in `results/` as well, with scores, as the evaluation server takes them.
 
@@ -129,23 +130,19 @@ class Writer:
     object: the one with the higher score, without scores the smaller one.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()
-        self._out, self._placer = out, ImagePlacer(images)
-        self._class_ids = [_IDS[c.name] if c.name in CLASSES else None for c in categories]
-        self._taken: set[str] = set()
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._class_ids = [_IDS[name] if name in CLASSES else None for name in self.names]
 
     def add(self, record: Record, split: str = "all") -> None:
         record, class_ids = self._of_classes(record)
         folder = "" if split == "all" else split
         name, suffix = self._name(record, folder)
-        placed = record._replace(name=f"{name}{_OF_IMAGE}{suffix}")
-        self._placer.place(placed, self._out / _OF_IMAGE[1:] / folder)
+        self.place(record, self.out / _OF_IMAGE[1:] / folder, f"{name}{_OF_IMAGE}{suffix}")
+        self.count_lost(record)
         labels, left = paint_objects(record, self.lost)
         values = self._values(class_ids, record.ignore, left)
-        target = self._out / "gtFine" / folder / name
+        target = self.out / "gtFine" / folder / name
         write_label_image(target.with_name(f"{target.name}_gtFine_instanceIds"), values[labels])
         height, width = record.size
         objects = _polygons(record, labels, left, class_ids)
@@ -156,9 +153,6 @@ class Writer:
         if record.scores is not None:
             self.lost["score, which only results/ has"] += len(record.scores)
             self._write_results(record, class_ids, PurePosixPath(name).name.replace(" ", "_"))
-
-    def close(self) -> None:
-        """Nothing is left to be written."""
 
     def _of_classes(self, record: Record) -> tuple[Record, list[int]]:
         """The objects of the eight classes, and their ids."""
@@ -182,10 +176,7 @@ class Writer:
         frame = _FRAME.fullmatch(base)
         city = "-".join(part for part in path.parts[:-1] if part not in ("..", ".", "/"))
         name = f"{city or (frame['city'] if frame else 'images')}/{base}"
-        if f"{folder}/{name}".casefold() in self._taken:
-            name = f"{name}-{path.suffix[1:]}-{record.image_id}"
-        self._taken.add(f"{folder}/{name}".casefold())
-        return name, path.suffix
+        return self.free(folder, (name, f"{name}-{path.suffix[1:]}-{record.image_id}")), path.suffix
 
     def _values(self, class_ids: list[int], ignore: np.ndarray, left: np.ndarray) -> np.ndarray:
         """uint16 [n + 1]: the value of each object in instanceIds, after that of the background."""
@@ -204,7 +195,7 @@ class Writer:
         return values
 
     def _write_results(self, record: Record, class_ids: list[int], base: str) -> None:
-        folder, lines = self._out / "results", []
+        folder, lines = self.out / "results", []
         assert record.scores is not None
         for i, (id, score) in enumerate(zip(class_ids, record.scores.tolist(), strict=True)):
             pixels, (row, column) = draw_window(record.segmentations[i], record.size)

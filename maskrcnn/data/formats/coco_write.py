@@ -2,10 +2,9 @@
 
 import tempfile
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -15,39 +14,36 @@ from ...files import replacing
 from ...ops.rle import string_from_counts
 from ..dataset import Dataset, Record
 from ..shapes import segmentation_of_rings
-from .files import ImagePlacer
+from .writing import FormatWriter
 
 _PIECE = 1 << 20  # bytes
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes `<split>.json` for every split, `annotations.json` for a set that is not divided.
 
     Images that are copied or linked go to `images/`, or `images/<split>/`. A json replaces an older one when it is
     complete; nothing is left of a writer that is never closed.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()  # nothing: a mask with holes becomes run lengths
-        self._out, self._categories, self._placer = out, tuple(categories), ImagePlacer(images)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._splits: dict[str, _Split] = {}
-        out.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def add(self, record: Record, split: str = "all") -> None:
         if (parts := self._splits.get(split)) is None:
-            parts = self._splits[split] = _Split(self._out)
-        folder = self._out / "images" / ("" if split == "all" else split)
+            parts = self._splits[split] = _Split(self.out)
+        folder = self.out / "images" / ("" if split == "all" else split)
         image_id = parts.image_ids.free(record.image_id)
-        parts.images.add(_image(image_id, self._placer.place(record, folder), record.size))
-        for row in _rows(record, self._categories):
+        parts.images.add(_image(image_id, self.place(record, folder), record.size))
+        for row in _rows(record, self.categories):
             parts.objects.add(row | {"id": parts.ids.free(row["id"]), "image_id": image_id})
 
     def close(self) -> None:
         for split, parts in self._splits.items():
             name = "annotations.json" if split == "all" else f"{split}.json"
-            _write(self._out / name, parts.images.pieces(), parts.objects.pieces(), self._categories)
+            _write(self.out / name, parts.images.pieces(), parts.objects.pieces(), self.categories)
         self._splits = {}
 
 
@@ -150,8 +146,8 @@ def _rows(record: Record, categories: Sequence[Category]) -> Iterator[dict[str, 
         if record.keypoints is not None and categories[label].keypoints:
             own = record.keypoints[j, slices[label]].astype(np.float64)
             row |= {"keypoints": own.ravel().tolist(), "num_keypoints": int((own[:, 2] > 0).sum())}
-        if record.scores is not None:
-            row["score"] = float(record.scores[j])
+        if (score := record.score(j)) is not None:
+            row["score"] = score
         yield row
 
 

@@ -10,11 +10,9 @@ CVAT's run lengths go along the rows of the mask's box, background first, and it
 import math
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape, quoteattr
 
@@ -31,10 +29,10 @@ from ..dataset import Dataset, Record
 from ..names import names_below
 from ..validate import FAR
 from . import ReadOptions, Source
-from .files import MOST_BYTES, ImagePlacer, add_image_file, categories_by_name, count_keypoints
-from .naming import Names
+from .files import MOST_BYTES, add_image_file, categories_by_name
 from .outlines import ellipse
 from .rings import rings_of, rle_of_window, window_of
+from .writing import FormatWriter
 from .xmls import elements, has_root, number, printable
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -107,34 +105,32 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(fingerprint(path))
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes `annotations.xml` and, unless `images="refer"`, `images/`, as CVAT exports a project.
 
     An object of one outline is a polygon, of several a mask, without a mask a box. A crowd has the attribute is_crowd.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.out, self.categories, self.lost = out, tuple(categories), Counter[str]()
-        self._names, self._placer, self._count = Names(), ImagePlacer(images), 0
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._count = 0
         self._body = tempfile.TemporaryFile("w+", encoding="utf-8")
 
     def add(self, record: Record, split: str = "all") -> None:
         subset = _SUBSETS.get(split, split if split != "all" else "")
-        name = self._names.of(record, split)
-        self._placer.place(record._replace(name=str(name)), self.out / "images" / subset)
+        name = self.own_name(record, split)
+        self.place(record, self.out / "images" / subset, str(name))
         height, width = record.size
         attributes = {"id": self._count, "name": name, "subset": subset, "width": width, "height": height}
         if not subset:
             del attributes["subset"]
         self._count += 1
-        count_keypoints(record, self.lost)
+        self.count_lost(record, scores=True)
         shapes = [self._shape(record, i) for i in range(len(record.labels))]
         self._body.write(f"  <image{_attributes(attributes)}>\n{''.join(shapes)}  </image>\n")
 
     def close(self) -> None:
-        names = (escape(printable(category.name)) for category in self.categories)
+        names = (escape(printable(name)) for name in self.names)
         kind = f"<type>any</type><attributes>{_CROWD}</attributes>"
         labels = "".join(f"        <label><name>{name}</name>{kind}</label>\n" for name in names)
         with replacing(self.out / "annotations.xml") as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -146,10 +142,7 @@ class Writer:
         self._body.close()
 
     def _shape(self, record: Record, i: int) -> str:
-        if record.scores is not None and not np.isnan(record.scores[i]):
-            self.lost["score"] += 1
-        attributes: dict[str, Any] = {"label": self.categories[int(record.labels[i])].name, "source": "manual"}
-        attributes["occluded"] = 0
+        attributes = {"label": self.names[record.labels[i]], "source": "manual", "occluded": 0}
         box = record.boxes[i].astype(np.float64).tolist()
         rings = rings_of(record, i)
         if not rings:

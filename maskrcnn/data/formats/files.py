@@ -1,23 +1,18 @@
-"""What several formats need to find, read and write their files."""
+"""What several formats need to find and read their files."""
 
 import hashlib
 import itertools
 import json
-import os
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from ...categories import Category
 from ...errors import DataError
 from ...files import fingerprint
 from ...images import image_size
 from ..builder import DatasetBuilder
-from ..dataset import Record
 from ..names import names_below
-from ..validate import wrong_name
 from . import Source
 
 # The usual names of splits, in the order in which they are tried.
@@ -119,50 +114,3 @@ def load_json(path: Path) -> Any:
 def categories_by_name(names: Iterable[str]) -> list[Category]:
     """Categories with ids from 1 in the order of their names, for formats that do not order or number them."""
     return [Category(id, name) for id, name in enumerate(sorted(set(names)), start=1)]
-
-
-class ImagePlacer:
-    """Copies, links or leaves the images that a writer refers to."""
-
-    def __init__(self, how: Literal["refer", "copy", "link"]) -> None:
-        self._how = how
-        self._sources: dict[Path, Path] = {}  # the image of each file that was made
-
-    def place(self, record: Record, folder: Path) -> str:
-        """The image's name in `folder`, where it is then unless images are left where they are.
-
-        It is the one that its source states if that does not lead out of the folder, with a number if another image has
-        it. An older file of that name is replaced.
-        """
-        name = record.name if record.name and wrong_name(record.name) is None else record.path.name
-        if self._how == "refer":
-            return name
-        wanted, source, number = PurePosixPath(name), record.path.resolve(), 1
-        while self._sources.setdefault(folder / name, source) != source:
-            number += 1
-            name = str(wanted.with_stem(f"{wanted.stem}-{number}"))
-        target = folder / name
-        if target.resolve() == source and not target.is_symlink():  # it is the image itself
-            return name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        if self._how == "link":
-            part.symlink_to(source)
-        else:
-            shutil.copyfile(source, part)
-        os.replace(part, target)
-        return name
-
-
-def count_keypoints(record: Record, lost: Counter[str]) -> None:
-    """Counts the objects whose keypoints a format cannot hold."""
-    if record.keypoints is not None and (count := int((record.keypoints[:, :, 2] > 0).any(axis=1).sum())):
-        lost["keypoints of an object"] += count
-
-
-def relative(path: Path, folder: Path) -> str:
-    """The path from a folder, with slashes; absolute if the two are on different drives."""
-    try:
-        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()

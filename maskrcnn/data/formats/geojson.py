@@ -6,68 +6,51 @@ predictions its detections, with the score among their measurements.
 
 import json
 import uuid
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from ...categories import Category
 from ...files import replacing
 from ...ops.contour import signed_area
 from ...visualize import object_colours
 from ..dataset import Record, Shape
 from ..shapes import shapes_of
-from .files import ImagePlacer
+from .writing import FormatWriter
 
 _DIGITS = 3  # of coordinates after the point
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes `NAME.geojson`, in a folder for each split if there are several."""
 
-    def __init__(self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"]) -> None:
-        self.out, self._placer = out, ImagePlacer(images)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.classes = [
             {"name": category.name, "color": list(object_colours(np.array([category.id]))[0])}
-            for category in categories
+            for category in self.categories
         ]
-        self.lost: Counter[str] = Counter()
-        self._used: set[tuple[str, PurePosixPath]] = set()
 
     def add(self, record: Record, split: str = "all") -> None:
         """Writes the file of an image."""
+        self.count_lost(record)
         features = [self._feature(record, i) for i in range(len(record.labels))]
-        folder = self.out if split == "all" else self.out / split
-        path = folder / self._name(record, split)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
-        self._placer.place(record, folder)
-
-    def close(self) -> None:
-        """There is nothing more to write."""
-
-    def _name(self, record: Record, split: str) -> PurePosixPath:
-        """The file of an image: with its suffix as well if another image has the same name without."""
         image = _plain(record.name)
-        name = image.with_suffix(".geojson")
-        if (split, name) in self._used:
-            name = image.with_name(f"{image.name}.geojson")
-        self._used.add((split, name))
-        return name
+        names = image.with_suffix(".geojson").as_posix(), f"{image}.geojson"  # with both suffixes if the first is taken
+        with replacing(self.folder(split) / self.free(split, names)) as temporary:
+            temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+        self.place(record, self.folder(split))
 
     def _feature(self, record: Record, i: int) -> dict[str, Any]:
         properties: dict[str, Any] = {
             "objectType": "annotation" if record.scores is None else "detection",
             "classification": self.classes[int(record.labels[i])],
         }
-        if record.scores is not None:
-            properties["measurements"] = {"score": round(float(record.scores[i]), 6)}
+        if (score := record.score(i)) is not None:
+            properties["measurements"] = {"score": round(score, 6)}
         if record.ignore[i]:
             properties["metadata"] = {"crowd": "true"}
-        if record.keypoints is not None and record.keypoints[i, :, 2].any():
-            self.lost["keypoints of an object"] += 1
         shapes = record.shapes[i] if record.shapes is not None else shapes_of(record.segmentations[i], record.size)
         return {
             "type": "Feature",

@@ -11,15 +11,13 @@ import binascii
 import io
 import math
 import struct
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ...categories import Category
 from ...errors import DataError
 from ...files import write_json
 from ...images import MAX_PIXELS, read_image
@@ -29,17 +27,7 @@ from ..names import Found, ImageFinder, names_below
 from ..validate import FAR, integer, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import (
-    ImagePlacer,
-    categories_by_name,
-    count_keypoints,
-    fingerprint_of,
-    load_json,
-    relative,
-    size_of,
-    split_folders,
-)
-from .naming import Names
+from .files import categories_by_name, fingerprint_of, load_json, size_of, split_folders
 from .outlines import (
     Stated,
     bitmap_of,
@@ -50,6 +38,7 @@ from .outlines import (
     stated_points,
 )
 from .rings import rle_of_window
+from .writing import FormatWriter, relative
 
 _VERSION = "5.4.1"  # of LabelMe, whose layout is written
 _PEEK = 1 << 16  # bytes at either end of a json that show what it is
@@ -324,26 +313,18 @@ def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, i
     return pixels[top - y :, left - x :][: size[0] - top, : size[1] - left], left, top
 
 
-class Writer:
-    """Writes a json beside each image, or below `out` with the way to the image; as `formats.Writer` describes.
+class Writer(FormatWriter):
+    """Writes a json beside each image, or below `out` with the way to the image.
 
     Objects in parts are polygons of one `group_id`; those with holes are masks. A mask has whole pixels.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()
-        self._out, self._names, self._refer = out, [category.name for category in categories], images == "refer"
-        self._placer, self._json_names = ImagePlacer(images), Names()
-
     def add(self, record: Record, split: str = "all") -> None:
         """Writes an image with its objects."""
-        folder = self._out if split == "all" else self._out / split
-        placed = folder / self._placer.place(record, folder)
-        image = record.path if self._refer else placed
-        path = folder / self._json_names.of(record, split).with_suffix(".json")
-        count_keypoints(record, self.lost)
+        placed = self.folder(split) / self.place(record, self.folder(split))
+        image = record.path if self.images == "refer" else placed
+        path = self.folder(split) / self.own_name(record, split).with_suffix(".json")
+        self.count_lost(record)
         shapes = [shape for i in range(len(record.labels)) for shape in self._shapes(record, i)]
         write_json(
             path,
@@ -358,15 +339,12 @@ class Writer:
             },
         )
 
-    def close(self) -> None:
-        """LabelMe has no list of classes."""
-
     def _shapes(self, record: Record, i: int) -> list[dict[str, Any]]:
         """The shapes of object i."""
         parts = shapes_of_object(record, i)
-        common: dict[str, Any] = {"label": self._names[record.labels[i]]}
-        if record.scores is not None and not math.isnan(record.scores[i]):
-            common["score"] = float(record.scores[i])
+        common: dict[str, Any] = {"label": self.names[record.labels[i]]}
+        if (score := record.score(i)) is not None:
+            common["score"] = score
         flags = {"crowd": True} if record.ignore[i] else {}
         if not parts:
             x1, y1, x2, y2 = record.boxes[i].tolist()

@@ -8,17 +8,13 @@ The text "crowd" among a region's notes marks a region to ignore; that is ours.
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from ...categories import Category
 from ...errors import DataError
 from ...files import replacing
 from ..builder import DatasetBuilder
@@ -28,18 +24,11 @@ from ..validate import FAR, show
 from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
 from .embedded import unpack
-from .files import (
-    ImagePlacer,
-    categories_by_name,
-    count_keypoints,
-    fingerprint_of,
-    image_folder,
-    one_file_each,
-    size_of,
-)
+from .files import categories_by_name, fingerprint_of, image_folder, one_file_each, size_of
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
 from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
 from .rings import rle_of_window
+from .writing import FormatWriter
 
 _FILE, _CONFIG = "label_studio.json", "label_config.xml"
 _LOCAL = "/data/local-files/?d="  # Label Studio's address of a file below its document root
@@ -215,36 +204,22 @@ def _numbers(value: dict[str, Any], *names: str) -> list[float]:
     return [float(number) for number in found if number is not None]
 
 
-class Writer:
-    """Writes tasks for Label Studio's import and the labelling interface that they need; as `formats.Writer` describes.
+class Writer(FormatWriter):
+    """Writes tasks for Label Studio's import and the labelling interface that they need.
 
     Objects of one outline are polygons; those in parts or with holes are brush masks, which have whole pixels. What has
     a score is a prediction. Label Studio serves an image if its document root is "/", or `out` if images are not where
     they were.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()
-        self._out, self._names, self._refer = out, [category.name for category in categories], images == "refer"
-        self._placer = ImagePlacer(images)
-        self._streams: dict[str, IO[str]] = {}
-        self._open = ExitStack()
-
     def add(self, record: Record, split: str = "all") -> None:
         """Writes an image with its objects."""
-        folder = self._out if split == "all" else self._out / split
-        first = split not in self._streams
-        if first:
-            temporary = self._open.enter_context(replacing(folder / _FILE))
-            self._streams[split] = self._open.enter_context(temporary.open("w", encoding="utf-8"))
-        placed = folder / self._placer.place(record, folder)
-        image, root = (
-            (record.path.absolute(), Path(record.path.absolute().anchor)) if self._refer else (placed, self._out)
-        )
+        file, new = self.stream(self.folder(split) / _FILE)
+        image, root = self.folder(split) / self.place(record, self.folder(split)), self.out
+        if self.images == "refer":
+            image, root = record.path.absolute(), Path(record.path.absolute().anchor)
         served = image.relative_to(root).as_posix()
-        count_keypoints(record, self.lost)
+        self.count_lost(record)
         results = [self._result(record, i) for i in range(len(record.labels))]
         task: dict[str, Any] = {"data": {"image": _LOCAL + quote(served)}}
         if record.scores is None:
@@ -252,19 +227,19 @@ class Writer:
         else:
             mean = float(np.mean(record.scores)) if len(record.scores) else 0.0
             task["predictions"] = [{"model_version": "maskrcnn", "score": mean, "result": results}]
-        self._streams[split].write(("[\n" if first else ",\n") + json.dumps(task))
+        file.write(("[\n" if new else ",\n") + json.dumps(task))
 
     def close(self) -> None:
         """Writes the labelling interface."""
-        for stream in self._streams.values():
-            stream.write("\n]\n")
-        self._open.close()
-        labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in self._names)
+        for file in self.streams.values():
+            file.write("\n]\n")
+        super().close()
+        labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in self.names)
         controls = "".join(
             f'  <{tag} name="{name}" toName="image">\n{labels}  </{tag}>\n'
             for tag, name in zip(("PolygonLabels", "RectangleLabels", "BrushLabels"), _TAGS.values(), strict=True)
         )
-        with replacing(self._out / _CONFIG) as temporary:
+        with replacing(self.out / _CONFIG) as temporary:
             text = f'<View>\n  <Image name="image" value="$image"/>\n{controls}</View>\n'
             temporary.write_text(text, encoding="utf-8")
 
@@ -286,15 +261,15 @@ class Writer:
         result: dict[str, Any] = {
             "id": f"{record.image_id}-{i + 1}",
             "type": kind,
-            "value": value | {kind: [self._names[record.labels[i]]]},
+            "value": value | {kind: [self.names[record.labels[i]]]},
             "from_name": _TAGS[kind],
             "to_name": "image",
             "image_rotation": 0,
             "original_width": width,
             "original_height": height,
         }
-        if record.scores is not None and not math.isnan(record.scores[i]):
-            result["score"] = float(record.scores[i])
+        if (score := record.score(i)) is not None:
+            result["score"] = score
         if record.ignore[i]:
             result["meta"] = {"text": ["crowd"]}
         return result

@@ -9,28 +9,27 @@ class, crowd, score. Without either, all objects are of one class. `masks.json` 
     {"regions": "separate"}             each connected region of a value is an object; "together": a value is one object
 """
 
-import contextlib
 import csv
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...categories import Category
 from ...errors import DataError
-from ...files import fingerprint, replacing, write_json
+from ...files import fingerprint, write_json
 from ...images import image_size
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, stored_size, write_label_image
 from ..validate import is_text, show
 from . import ReadOptions, Source
-from .files import MOST_BYTES, ImagePlacer, images_of_split, load_json, split_folders
+from .files import MOST_BYTES, images_of_split, load_json, split_folders
 from .pairing import Mask, Pairs, find_pairs, why_none
+from .writing import FormatWriter
 
 SETTINGS, TABLE = "masks.json", "masks.csv"
 _COLUMNS = ("mask", "id", "class", "crowd", "score")
@@ -125,7 +124,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(reader.digest.hexdigest())
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes `masks/<image>.png`, a label image of 16 bits (a TIFF of 32 if it has more than 65,535 objects), and
     `masks.csv` with class and score of each object: in `<split>/`, or in the folder itself if the set is not divided.
     Images that are copied or linked go to `images/` there; `masks.json` has the order of the classes.
@@ -133,44 +132,23 @@ class Writer:
     A pixel has one object: the one with the higher score, without scores the smaller one.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()
-        self._out, self._names, self._placer = out, [category.name for category in categories], ImagePlacer(images)
-        self._taken: dict[Path, set[str]] = {}
-        self._tables: dict[Path, Any] = {}
-        self._open = contextlib.ExitStack()
-        write_json(out / SETTINGS, {"classes": self._names, "regions": "together"})
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        write_json(self.out / SETTINGS, {"classes": self.names, "regions": "together"})
 
     def add(self, record: Record, split: str = "all") -> None:
-        folder = self._out if split == "all" else self._out / split
-        stem = self._stem(folder, self._placer.place(record, folder / "images"))
+        folder = self.folder(split)
+        name = self.place(record, folder / "images")
+        stem = self.free(split, (PurePosixPath(name).with_suffix("").as_posix(), name))
+        self.count_lost(record)
         labels, left = paint_objects(record, self.lost)
         mask = write_label_image(folder / "masks" / stem, labels).relative_to(folder / "masks").as_posix()
-        table = self._table(folder)
+        file, new = self.stream(folder / TABLE)
+        table = csv.writer(file)
+        if new:
+            table.writerow(_COLUMNS)
         for i in np.flatnonzero(left).tolist():
-            score = "" if record.scores is None or np.isnan(record.scores[i]) else repr(float(record.scores[i]))
-            table.writerow([mask, i + 1, self._names[record.labels[i]], int(record.ignore[i]), score])
-
-    def close(self) -> None:
-        self._open.close()
-        self._tables.clear()
-
-    def _stem(self, folder: Path, name: str) -> str:
-        """The mask's name without its suffix: the image's, with its suffix if another one differs in nothing else."""
-        stem, taken = PurePosixPath(name).with_suffix("").as_posix(), self._taken.setdefault(folder, set())
-        stem = name if stem.casefold() in taken else stem
-        taken.add(stem.casefold())
-        return stem
-
-    def _table(self, folder: Path) -> Any:
-        if folder not in self._tables:
-            temporary = self._open.enter_context(replacing(folder / TABLE))
-            file = self._open.enter_context(temporary.open("w", newline="", encoding="utf-8"))
-            self._tables[folder] = csv.writer(file)
-            self._tables[folder].writerow(_COLUMNS)
-        return self._tables[folder]
+            table.writerow([mask, i + 1, self.names[record.labels[i]], int(record.ignore[i]), record.score(i)])
 
 
 class _Reader:

@@ -1,11 +1,8 @@
 """The table of objects as Parquet, with typed columns: `objects.parquet`. Needs pyarrow."""
 
-from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ...categories import Category
 from ...errors import ConfigError
 from ...files import replacing
 from .tables import INTEGERS, TEXTS, Table
@@ -16,14 +13,14 @@ _ROWS = 1 << 16  # of a row group
 class Writer(Table):
     """Writes `objects.parquet`, which appears when it is complete. Raises `ConfigError` without pyarrow."""
 
-    def __init__(self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"]) -> None:
+    def __init__(self, *given: Any) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
             raise ConfigError("parquet needs pyarrow: pip install 'maskrcnn[parquet]'") from error
         self._arrow: Any = pyarrow
-        super().__init__(out, categories, images)
+        super().__init__(*given)
 
     def close(self) -> None:
         """Writes the table."""

@@ -8,19 +8,17 @@ import csv
 import math
 import tempfile
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...categories import Category
 from ...errors import DataError
 from ..bitmaps import draw_window
 from ..dataset import Record
 from ..measure import Measures, measure
+from .writing import FormatWriter
 
 TEXTS, INTEGERS = ("image", "class", "split"), ("id",)
 BOX = ("x", "y", "width", "height")
@@ -34,15 +32,13 @@ _DECODED = 2**29  # bytes of an image up to which it is decoded once, and not fo
 _Read: TypeAlias = Callable[[int, int, int, int], np.ndarray]  # (top, left, bottom, right)
 
 
-class Table:
+class Table(FormatWriter):
     """Collects the rows of all images; `rows` gives them with their columns."""
 
-    def __init__(self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"]) -> None:
-        del images  # a table only names them
-        self.out, self.names = out, [category.name for category in categories]
-        self.lost: Counter[str] = Counter()
-        out.mkdir(parents=True, exist_ok=True)
-        self._kept = tempfile.TemporaryFile("w+", dir=out, encoding="utf-8", newline="")
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._kept = tempfile.TemporaryFile("w+", dir=self.out, encoding="utf-8", newline="")
         weakref.finalize(self, self._kept.close)  # of a table that is never closed
         self._writer = csv.writer(self._kept)
         self._used, self._channels, self._unread = set[str](), 0, ""
@@ -98,8 +94,8 @@ class Table:
             "class": self.names[int(record.labels[i])],
             **dict(zip(BOX, (x1, y1, x2 - x1, y2 - y1), strict=True)),
         }
-        if record.scores is not None and np.isfinite(record.scores[i]):
-            row["score"] = float(record.scores[i])
+        if (score := record.score(i)) is not None:
+            row["score"] = score
         bitmap, corner = draw_window(record.segmentations[i], record.size)
         if bitmap.size:
             (y, x), (height, width) = corner, bitmap.shape

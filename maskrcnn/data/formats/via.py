@@ -8,34 +8,24 @@ one `group_id` are one object, see `outlines.py`; that attribute, `score`, and `
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ...categories import Category
 from ...errors import DataError
-from ...files import fingerprint, replacing
+from ...files import fingerprint
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..names import Found, ImageFinder
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import (
-    ImagePlacer,
-    categories_by_name,
-    count_keypoints,
-    image_folder,
-    one_file_each,
-    relative,
-    size_of,
-)
+from .files import categories_by_name, image_folder, one_file_each, size_of
 from .outlines import Stated, ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class
 from .via_file import Entry, Region, kind_of, load
+from .writing import FormatWriter, relative
 
 _RANKS = {"project": 2, "json": 1, "csv": 1, None: 0}  # a project is what the others were exported from
 _VERSION = "2.0.10"  # of VIA's data format that is written
@@ -222,37 +212,30 @@ def _number(value: Any) -> float | None:
     return number if abs(number) < FAR else None
 
 
-class Writer:
-    """Writes a project of VIA 2, `via_project.json`, of each split; as `formats.Writer` describes.
+class Writer(FormatWriter):
+    """Writes a project of VIA 2, `via_project.json`, of each split.
 
     The class is the attribute "class" of a region. VIA finds the images below the project's `default_filepath`, or as
     files that the user adds.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.lost: Counter[str] = Counter()
-        self._out, self._names, self._refer = out, [category.name for category in categories], images == "refer"
-        self._placer = ImagePlacer(images)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._files: dict[str, _File] = {}
-        self._open = ExitStack()
 
     def add(self, record: Record, split: str = "all") -> None:
         """Writes an image with its objects."""
-        folder = self._out if split == "all" else self._out / split
-        if split not in self._files:
-            temporary = self._open.enter_context(replacing(folder / "via_project.json"))
-            stream = self._open.enter_context(temporary.open("w", encoding="utf-8"))
+        stream, new = self.stream(self.folder(split) / "via_project.json")
+        if new:
             self._files[split] = _File(stream)
         file = self._files[split]
-        name = self._placer.place(record, folder)
-        if not self._refer:
-            file.images = folder
+        name = self.place(record, self.folder(split))
+        if self.images != "refer":
+            file.images = self.folder(split)
         else:
             file.images = file.images or _root_of(record)
             name = relative(record.path, file.images)
-        count_keypoints(record, self.lost)
+        self.count_lost(record)
         size = record.path.stat().st_size if record.path.is_file() else -1
         regions = [region for i in range(len(record.labels)) for region in self._regions(record, i)]
         entry = {"filename": name, "size": size, "regions": regions, "file_attributes": {}}
@@ -260,20 +243,20 @@ class Writer:
 
     def close(self) -> None:
         """Writes the list of classes."""
-        choices = dict.fromkeys(self._names, "")
+        choices = dict.fromkeys(self.names, "")
         attribute = {"type": "dropdown", "description": "", "options": choices, "default_options": {}}
         attributes = {"class": attribute} | {
             name: {"type": "text", "description": "", "default_value": ""} for name in OWN
         }
         for file in self._files.values():
             file.end({"region": attributes, "file": {}})
-        self._open.close()
+        super().close()
 
     def _regions(self, record: Record, i: int) -> list[dict[str, Any]]:
         """The regions of object i."""
-        attributes = {"class": self._names[record.labels[i]]}
-        if record.scores is not None and not math.isnan(record.scores[i]):
-            attributes["score"] = repr(float(record.scores[i]))
+        attributes = {"class": self.names[record.labels[i]]}
+        if (score := record.score(i)) is not None:
+            attributes["score"] = repr(score)
         if record.ignore[i]:
             attributes["crowd"] = "1"
         rings = [ring for part in shapes_of_object(record, i) for ring in (part.outer, *part.holes)]

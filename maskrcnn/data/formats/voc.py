@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 from PIL import Image
 
-from ...categories import Category
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from ..builder import DatasetBuilder
@@ -31,9 +30,9 @@ from ..label_images import paint_objects
 from ..names import names_below
 from ..validate import BOX_TOLERANCE
 from . import ReadOptions, Source
-from .files import ImagePlacer, add_image_file, categories_by_name, count_keypoints, split_folders
-from .naming import Names
+from .files import add_image_file, categories_by_name, split_folders
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
+from .writing import FormatWriter
 from .xmls import has_root, load_xml, number, printable
 
 _MOST_BYTES = 1 << 24  # of an XML
@@ -134,25 +133,23 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(digest.hexdigest())
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes the devkit's tree: boxes as XML, masks as palette PNGs, lists of the splits, and the classes' colours.
 
     A pixel belongs to one object: of masks that overlap, the smaller one is seen. `images="refer"` writes no images;
     the XML names their place, and `--images` names their folder when they are read again.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.out, self.categories, self.lost = out, tuple(categories), Counter[str]()
-        self._names, self._placer, self._lists = Names(), ImagePlacer(images), dict[str, list[str]]()
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._lists: dict[str, list[str]] = {}
         self._blank: list[tuple[str, tuple[int, int]]] = []  # images without masks
         self._masked = False
 
     def add(self, record: Record, split: str = "all") -> None:
-        name = self._names.of(record)  # all splits share their folders
-        self._placer.place(record._replace(name=str(name)), self.out / "JPEGImages")
-        count_keypoints(record, self.lost)
+        name = self.own_name(record)  # all splits share their folders
+        self.place(record, self.out / "JPEGImages", str(name))
+        self.count_lost(record, scores=True)
         key = name.with_suffix("").as_posix()
         self._lists.setdefault("trainval" if split == "all" else split, []).append(key)
         masked = any(segmentation is not None for segmentation in record.segmentations)
@@ -171,16 +168,14 @@ class Writer:
             for key, size in self._blank:
                 for folder in ("SegmentationObject", "SegmentationClass"):
                     self._write_png(folder, key, np.zeros(size, np.uint8))
-            colours = (
-                (name, PALETTE[i]) for i, name in enumerate(["background", *(c.name for c in self.categories)][:255])
-            )
+            colours = ((name, PALETTE[i]) for i, name in enumerate(["background", *self.names][:255]))
             lines = (f"{_one_line(name)}:{','.join(map(str, colour))}::\n" for name, colour in colours)
             self._write_text("labelmap.txt", "# label:color_rgb:parts:actions\n" + "".join(lines))
 
     def _write_masks(self, record: Record, key: str) -> None:
         """The numbers of the objects are those of the XML."""
         lost = Counter[str]()
-        numbers, _ = paint_objects(record._replace(keypoints=None), lost)
+        numbers, _ = paint_objects(record, lost)
         del lost["box without a mask"]  # which the XML has
         if beyond := max(len(record.labels) - (VOID - 1), 0):
             lost[f"mask of an object beyond the {VOID - 1} that an image can have"] = beyond
@@ -214,11 +209,8 @@ class Writer:
             SubElement(size, tag).text = str(value)
         SubElement(root, "segmented").text = str(int(segmented))
         for i in range(len(record.labels)):
-            if record.scores is not None and not np.isnan(record.scores[i]):
-                self.lost["score"] += 1
             entry = SubElement(root, "object")
-            name_of_class = printable(self.categories[int(record.labels[i])].name)
-            fields = {"name": name_of_class, "pose": "Unspecified", "truncated": "0"}
+            fields = {"name": printable(self.names[record.labels[i]]), "pose": "Unspecified", "truncated": "0"}
             for tag, text in (fields | {"difficult": str(int(record.ignore[i]))}).items():
                 SubElement(entry, tag).text = text
             box = SubElement(entry, "bndbox")

@@ -13,9 +13,9 @@ Ultralytics joins parts. By the even-odd rule such an outline has exactly the sa
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from . import ReadOptions, Source
-from .files import ImagePlacer, add_image_file, count_keypoints
-from .naming import Names
+from .files import add_image_file
 from .rings import one_ring, rings_of
+from .writing import FormatWriter
 from .yolo_layout import images_of, open_set, text_of
 
 _FAR = 2.0  # image sides; a coordinate beyond this is not relative
@@ -75,24 +75,22 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(digest.hexdigest())
 
 
-class Writer:
+class Writer(FormatWriter):
     """Writes `images/`, `labels/` and `data.yaml` as Ultralytics reads them; with splits, a folder for each in both.
 
     `images="refer"` writes the labels alone; `--images` names the images' folder when they are read again.
     """
 
-    def __init__(
-        self, out: Path, categories: Sequence[Category], images: Literal["refer", "copy", "link"] = "refer"
-    ) -> None:
-        self.out, self.categories, self.lost = out, tuple(categories), Counter[str]()
-        self._names, self._placer, self._splits = Names(), ImagePlacer(images), dict[str, str]()
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._splits: dict[str, str] = {}
 
     def add(self, record: Record, split: str = "all") -> None:
         folder = "" if split == "all" else split
         self._splits[split] = str(PurePosixPath("images", folder))
-        name = self._names.of(record, split, avoid=("images", "labels"))
-        self._placer.place(record._replace(name=str(name)), self.out / "images" / folder)
-        count_keypoints(record, self.lost)
+        name = self.own_name(record, split, avoid=("images", "labels"))
+        self.place(record, self.out / "images" / folder, str(name))
+        self.count_lost(record, scores=True)
         lines = [line for i in range(len(record.labels)) if (line := self._line(record, i))]
         path = self.out / "labels" / folder / name.with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +100,7 @@ class Writer:
         import yaml
 
         splits = {("train" if split == "all" else split): path for split, path in sorted(self._splits.items())}
-        names = {label: category.name for label, category in enumerate(self.categories)}
-        content = yaml.safe_dump({**splits, "names": names}, sort_keys=False, allow_unicode=True)
+        content = yaml.safe_dump({**splits, "names": dict(enumerate(self.names))}, sort_keys=False, allow_unicode=True)
         with replacing(self.out / "data.yaml") as temporary:
             temporary.write_text(content, encoding="utf-8")
 
@@ -112,8 +109,6 @@ class Writer:
         if record.ignore[i]:
             self.lost["crowd, left out"] += 1
             return None
-        if record.scores is not None and not np.isnan(record.scores[i]):
-            self.lost["score"] += 1
         height, width = record.size
         (x1, y1, x2, y2), sides = record.boxes[i].astype(np.float64).tolist(), np.array([width, height])
         rings = rings_of(record, i)

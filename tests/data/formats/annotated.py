@@ -12,7 +12,7 @@ from PIL import Image
 from maskrcnn.categories import Category
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.dataset import Dataset, Record
-from maskrcnn.data.formats import ReadOptions, Writer, find, read_dataset, writer
+from maskrcnn.data.formats import FormatWriter, ReadOptions, find, read_dataset, writer
 from maskrcnn.ops.rle import counts_from_bitmap
 
 CATEGORIES = (Category(3, "cell"), Category(7, "a class: <with> &marks"))
@@ -92,7 +92,7 @@ def apart(draw) -> list[tuple[tuple[int, int], list[tuple], set[int]]]:
     return found
 
 
-def written(format: str, folder: Path, records: list[Record], split: str = "all", images: Any = "copy") -> Writer:
+def written(format: str, folder: Path, records: list[Record], split: str = "all", images: Any = "copy") -> FormatWriter:
     """Writes the records and returns the writer."""
     out = writer(format, folder, CATEGORIES, images)
     for one in records:
