@@ -141,6 +141,21 @@ def test_pixels_may_outlive_their_file() -> None:
     assert np.array_equal(held, HWC)
 
 
+@pytest.mark.parametrize("big", [True, False])
+def test_pages_in_a_circle_are_refused(big, tmp_path) -> None:
+    path = written(np.zeros((3, 8, 9), np.uint16), tmp_path / "a.tif", photometric="minisblack", bigtiff=big)
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2].offset
+        tags = len(file.pages[2].tags)
+    content = bytearray(path.read_bytes())
+    at = last + (8 + 20 * tags if big else 2 + 12 * tags)
+    size = 8 if big else 4
+    assert not any(content[at : at + size])  # the last page has no next one
+    content[at : at + size] = first.to_bytes(size, "little")
+    with pytest.raises(DataError, match="page 3 is followed by an earlier one"):
+        read_image(bytes(content))
+
+
 def test_a_segment_may_not_claim_to_be_larger_than_its_tile(tmp_path) -> None:
     pytest.importorskip("imagecodecs")
     path = written(HWC[..., 0].astype(np.uint8), tmp_path / "a.tif", compression="jpeg", tile=(16, 16))

@@ -1,11 +1,13 @@
 """`maskrcnn evaluate WEIGHTS DATA`."""
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..evaluation.run import METRICS
 from ..evaluation.run import evaluate as run
 from .options import options_of
 from .views import TtaOption, ViewsOption, parse_views
@@ -17,7 +19,9 @@ TASKS = ("box", "mask", "keypoint")
 @options_of(run, without=("out", "tta", "masks"))
 def evaluate(
     *,
-    out: Annotated[Path, typer.Option(help="File to write the metrics to.")] = Path("metrics.json"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics.json and report.html. Default: runs/evaluate-N.")
+    ] = None,
     no_masks: Annotated[
         bool, typer.Option("--no-masks", help="Measure boxes only; data without masks needs it.")
     ] = False,
@@ -26,9 +30,15 @@ def evaluate(
     **arguments: Any,
 ) -> None:
     """Measure a model on a data set: COCO's AP and AR."""
+    out = out or next_folder(Path("runs"), "evaluate")
     metrics = run(out=out, tta=parse_views(tta, tta_views), masks=not no_masks, **arguments)
     print("\n".join(table(metrics)))
-    print(f"{out} holds all figures, with recall and by class")
+    print(f"{out / 'report.html'} shows mistakes and curves, {out / METRICS} holds all figures")
+
+
+def next_folder(parent: Path, name: str) -> Path:
+    """The first of NAME-1, NAME-2, ... that does not exist."""
+    return next(path for n in count(1) if not (path := parent / f"{name}-{n}").exists())
 
 
 def table(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError, DataError
 from ..files import write_json
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from ..data.loader import EvalLoader
     from ..engine import Engine
     from ..tiling import Tiling
+    from .coco import Curves
+    from .errors import Judgement
 
 Rows = list[dict[str, Any]]
+METRICS = "metrics.json"
 
 
 def evaluate(
@@ -50,7 +53,7 @@ def evaluate(
         weights: Checkpoint of any origin, folder of a run, or name of a release.
         data: Annotations in any known format: file, folder or zip; its val, and train only if it is alone.
         images: Folder of the images, if they are not beside the json.
-        out: File to write the metrics to, as JSON; default: none.
+        out: Folder for metrics.json and report.html; default: nothing is written.
         max_detections: Per image or tile, for the model and in the metrics; default: the model's setting.
         batch: Images per batch, at most; only images with the same canvas run together.
         workers: Processes that read and resize images; 0 reads them in this one.
@@ -78,8 +81,8 @@ def evaluate(
     from ..tiling import check_tile
 
     started = time.perf_counter()
-    if out is not None and Path(out).is_dir():
-        raise ConfigError(f"out is the file for the metrics, but {out} is a folder")
+    if out is not None:
+        _check_folder(Path(out))
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
     tile = check_tile(tile, overlap)
@@ -106,7 +109,8 @@ def evaluate(
     rows += detect_in_tiles(engine, dataset, tilings, problems, batch=batch, strict=strict)
     if len(problems) == len(dataset):
         raise DataError(f"{dataset.source}: none of its images can be read; the first: {next(iter(problems.values()))}")
-    metrics = measure(engine, dataset, rows, raised=bool(tilings), masks=masks)
+    measured = measure(engine, dataset, rows, raised=bool(tilings), masks=masks)
+    metrics = measured.metrics
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
     metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
     if lost := dataset.report.summary():
@@ -119,8 +123,21 @@ def evaluate(
         metrics["tta"] = {"scales": views.scales, "flip": views.flip}
     metrics["seconds"] = time.perf_counter() - started
     if out is not None:
-        write_json(out, metrics)
+        from ..config import to_dict
+        from ..reports.run_report import write_report
+
+        write_json(Path(out) / METRICS, metrics)
+        settings, title = {"model": to_dict(engine.config)}, f"{Path(weights).name} on {dataset.source.name}"
+        write_report(Path(out), **measured._asdict(), dataset=dataset, settings=settings, title=title)
     return metrics
+
+
+class Measured(NamedTuple):
+    """What detections on a data set are worth, and what a report of them shows."""
+
+    metrics: dict[str, Any]
+    curves: "dict[str, Curves]"
+    judgement: "Judgement"  # of masks if they were measured, else of boxes
 
 
 def detect_rows(engine: "Engine", loader: "EvalLoader") -> Rows:
@@ -175,20 +192,31 @@ def detect_in_tiles(
 
 def measure(
     engine: "Engine", dataset: "Dataset", rows: Iterable[dict[str, Any]], *, raised: bool = False, masks: bool = True
-) -> dict[str, Any]:
+) -> Measured:
     """The metrics of rows over all images of a data set, for the branches that the model has.
 
     As many detections of an image count as the model may find; if `raised`, as many as there are.
     """
     from .coco import measure_rows
+    from .errors import judge_rows
 
-    config = engine.config
+    config, rows = engine.config, list(rows)
     tasks = ["box", *["mask"] * (masks and config.mask_head.enabled), *["keypoint"] * config.keypoint_head.enabled]
     most = config.box_head.max_detections
     if raised:
-        rows = list(rows)
         most = max([most, *Counter(row["image_id"] for row in rows).values()])
-    return measure_rows(dataset, rows, max_detections=most, tasks=tasks, categories=engine.categories)[0]
+    metrics, curves = measure_rows(dataset, rows, max_detections=most, tasks=tasks, categories=engine.categories)
+    task = "mask" if "mask" in metrics else "box"
+    judgement = judge_rows(dataset, rows, task=task, max_detections=most, categories=engine.categories)
+    return Measured(metrics, curves, judgement)
+
+
+def _check_folder(out: Path) -> None:
+    """Raises `ConfigError` if an evaluation must not be written there."""
+    if out.suffix == ".json" or out.is_file():
+        raise ConfigError(f"out is a folder, which gets {METRICS} and report.html; {out} is a file")
+    if (out / "run.json").exists():
+        raise ConfigError(f"{out} is the folder of a run, which has its own {METRICS}; choose another out")
 
 
 def _seen_notes(dataset: "Dataset", rule: "InputConfig", tilings: Mapping[int, "Tiling"]) -> Iterator[str]:

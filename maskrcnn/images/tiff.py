@@ -45,6 +45,7 @@ class TiffFile:
         logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or Python prints what it notes
         self.name, self._file = name, file
         try:
+            _check_chain(file, name)
             file.seek(0)
             stream: Any = file
             self._tiff = Reader(stream, _multifile=False)  # no other file, whatever a file's metadata names
@@ -224,6 +225,25 @@ def _needs_tifffile(plain: PillowFile) -> str:
     if bits > 8 and (samples > 1 or photometric == _MIN_IS_WHITE):
         return f"its pixels have {bits} bits"
     return ""
+
+
+def _check_chain(file: BufferedIOBase, name: str) -> None:
+    """Raises `DataError` if the pages of a file follow each other in a circle, which tifffile would walk for ever."""
+    file.seek(0)
+    header = file.read(16)
+    order, big = "<" if header[:2] == b"II" else ">", header[2:4] in (b"+\0", b"\0+")
+    count_format, offset_format, tag_size = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}H", f"{order}I", 12)
+    seen: set[int] = set()
+    stored = header[8:16] if big else header[4:8]
+    while len(stored) == struct.calcsize(offset_format) and (place := struct.unpack(offset_format, stored)[0]):
+        if place in seen:
+            raise DataError(f"{name}: damaged: page {len(seen)} is followed by an earlier one")
+        seen.add(place)
+        file.seek(place)
+        stored = file.read(struct.calcsize(count_format))
+        if len(stored) == struct.calcsize(count_format):
+            file.seek(place + len(stored) + tag_size * struct.unpack(count_format, stored)[0])
+            stored = file.read(struct.calcsize(offset_format))
 
 
 def _installed() -> bool:

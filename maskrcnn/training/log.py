@@ -19,6 +19,7 @@ from ..reports.run_report import read_history
 from .run import Run
 
 Listener = Callable[[str, Mapping[str, Any]], None]
+LOG = "log.jsonl"
 NORM = "gradient_norm"
 
 
@@ -89,7 +90,7 @@ class Meter:
 
 def run_listeners(run: Run) -> list[Listener]:
     """The listeners of every run: log.jsonl, the console, and TensorBoard if it was asked for."""
-    listeners: list[Listener] = [JsonLines(run.out / "log.jsonl"), Console(run.steps)]
+    listeners: list[Listener] = [JsonLines(run.out / LOG), Console(run.steps)]
     if run.tensorboard:
         listeners.append(tensorboard_listener(run.out / "tensorboard"))
     return listeners

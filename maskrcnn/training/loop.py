@@ -24,6 +24,7 @@ from ..structures import Losses
 from .distributed import wrap
 from .log import NORM, Listener, Meter, peak_memory_gib, run_listeners
 from .optim import build_optimizer, clip, learning_rate, set_rate
+from .report import leave_report
 from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file
 from .state import Average, Progress, State, load_state, save_state
 from .task import Inputs, Task
@@ -67,6 +68,7 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
                 )
     if unread := task.unread():
         run.ranks.say(f"{unread} of the images used could not be read (see above); maskrcnn check --verify lists all")
+    leave_report(task)
     return publish(run)
 
 
@@ -201,6 +203,7 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
             headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
             task.write(run.out / BEST, {"step": progress.step, "metrics": headline})
             write_json(run.out / METRICS, dict(metrics))
+            task.best = task.measured
     task.train()
     seconds = time.perf_counter() - began
     return {"step": progress.step, "metrics": dict(metrics), "loss": loss, "best": best, "seconds": seconds}

@@ -13,7 +13,7 @@ from ..categories import Category
 from ..data.dataset import Dataset
 from ..data.loader import EvalLoader, TrainLoader
 from ..engine import Engine
-from ..evaluation.run import detect_in_tiles, detect_rows, measure, plan_tilings
+from ..evaluation.run import Measured, detect_in_tiles, detect_rows, measure, plan_tilings
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses
@@ -41,6 +41,8 @@ class Task(nn.Module):
         self.tilings = {} if val is None else plan_tilings(val, config.model.input)  # of large validation images
         whole = [] if val is None else [i for i in range(len(val)) if i not in self.tilings]
         self.val_loader = eval_loader(run, val.subset(whole), gt=gt) if val is not None and whole else None
+        self.measured: Measured | None = None  # by the last evaluation, on the first rank
+        self.best: Measured | None = None  # the best of them since the run was started or resumed
         self.unread_tiled: dict[int, str] = {}  # by image id: why an image in tiles could not be read
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
@@ -67,7 +69,9 @@ class Task(nn.Module):
         rows += detect_in_tiles(engine, run.val_data, mine, self.unread_tiled, batch=run.config.train.batch)
         shares = ranks.gather(rows)  # None on the other ranks
         every = shares and chain.from_iterable(shares)
-        return ranks.from_first(every and measure(engine, run.val_data, every, raised=bool(self.tilings)))
+        if every is not None:
+            self.measured = measure(engine, run.val_data, every, raised=bool(self.tilings))
+        return ranks.from_first(every and self.measured and self.measured.metrics)
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
         """Writes the model as it is now as a checkpoint."""

@@ -198,12 +198,30 @@ def test_predict_and_impossible_arguments(
 def test_evaluate_writes_and_prints_the_metrics(
     checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = data / "metrics.json"
+    out = data / "measured"
     code, told, _ = run(capsys, "evaluate", checkpoint, data, "--out", out, "--workers", "0", "--precision", "fp32")
     assert code == 0
-    metrics = json.loads(out.read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "Kinds of error" in (out / "report.html").read_text(encoding="utf-8")
     assert metrics["images"] == 1
     assert f"{metrics['mask']['AP']:.3f}" in told
+
+
+def test_evaluate_takes_a_new_folder_unless_one_is_named(
+    checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("evaluate", checkpoint, data / "train.json", "--workers", "0")
+    assert [run(capsys, *words)[0] for _ in range(2)] == [0, 0]
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")}
+    assert names == {f"runs/evaluate-{n}/{name}" for n in (1, 2) for name in ("metrics.json", "report.html")}
+    (tmp_path / "a_run").mkdir()
+    (tmp_path / "a_run/run.json").write_text("{}")
+    for out, words_of_error in ((tmp_path / "m.json", "is a folder"), (tmp_path / "a_run", "the folder of a run")):
+        code, _, err = run(capsys, *words, "--out", out)
+        assert code == 2
+        assert words_of_error in err
+        assert err.count("\n") == 1
 
 
 def test_propose_writes_what_train_reads(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +245,7 @@ def test_evaluate_notes_what_it_could_not_read(
     content["annotations"][0]["category_id"] = 99
     (data / "train.json").write_text(json.dumps(content))
     (data / "images" / "b.png").write_text("no image")
-    words = ("evaluate", checkpoint, data / "train.json", "--out", data / "metrics.json", "--workers", "0")
+    words = ("evaluate", checkpoint, data / "train.json", "--out", data / "measured", "--workers", "0")
     code, told, _ = run(capsys, *words)
     assert code == 0
     assert "note: train.json: 1 annotation dropped" in told
@@ -239,12 +257,12 @@ def test_evaluate_notes_what_it_could_not_read(
 
 def test_evaluate_with_more_views(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One view, not mirrored, measures what none measures; and every image has its two views, read by a worker."""
-    words = ("evaluate", checkpoint, data / "train.json", "--precision", "fp32", "--out", data / "metrics.json")
+    words = ("evaluate", checkpoint, data / "train.json", "--precision", "fp32", "--out", data / "measured")
     figures = []
     for views in ((), ("--tta-views", "1"), ("--tta-views", "0.5,1,flip", "--workers", "1", "--batch", "2")):
         code, _, err = run(capsys, *words, "--workers", "0", *views)
         assert (code, err) == (0, "")
-        figures.append(json.loads((data / "metrics.json").read_text()))
+        figures.append(json.loads((data / "measured/metrics.json").read_text()))
     assert figures[1]["box"] == pytest.approx(figures[0]["box"], nan_ok=True)
     assert figures[1]["predictions"] == figures[0]["predictions"]
     assert figures[2]["tta"] == {"scales": [1.0, 0.5], "flip": True}
@@ -257,7 +275,7 @@ def test_evaluate_with_more_views(checkpoint: Path, data: Path, capsys: pytest.C
 def test_evaluate_and_impossible_arguments(
     words: tuple[str, ...], checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "evaluate", checkpoint, data, "--out", data / "metrics.json", *words)
+    code, _, err = run(capsys, "evaluate", checkpoint, data, "--out", data / "measured", *words)
     assert code == 2
     assert err.count("\n") == 1
 

@@ -1,5 +1,7 @@
 """Kinds of error on scenes known by hand, and beside hotcoco's on drawn ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hotcoco import COCO, COCOeval
@@ -36,10 +38,9 @@ NAMES = {
 def objects(rows, *, scores=False):
     """Rows of image, label, x, y, width, height, and a score or whether it is a crowd."""
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
-    kind = {"scores": table[:, 6]} if scores else {"ignore": table[:, 6] > 0}
-    return Objects(
-        table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 4] * table[:, 5], **kind
-    )
+    images, labels = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
+    ends = {"scores": table[:, 6]} if scores else {"ignore": table[:, 6] > 0}
+    return replace(Objects(images, labels, table[:, 2:6], table[:, 4] * table[:, 5]), **ends)
 
 
 TRUTH = [

@@ -33,7 +33,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(
     out = tmp_path / "run"
     assert final == out / "model.safetensors"
     names = {path.name for path in out.iterdir()}
-    assert names >= {"config.toml", "run.json", "log.jsonl", "metrics.json"}
+    assert names >= {"config.toml", "run.json", "log.jsonl", "metrics.json", "report.html"}
     assert names >= {"last.safetensors", "best.safetensors", "state.safetensors", "model.safetensors"}
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "step"] == [1, 2, 3, 4]
@@ -44,14 +44,16 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0 <= metrics["box"]["AP"] <= 1
     assert 0 <= metrics["mask"]["AP"] <= 1
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert [title for title in ("Loss", "Learning rate", "Kinds of error") if title not in page] == []
     capsys.readouterr()
     assert small_run() == final
     assert "finished run of 4 steps: nothing to do" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"train\.momentum"):
         small_run("train.momentum=0.5")
-    again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=tmp_path / "again.json")
+    again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=tmp_path / "again")
     assert again["box"] == pytest.approx(metrics["box"])
-    assert json.loads((tmp_path / "again.json").read_text())["objects"] == 2
+    assert json.loads((tmp_path / "again/metrics.json").read_text())["objects"] == 2
 
 
 def test_keypoints_are_trained_and_measured(tmp_path: Path) -> None:
