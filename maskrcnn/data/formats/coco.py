@@ -16,7 +16,7 @@ from ..builder import DatasetBuilder
 from ..dataset import Dataset
 from ..validate import flag, integer, is_text, show
 from . import ReadOptions, Source
-from .coco_text import load, looks_like_coco, parse, read_bytes, split
+from .coco_text import content_of, load, looks_like_coco, parse, split
 from .coco_write import Writer, write
 from .files import SPLITS
 
@@ -77,7 +77,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     category or none of its images can be used, or if an id of a category occurs twice.
     """
     path, strict, keypoints = source.path, options.strict, options.keypoints
-    content = read_bytes(path)
+    content = content_of(path)
     fingerprint = hashlib.sha256(content).hexdigest()
     images, annotations, rows = split(content) or load(content, path)
     categories = _read_categories(rows, path, keypoints)

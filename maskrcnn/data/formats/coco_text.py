@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import DataError
+from .files import read_bytes
 
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
@@ -36,12 +37,9 @@ class Lists(NamedTuple):
     categories: list[Any]
 
 
-def read_bytes(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """A file's bytes, decompressed if it is gzip. Raises `DataError`, naming it."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    content = read_bytes(path, None)
     return _inflated(content, path) if content[:2] == _GZIP else content
 
 

@@ -18,6 +18,8 @@ from . import Source
 # The usual names of splits, in the order in which they are tried.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 MOST_BYTES = 1 << 28  # of an annotation file that is parsed as a whole
+_MOST_LINES = 1 << 26  # bytes of a list
+_PEEK = 1 << 16  # bytes of a file that show what it is
 _MOST_FILES = 1000  # of a folder that are looked at to find its annotation file
 
 
@@ -96,15 +98,42 @@ def fingerprint_of(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def load_json(path: Path) -> Any:
-    """A whole json file. Raises `DataError`, naming it, if it is too large, cannot be read or is not json."""
+def peek(path: Path, *, end: bool = False) -> bytes:
+    """What shows the format of a text file: its beginning, and its `end` if that may tell more. Empty if unreadable.
+
+    Marks of an encoding, spaces before the text, and the zeros of UTF-16 are taken away.
+    """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes; a file of this format has at most {MOST_BYTES:,}")
-        content = path.read_bytes()
-        return json.loads(str(content, json.detect_encoding(content)).removeprefix("\ufeff"))
+        with path.open("rb") as file:
+            text = file.read(_PEEK)
+            if end:
+                file.seek(max(len(text), path.stat().st_size - _PEEK))
+                text += file.read(_PEEK)
+    except OSError:
+        return b""
+    return text.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+
+
+def read_bytes(path: Path, most: int | None = MOST_BYTES) -> bytes:
+    """A whole file. Raises `DataError`, naming it, if it cannot be read or has more than `most` bytes."""
+    try:
+        if most is not None and (size := path.stat().st_size) > most:
+            raise DataError(f"{path}: {size:,} bytes; at most {most:,} are read")
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of names or of labels; bytes that are not UTF-8 are replaced. Raises as `read_bytes`."""
+    return read_bytes(path, _MOST_LINES).decode("utf-8-sig", "replace").splitlines()
+
+
+def load_json(path: Path) -> Any:
+    """A whole json file. Raises `DataError`, naming it, if it is too large, cannot be read or is not json."""
+    content = read_bytes(path)
+    try:
+        return json.loads(str(content, json.detect_encoding(content)).removeprefix("\ufeff"))
     except RecursionError as error:
         raise DataError(f"{path}: its json is nested too deeply") from error
     except ValueError as error:

@@ -27,7 +27,7 @@ from ..names import Found, ImageFinder, names_below
 from ..validate import FAR, integer, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import categories_by_name, fingerprint_of, load_json, size_of, split_folders
+from .files import categories_by_name, fingerprint_of, load_json, peek, size_of, split_folders
 from .outlines import (
     Stated,
     bitmap_of,
@@ -41,7 +41,6 @@ from .rings import rle_of_window
 from .writing import FormatWriter, relative
 
 _VERSION = "5.4.1"  # of LabelMe, whose layout is written
-_PEEK = 1 << 16  # bytes at either end of a json that show what it is
 _POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "rotation": 4, "polygon": 3}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -153,16 +152,8 @@ def _builder(source: Source, found: dict[str, _Image], options: ReadOptions) -> 
 
 def _is_labelme(path: Path) -> bool:
     """Whether a file's beginning and end look like LabelMe's; images that it embeds stand between them."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_PEEK)
-            file.seek(max(len(head), path.stat().st_size - _PEEK))
-            ends = (head + file.read(_PEEK)).replace(b"\0", b"")  # of UTF-16, too
-    except OSError:
-        return False
-    keys = (b'"shapes"', b'"imagePath"', b'"imageData"', b'"imageHeight"')
-    opened = head.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0").startswith(b"{")
-    return opened and sum(key in ends for key in keys) >= 2
+    text, keys = peek(path, end=True), (b'"shapes"', b'"imagePath"', b'"imageData"', b'"imageHeight"')
+    return text.startswith(b"{") and sum(key in text for key in keys) >= 2
 
 
 def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> _Image:

@@ -16,10 +16,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from ..validate import integer, is_text, show
-from .files import load_json
+from .files import load_json, peek
 
 ONE_TASK, _EXPORT = 1, 2  # ranks of files
-_PEEK = 1 << 16  # bytes of a file that show what it is
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts eight digits before the name of an uploaded file
 
 
@@ -45,11 +44,7 @@ class Task(NamedTuple):
 
 def rank(path: Path) -> int:
     """What a file's beginning looks like: an export, `ONE_TASK`, or 0 for another format."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_PEEK).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")  # of UTF-16, too
-    except OSError:
-        return 0
+    head = peek(path)
     annotated = any(key in head for key in (b'"annotations"', b'"completions"', b'"predictions"'))
     if re.match(rb"\[\s*\{", head):
         minimal = b'"annotation_id"' in head or b'"original_width"' in head

@@ -11,6 +11,7 @@ class, crowd, score. Without either, all objects are of one class. `masks.json` 
 
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,7 @@ from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, stored_size, write_label_image
 from ..validate import is_text, show
 from . import ReadOptions, Source
-from .files import MOST_BYTES, images_of_split, load_json, split_folders
+from .files import images_of_split, load_json, read_bytes, split_folders
 from .pairing import Mask, Pairs, find_pairs, why_none
 from .writing import FormatWriter
 
@@ -315,17 +316,13 @@ def _rows(path: Path) -> Iterator[tuple[tuple[str, int], _Row]]:
     """The rows of a table by mask and value. Raises `DataError` if one cannot be read."""
     if not path.is_file():
         return
-    if path.stat().st_size > MOST_BYTES:
-        raise DataError(f"{path}: {path.stat().st_size:,} bytes; a table of objects has at most {MOST_BYTES:,}")
+    content = read_bytes(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := {"mask", "id", "class"} - set(reader.fieldnames or ()):
-                raise DataError(f"{path}: there is no column {', '.join(sorted(missing))}")
-            for row in reader:
-                yield (row["mask"], int(row["id"])), _row(row)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        reader = csv.DictReader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""))
+        if missing := {"mask", "id", "class"} - set(reader.fieldnames or ()):
+            raise DataError(f"{path}: there is no column {', '.join(sorted(missing))}")
+        for row in reader:
+            yield (row["mask"], int(row["id"])), _row(row)
     except (ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
 

@@ -10,9 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from ...errors import DataError
 from ..validate import show
-from .files import MOST_BYTES, load_json
+from .files import load_json, peek, read_bytes
 
-_PEEK = 1 << 16  # bytes of a file that show what it is
 _COLUMNS = {"filename", "file_attributes", "region_shape_attributes", "region_attributes"}
 # VIA 3 numbers its shapes; what follows the number in `xy`.
 _SHAPES_3 = {
@@ -52,12 +51,7 @@ class Project(NamedTuple):
 
 def kind_of(path: Path) -> Literal["project", "json", "csv", None]:
     """What a file's beginning shows: a project of VIA 2 or 3, annotations in json or csv, or nothing of VIA."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_PEEK).replace(b"\0", b"")  # of UTF-16, too
-    except OSError:
-        return None
-    head = head.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+    head = peek(path)
     if not head.startswith(b"{"):
         first = head.partition(b"\n")[0].decode("utf-8", "replace").lower()
         of_via2 = first.lstrip("#").startswith("filename") and "region_shape_attributes" in first
@@ -120,11 +114,7 @@ def _from_csv(path: Path) -> Project:
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every row with the number of its line. Raises `DataError` if the file is too large or no table of VIA."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes; a file of this format has at most {MOST_BYTES:,}")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: its text is not UTF-8 ({error})") from error
     header = text.partition("\n")[0]

@@ -30,13 +30,12 @@ from ..label_images import paint_objects
 from ..names import names_below
 from ..validate import BOX_TOLERANCE
 from . import ReadOptions, Source
-from .files import add_image_file, categories_by_name, split_folders
+from .files import add_image_file, categories_by_name, read_lines, split_folders
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
 from .writing import FormatWriter
 from .xmls import has_root, load_xml, number, printable
 
 _MOST_BYTES = 1 << 24  # of an XML
-_MOST_LINES = 1 << 26  # bytes of a list of images
 _IMAGES = ("JPEGImages", "images", "Images", "JPEGimages", "img", "imgs")
 _SETS = {"train": "train", "val": "val", "test": "test"}
 _WHOLE = ("trainval", "default", "all")
@@ -281,13 +280,7 @@ def _keys(tree: _Tree, source: Source, images: "_Images") -> tuple[list[str], bo
     if path is None:
         masks = names_below(tree.instances, (".png",)) if tree.instances is not None else ()
         return sorted({name[:-4] for name in (*names_below(tree.xml, (".xml",)), *masks)}), False
-    try:
-        if path.stat().st_size > _MOST_LINES:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes; at most {_MOST_LINES:,} are read")
-        lines = [line.strip() for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines()]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    keys = {_key(line, images) for line in lines if line}
+    keys = {_key(line, images) for line in map(str.strip, read_lines(path)) if line}
     if outside := sorted(key for key in keys if key.startswith("/") or "\0" in key or ".." in key.split("/")):
         raise DataError(f"{path}: lists {outside[0]!r:.200}, which leaves the folder")
     return sorted(keys), True

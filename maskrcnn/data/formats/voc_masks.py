@@ -14,6 +14,7 @@ from PIL import PngImagePlugin
 from ...images.pillow import DECODER_ERRORS
 from ..bitmaps import draw_window
 from ..label_images import objects_of
+from .files import read_lines
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -21,7 +22,6 @@ CLASSES = (
 )  # fmt: skip
 VOID = 255
 NO_CLASSES = ("background", "ignored")
-_MOST_BYTES = 1 << 24  # of labelmap.txt
 
 _LABEL = re.compile(r"(.*?):\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(:[^:]*){0,2}")  # a name may have colons
 
@@ -49,10 +49,9 @@ PALETTE = _colours()
 def class_names(path: Path) -> list[tuple[Colour, str]]:
     """The colours and names of the classes in `labelmap.txt`, in order, background included; none without the file."""
     found: list[tuple[Colour, str]] = []
-    if path.is_file() and path.stat().st_size < _MOST_BYTES:
-        for line in path.read_bytes().decode("utf-8-sig", "replace").splitlines():
-            if (match := _LABEL.fullmatch(line)) and not line.startswith("#"):
-                found.append(((int(match[2]), int(match[3]), int(match[4])), match[1]))
+    for line in read_lines(path) if path.is_file() else []:
+        if (match := _LABEL.fullmatch(line)) and not line.startswith("#"):
+            found.append(((int(match[2]), int(match[3]), int(match[4])), match[1]))
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from ...errors import DataError
+from .files import peek
 
-_HEAD = 1 << 16  # bytes in which the root is looked for
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that no XML can hold
 
 
@@ -17,13 +17,7 @@ def has_root(path: Path, tag: str, child: str = "") -> bool:
     """Whether the file is XML with this root, and near its beginning has an element whose tag fits the pattern
     `child`.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", peek(path).decode("utf-8", "replace"), flags=re.DOTALL)
     first = re.search(r"<([^\s<>/?!]+)[\s/>]", text)
     return first is not None and first[1] == tag and (not child or re.search(rf"<(?:{child})[\s/>]", text) is not None)
 

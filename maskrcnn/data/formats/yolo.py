@@ -25,10 +25,10 @@ from ...files import replacing
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from . import ReadOptions, Source
-from .files import add_image_file
+from .files import add_image_file, read_lines
 from .rings import one_ring, rings_of
 from .writing import FormatWriter
-from .yolo_layout import images_of, open_set, text_of
+from .yolo_layout import images_of, open_set
 
 _FAR = 2.0  # image sides; a coordinate beyond this is not relative
 _POSE = "keypoint (pose) line; keypoints are read from COCO json only"
@@ -50,7 +50,8 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     if found is None or source.split not in found.splits:
         raise DataError(f"{source.path}: there is no YOLO data set with a split {source.split!r}")
     root, images, spare = images_of(found, source.split, options)
-    lines = {image.label: _lines(image.label) for image in images if image.label is not None}
+    labels = (image.label for image in images if image.label is not None)
+    lines = {label: [line for line in read_lines(label) if line.strip()] for label in labels}
     names = found.names or _numbered(lines.values())
     categories = [Category(i, name) for i, name in enumerate(names)]
     builder = DatasetBuilder(found.file or source.path, categories, [root], strict=options.strict)
@@ -130,10 +131,6 @@ def _numbered(files: Iterable[list[str]]) -> list[str]:
     return [
         str(i) for i in range(max((int(first) for first in firsts if re.fullmatch(r"\d{1,5}", first)), default=0) + 1)
     ]
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in text_of(path).splitlines() if line.strip()]
 
 
 def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, line: str, where: str) -> str:

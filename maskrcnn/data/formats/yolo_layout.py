@@ -17,13 +17,13 @@ from ...errors import DataError
 from ...images import IMAGE_SUFFIXES
 from ..names import names_below
 from . import ReadOptions
-from .files import split_folders
+from .files import read_lines, split_folders
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # preferred if a folder has several
 _NAMES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
 _NO_LABELS = frozenset(("classes.txt", "labels.txt", "train.txt", "val.txt", "valid.txt", "test.txt"))
-_MOST_YAML, _MOST_LABELS = 1 << 21, 1 << 26  # bytes
+_MOST_YAML = 1 << 21  # bytes
 _PROBED = 50  # files of a folder that are looked at to find out whether they are labels
 _LABEL = re.compile(r"\s*\d+(\.0*)?([ \t]+[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?){4,}\s*")
 
@@ -115,7 +115,7 @@ def _class_names(path: Path, given: dict[str, Any]) -> list[str]:
 
 def _darknet(place: Path) -> LabelSet:
     """CVAT's "YOLO 1.1": `obj.data` names a list of images for each split, and the classes."""
-    lines = (line.partition("=") for line in text_of(place / "obj.data").splitlines())
+    lines = (line.partition("=") for line in read_lines(place / "obj.data"))
     given = {key.strip(): value.strip() for key, _, value in lines}
     splits = {_SPLITS[key]: [value] for key, value in given.items() if key in _SPLITS and value}
     names = _inside(place, _parts(given.get("names", ""))) or place / "obj.names"
@@ -163,7 +163,7 @@ def _is_label(path: Path) -> bool:
 
 
 def _listed_names(path: Path) -> list[str]:
-    names = [line.strip() for line in text_of(path).splitlines()]
+    names = [line.strip() for line in read_lines(path)]
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -270,7 +270,7 @@ def _inside(folder: Path, parts: list[str], keep: int = 1) -> Path | None:
 def _listed(found: LabelSet, path: Path) -> tuple[list[Path], list[str]]:
     """The images that a text file lists, and lines that name none."""
     files, missing = list[Path](), list[str]()
-    for line in filter(None, (line.strip() for line in text_of(path).splitlines())):
+    for line in filter(None, map(str.strip, read_lines(path))):
         places = [path.parent / line] if found.free else []
         places += [place for base in (path.parent, found.base) if (place := _inside(base, _parts(line))) is not None]
         place = next((place for place in places if place.is_file()), None)
@@ -293,12 +293,3 @@ def _label_folder(folder: Path, base: Path) -> Path | None:
         if parts[at].lower() == "images":
             return Path(*parts[:at], "labels" if parts[at] == "images" else "Labels", *parts[at + 1 :])
     return None
-
-
-def text_of(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MOST_LABELS:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes; at most {_MOST_LABELS:,} are read")
-        return path.read_bytes().decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
