@@ -1,4 +1,5 @@
-"""Turns the inputs of `predict` (paths, folders, globs, arrays, PIL images, iterables of these) into single images.
+"""Turns the inputs of `predict` (paths, folders, globs, arrays, tensors, PIL images, bytes, open files, and iterables
+of these) into single images.
 
 Of a folder or glob, a file's first bytes say whether it is an image, not its name. A file that only its name calls an
 image is passed on, so that reading it says what it is.
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .errors import DataError
@@ -37,12 +39,43 @@ def expand(inputs: Any) -> Iterator[Any]:
             yield inputs
     elif isinstance(inputs, bytes | Image.Image | DataError):
         yield inputs
-    elif isinstance(inputs, Iterable) and not hasattr(inputs, "numpy"):  # the order of a tensor's axes is ambiguous
+    elif isinstance(inputs, torch.Tensor):
+        yield from _of_tensor(inputs)
+    elif hasattr(inputs, "read"):
+        content = inputs.read()
+        name = getattr(inputs, "name", "an open file")
+        yield content if isinstance(content, bytes) else DataError(f"{name} is open as text; open it with mode 'rb'")
+    elif isinstance(inputs, Iterable):
         for item in inputs:
             yield from expand(item)
     else:
         kind = type(inputs).__name__
         yield DataError(f"{kind} is not an image; expected a path, a folder, a glob, an array [H W C] or a PIL image")
+
+
+def is_one(inputs: Any) -> bool:
+    """Whether these inputs are a single image, and not a folder, a glob, a batch or an iterable."""
+    if isinstance(inputs, str | os.PathLike):
+        return not Path(inputs).is_dir() and (Path(inputs).exists() or not glob.has_magic(str(inputs)))
+    if isinstance(inputs, torch.Tensor):
+        return inputs.ndim == 3
+    return isinstance(inputs, np.ndarray | bytes | Image.Image) or hasattr(inputs, "read")
+
+
+def _of_tensor(images: torch.Tensor) -> Iterator[np.ndarray | DataError]:
+    """Each image [H W C], uint8, of a tensor [C H W] or [B C H W], uint8 or float from 0 to 1."""
+    if images.ndim not in (3, 4):
+        yield DataError(f"a tensor must be [C H W] or [B C H W]; this one has shape {list(images.shape)}")
+        return
+    for image in images if images.ndim == 4 else images[None]:
+        pixels = image.detach().cpu()
+        if pixels.is_floating_point():
+            pixels = pixels.float()
+            if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+                yield DataError("a float tensor must hold values from 0 to 1; this one holds others")
+                continue
+            pixels = (pixels * 255).round().to(torch.uint8)
+        yield pixels.permute(1, 2, 0).contiguous().numpy()
 
 
 def _files(path: str | os.PathLike[str]) -> Iterator[Path | DataError]:

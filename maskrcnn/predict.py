@@ -27,12 +27,13 @@ from .device import Precision, choose_precision
 from .engine import Engine, open_model
 from .errors import ConfigError, DataError
 from .images import ImageSource, Page, open_image
-from .inputs import expand
+from .inputs import expand, is_one
 from .model.mask_rcnn import MaskRCNN
 from .results import Result
 from .structures import Images
 from .tiling import OVERLAP, Tiling, check_tile, detect, plan
 
+_NAMED = 6  # classes in the repr of a predictor
 _WINDOW = 3  # batches read ahead, among which images of one canvas are sought
 
 OnError = Literal["raise", "skip"] | Callable[[DataError], None]
@@ -83,6 +84,23 @@ class Predictor:
         """Where the model runs."""
         return self.model.device
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the categories."""
+        return tuple(category.name for category in self.categories)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:_NAMED]) + (", ..." if len(self.classes) > _NAMED else "")
+        return f"Predictor({self.config.name} on {self.device}: {len(self.classes)} classes, {names})"
+
+    def __call__(self, inputs: Any, **options: Any) -> Result | list[Result]:
+        """The `Result` of one image, or a list of them for a folder, a glob, a batch or an iterable.
+
+        Arguments and errors are those of `predict`; without an image left to see, as `on_error` wants, IndexError.
+        """
+        results = list(self.predict(inputs, **options))
+        return results[0] if is_one(inputs) else results
+
     def predict(
         self,
         inputs: Any,
@@ -102,7 +120,8 @@ class Predictor:
         """One `Result` per image, in the order of `inputs`, made when asked for.
 
         Args:
-            inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, or any iterable of these.
+            inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, the bytes of a file, an open file,
+                a tensor [C H W] or [B C H W] (uint8, or float from 0 to 1), or any iterable of these.
             batch: images that run together, at most; only images with the same canvas can.
             precision: "fp32", "bf16", "fp16", or "auto": fp32 for weights of another framework, else bf16 if the device
                 is fast at it.

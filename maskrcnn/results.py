@@ -6,7 +6,7 @@ masks are made from them when asked for; nothing holds detections x height x wid
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from .data.formats import WRITERS, check_format, writer
 from .data.shapes import shapes_of_outline
 from .errors import ConfigError
 from .images import Page, display_image
+from .instances import Instance, crop, to_df, to_html, to_png, to_supervision
 from .ops import rle, runs
 from .ops.contour import Outline, trace
 from .ops.paste import paste
@@ -63,9 +64,21 @@ class Result:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, i: int) -> Instance:
+        """Object i; negative numbers count from the end. Raises IndexError. `select` takes several objects."""
+        return Instance(self, range(len(self))[i])
+
+    def __iter__(self) -> Iterator[Instance]:
+        return (Instance(self, i) for i in range(len(self)))
+
     def __repr__(self) -> str:
-        found = ", ".join(f"{count} {name}" for name, count in Counter(self.names).items()) or "nothing"
+        found = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
         return f"Result({self.path.name if self.path else 'image'}, {self.size[0]} x {self.size[1]}: {found})"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many objects of each class there are; classes without objects are left out."""
+        return dict(Counter(self.names))
 
     @property
     def stem(self) -> str:
@@ -241,6 +254,44 @@ class Result:
         """
         from .visualize import draw
 
+        return draw(
+            self._pixels(), self.boxes, self.scores, self.labels, self.names,
+            outlines=self.outlines, keypoints=self.keypoints, categories=self.categories,
+        )  # fmt: skip
+
+    def show(self) -> None:
+        """Opens the overlay in the system's viewer. In a notebook, a result shows itself."""
+        self.overlay().show()
+
+    def crop(self, i: int, margin: float = 0.0) -> "Image":
+        """The part of the image in the box of object i, larger by `margin` of its sides at every side.
+
+        Raises as `overlay`, and IndexError.
+        """
+        return crop(display_image(self._pixels()), self[i].box, margin)
+
+    def to_df(self) -> Any:
+        """A `pandas.DataFrame`, one row an object, with the columns of `--save csv`: class, score, box, area, ...
+
+        Raises `ConfigError` if pandas is not installed.
+        """
+        return to_df(self)
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, whose masks take D x H x W bytes.
+
+        Raises `ConfigError` if supervision is not installed.
+        """
+        return to_supervision(self)
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        return to_png(self.overlay)
+
+    def _pixels(self) -> np.ndarray:
+        """The image to draw on. Raises DataError, or ValueError if there is none or it has another size."""
         image = self.image
         if image is None:
             if self.path is None:
@@ -248,14 +299,7 @@ class Result:
             image = display_image(self.path, page=self.page)
         if image.shape[:2] != tuple(self.size):
             raise ValueError(f"the image is {image.shape[:2]}, but {self!r} was made for {tuple(self.size)}")
-        return draw(
-            image, self.boxes, self.scores, self.labels, self.names,
-            outlines=self.outlines, keypoints=self.keypoints, categories=self.categories,
-        )  # fmt: skip
-
-    def show(self) -> None:
-        """Opens the overlay in the system's viewer. In a notebook, `overlay()` shows itself."""
-        self.overlay().show()
+        return image
 
     def _record_keypoints(self, labels: np.ndarray) -> np.ndarray:
         """float32 [D J 3], as COCO counts pixels; all keypoints of the object's category are visible, others zero."""

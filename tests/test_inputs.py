@@ -1,6 +1,7 @@
 """The inputs of `predict`: paths, folders, globs, arrays, images, and iterables of these."""
 
 import importlib.util
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image, features
 
 from maskrcnn.errors import DataError
 from maskrcnn.images import read_image
-from maskrcnn.inputs import expand
+from maskrcnn.inputs import expand, is_one
 
 
 @pytest.fixture
@@ -75,7 +76,9 @@ def test_a_generator_is_read_only_as_far_as_needed(folder: Path) -> None:
         (5, "int is not an image"),
         (None, "NoneType is not an image"),
         (np.zeros((2, 3, 4, 3)), r"\[2, 3, 4, 3\]"),
-        (torch.zeros(3, 4, 4), "Tensor is not an image"),
+        (torch.zeros(4, 4), r"tensor must be \[C H W\] or \[B C H W\]"),
+        (torch.full((3, 4, 4), 2.0), "values from 0 to 1"),
+        (io.StringIO("a.png"), "open as text"),
         ("nothing/*.png", "no file matches"),
     ],
 )
@@ -145,6 +148,32 @@ def test_only_the_start_of_a_file_is_read_and_only_when_its_turn_comes(
     stream = expand(folder)
     assert next(stream) == folder / "a.JPG"
     assert opened == ["a.JPG"]
+
+
+def test_tensors_are_images_with_the_channels_first() -> None:
+    levels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    first, second = expand(levels)
+    assert np.array_equal(first, levels[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(second, levels[1].permute(1, 2, 0).numpy())
+    (same,) = expand(levels[1].float() / 255)
+    assert np.array_equal(same, second)
+
+
+def test_open_files_are_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3), (9, 8, 7)).save(path)
+    with path.open("rb") as file:
+        (content,) = expand(file)
+    assert content == path.read_bytes()
+
+
+def test_a_single_image_is_told_from_several(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].png"
+    path.touch()
+    array, tensor = np.zeros((2, 2, 3), np.uint8), torch.zeros(3, 2, 2)
+    assert [is_one(one) for one in (path, str(path), array, tensor, b"", io.BytesIO())] == [True] * 6
+    several = (tmp_path, str(tmp_path / "*.png"), [path], tensor[None], iter([path]))
+    assert [is_one(some) for some in several] == [False] * 5
 
 
 def test_a_folder_of_other_files_is_an_error_that_names_them(tmp_path: Path) -> None:

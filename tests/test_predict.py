@@ -16,6 +16,7 @@ from PIL import Image
 import maskrcnn
 from maskrcnn.config import TTA
 from maskrcnn.errors import CheckpointError, ConfigError, DataError
+from maskrcnn.images import read_image
 from maskrcnn.model.build import build
 from maskrcnn.predict import Predictor, load
 from maskrcnn.results import Result
@@ -116,6 +117,21 @@ def test_files_arrays_and_pil_images_give_the_same_result(predictor: Predictor, 
         same(other, first)
     assert others[0].path is None
     np.testing.assert_array_equal(others[0].image, array)
+
+
+def test_a_call_gives_the_result_of_one_image_or_a_list(predictor: Predictor, images: list[Path]) -> None:
+    one = predictor(images[0])
+    assert isinstance(one, Result)
+    assert one.path == images[0]
+    several = predictor(images[:2], batch=2)
+    assert isinstance(several, list)
+    assert [result.path for result in several] == images[:2]
+    pixels = torch.from_numpy(read_image(images[0])).permute(2, 0, 1)
+    same = predictor(pixels)
+    assert isinstance(same, Result)
+    assert np.array_equal(same.boxes, one.boxes)
+    assert repr(predictor).startswith("Predictor(R-18-FPN-tiny on cpu: ")
+    assert predictor.classes == tuple(category.name for category in predictor.categories)
 
 
 def test_folders_and_globs(predictor: Predictor, images: list[Path]) -> None:

@@ -1,6 +1,9 @@
 """Results: from the canvas to the image by hand, RLE and rows as pycocotools reads them, files."""
 
 import json
+import pickle
+import sys
+import types
 from dataclasses import replace
 from typing import Any
 
@@ -212,3 +215,92 @@ def test_an_image_without_detections() -> None:
 def test_an_unknown_category_has_a_name() -> None:
     result = Result((4, 4), np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([99]), categories=CATEGORIES)
     assert result.names == ["category 99"]
+
+
+# --- one object at a time, and other libraries -----------------------------------------------------------------------
+
+
+def found(**changes) -> Result:
+    masks = np.zeros((2, 28, 28), np.float32)
+    masks[0] = 1
+    masks[1, :, :14] = 1
+    fields: dict[str, Any] = {
+        "size": (30, 40),
+        "boxes": np.array([[2, 4, 10, 12], [20, 10, 40, 30]], np.float32),
+        "scores": np.array([0.9, 0.8], np.float32),
+        "labels": np.array([17, 3]),
+        "small_masks": masks,
+        "categories": CATEGORIES,
+        "image": np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3),
+    }
+    return Result(**{**fields, **changes})
+
+
+def test_objects_come_one_by_one() -> None:
+    result = found()
+    assert [(one.name, one.label, one.score) for one in result] == [
+        ("dog", 17, pytest.approx(0.9)),
+        ("cat", 3, pytest.approx(0.8)),
+    ]
+    assert result.counts == {"dog": 1, "cat": 1}
+    last = result[-1]
+    assert repr(last) == "Instance(cat, 0.80, box [20.0, 10.0, 40.0, 30.0])"
+    assert last.mask.sum() == 20 * 10
+    assert last.polygons is not None
+    assert last.polygons[0].min(axis=0) == pytest.approx([20, 10])
+    assert last.keypoints is None
+    with pytest.raises(IndexError):
+        result[2]
+
+
+def test_a_crop_is_the_box_with_its_margin() -> None:
+    result = found()
+    assert np.array_equal(np.asarray(result.crop(0)), result.image[4:12, 2:10])
+    assert result.crop(0, margin=0.25).size == (12, 12)
+    assert result.crop(1, margin=1.0).size == (40, 30)  # ends with the image
+
+
+def test_a_table_has_the_columns_of_csv() -> None:
+    pytest.importorskip("pandas")
+    frame = found().to_df()
+    assert frame["class"].tolist() == ["dog", "cat"]
+    assert frame["score"].tolist() == pytest.approx([0.9, 0.8])
+    assert frame[["x", "y", "width", "height", "area"]].to_numpy().tolist() == [[2, 4, 8, 8, 64], [20, 10, 20, 20, 200]]
+    assert frame["id"].dtype == "int64"
+    assert "intensity_2" in frame
+    assert len(found().select([]).to_df()) == 0
+
+
+def test_supervision_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        def __init__(self, **fields: Any) -> None:
+            self.fields = fields
+
+    monkeypatch.setitem(sys.modules, "supervision", types.SimpleNamespace(Detections=Fake))
+    fields = found().to_supervision().fields
+    assert fields["xyxy"].shape == (2, 4)
+    assert fields["mask"].sum(axis=(1, 2)).tolist() == [64, 200]
+    assert fields["class_id"].tolist() == [17, 3]
+    assert fields["data"]["class_name"].tolist() == ["dog", "cat"]
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match="pip install supervision"):
+        found().to_supervision()
+
+
+def test_a_notebook_shows_overlay_and_counts() -> None:
+    page = found(categories=(*CATEGORIES[:1], Category(17, "<dog>")))._repr_html_()
+    assert "&lt;dog&gt;</td><td>1" in page
+    assert "data:image/png" in page
+    png = found()._repr_png_()
+    assert png is not None
+    assert png.startswith(b"\x89PNG")
+    without = found(image=None)  # neither an image nor a file
+    assert without._repr_png_() is None
+    assert "<img" not in without._repr_html_()
+
+
+def test_a_result_survives_pickling() -> None:
+    result = found()
+    again = pickle.loads(pickle.dumps(result))
+    assert again.counts == result.counts
+    assert np.array_equal(again.mask(1), result.mask(1))
