@@ -24,7 +24,7 @@ from .data.formats import WRITERS, check_format, writer
 from .data.shapes import shapes_of_outline
 from .errors import ConfigError
 from .images import Page, display_image
-from .instances import Instance, crop, to_df, to_html, to_png, to_supervision
+from .notebook import crop, to_html, to_png
 from .ops import rle, runs
 from .ops.contour import Outline, trace
 from .ops.paste import paste
@@ -36,6 +36,54 @@ if TYPE_CHECKING:
 FORMATS = ("overlay", "coco")  # of files; the others write data sets
 # `coco` means the rows of results. The format's own writer makes a data set with images and classes for other tools.
 DATA_SETS = {"coco-dataset": "coco"}
+
+
+@dataclass(frozen=True, repr=False)
+class Instance:
+    """Object `index` of a result. Masks and outlines are made when asked for."""
+
+    result: "Result"
+    index: int
+
+    @property
+    def box(self) -> np.ndarray:
+        """float32 [4], xyxy, continuous pixels of the image."""
+        return self.result.boxes[self.index]
+
+    @property
+    def score(self) -> float:
+        """0..1."""
+        return float(self.result.scores[self.index])
+
+    @property
+    def label(self) -> int:
+        """The data set's category id."""
+        return int(self.result.labels[self.index])
+
+    @property
+    def name(self) -> str:
+        """The category's."""
+        return self.result.names[self.index]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [H W]. Raises `ConfigError` for a model without masks."""
+        return self.result.mask(self.index)
+
+    @property
+    def polygons(self) -> list[np.ndarray] | None:
+        """The outer outlines, float64 [n 2], (x, y), or None without masks."""
+        polygons = self.result.select([self.index]).polygons
+        return None if polygons is None else polygons[0]
+
+    @property
+    def keypoints(self) -> np.ndarray | None:
+        """float32 [J 3], x, y, score, or None for a model without keypoints."""
+        return None if self.result.keypoints is None else self.result.keypoints[self.index]
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{side:.1f}" for side in self.box.tolist())
+        return f"Instance({self.name}, {self.score:.2f}, box [{box}])"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -275,17 +323,28 @@ class Result:
 
         Raises `ConfigError` if pandas is not installed.
         """
-        return to_df(self)
+        from .data.formats.tables import to_df
+
+        return to_df(self.record(shapes=False), self.categories)
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, whose masks take D x H x W bytes.
 
         Raises `ConfigError` if supervision is not installed.
         """
-        return to_supervision(self)
+        try:
+            import supervision  # type: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ConfigError("to_supervision needs supervision: pip install supervision") from error
+        names = {"class_name": np.array(self.names)}
+        return supervision.Detections(
+            xyxy=self.boxes, mask=self.masks, confidence=self.scores, class_id=self.labels, data=names
+        )
 
     def _repr_html_(self) -> str:
-        return to_html(self)
+        name = self.path.name if self.path else "image"
+        title = f"{name}, {self.size[1]} x {self.size[0]} pixels, {len(self)} objects"
+        return to_html(title, self.counts, self.overlay)
 
     def _repr_png_(self) -> bytes | None:
         return to_png(self.overlay)

@@ -15,7 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "device", "categories", "config", "structures"),
     ("ops",),
     ("images", "canvas", "inputs", "model", "accelerate"),
-    ("results", "saving", "visualize", "weights", "data"),
+    ("results", "saving", "notebook", "visualize", "weights", "data"),
     ("engine",),
     ("tiling",),
     ("predict", "evaluation", "reports", "training"),

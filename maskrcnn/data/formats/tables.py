@@ -8,13 +8,15 @@ import csv
 import math
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...errors import DataError
+from ...categories import Category
+from ...errors import ConfigError, DataError
 from ..bitmaps import draw_window
 from ..dataset import Record
 from ..measure import Measures, measure
@@ -104,6 +106,21 @@ class Table(FormatWriter):
         if pixel_size is not None:
             row |= _micrometres(row, pixel_size)
         return {name: round(value, _DIGITS) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def to_df(record: Record, categories: Sequence[Category]) -> Any:
+    """The rows of one image as a `pandas.DataFrame`. Raises `ConfigError` if pandas is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ConfigError("to_df needs pandas: pip install 'maskrcnn[table]'") from error
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table(Path(folder), categories)
+        table.add(record)
+        frame = pandas.DataFrame(list(table.rows()), columns=table.columns)
+        table.close()
+    kinds = {name: "int64" if name in INTEGERS else "float64" for name in frame.columns if name not in TEXTS}
+    return frame.replace("", "nan").astype(kinds)
 
 
 def _columns(found: Measures) -> dict[str, Any]:
