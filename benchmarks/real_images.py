@@ -45,10 +45,10 @@ def main(name: str, data: Path, run: Path, seed: int | None) -> None:
 
 
 def write(found: dict) -> None:
-    """Adds the figures of one data set to the others, and writes the table."""
+    """Adds the figures of one data set and seed to the others, and writes the table."""
     path = RESULTS / "real_images.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows[found["data"]] = found
+    rows[f"{found['data']}, seed {found['seed']}"] = found
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     lines = [
         "# R-18-FPN from scratch on real images",
@@ -56,13 +56,13 @@ def write(found: dict) -> None:
         "`python benchmarks/real_images.py NAME DATA` trained and measured. No setting was given; those that",
         "the recipe chose are in [real_images.json](real_images.json).",
         "",
-        "| data | training | steps of 4 crops | mask AP | AP50 | AP75 | box AP | detections per image | machine |",
+        "| data, seed | training | steps of 4 crops | mask AP | AP50 | AP75 | box AP | detections per image | machine |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows.values():
         mask, box = row["mask"], row["box"]
         lines.append(
-            f"| {row['data']} | {row['minutes']:.0f} min | {row['steps']} "
+            f"| {row['data']}, {row.get('seed', 'settings by hand')} | {row['minutes']:.0f} min | {row['steps']} "
             f"| **{mask['AP']:.3f}** | {mask['AP50']:.3f} | {mask['AP75']:.3f} | {box['AP']:.3f} "
             f"| {row['max_detections']} | {row['machine']}, {row['precision']} |"
         )
