@@ -56,7 +56,7 @@ def write(found: dict) -> None:
         "`python benchmarks/real_images.py NAME DATA` trained and measured. No setting was given; those that",
         "the recipe chose are in [real_images.json](real_images.json).",
         "",
-        "| data, seed | training | steps of 4 crops | mask AP | AP50 | AP75 | box AP | detections per image | machine |",
+        "| data, seed | training | steps of 4 crops | mask AP | AP50 | AP75 | box AP | detections | machine |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows.values():
