@@ -27,9 +27,10 @@ from ..dataset import Dataset, Record
 from ..label_images import objects_of, paint_objects, read_label_image, write_label_image
 from ..names import names_below
 from ..shapes import shapes_of_bitmap
-from ..validate import FAR, integer, show
+from ..validate import integer, show
 from . import ReadOptions, Source
 from .files import images_of_split, load_json
+from .outlines import stated_points
 from .writing import FormatWriter
 
 LABELS = (
@@ -312,12 +313,12 @@ def _draw(path: Path) -> _Drawing:
         label = entry["label"]
         crowd = label not in _IDS and label.endswith("group")
         label = label.removesuffix("group") if crowd else label
-        polygon = _points(entry.get("polygon"))
-        if label not in _IDS or polygon is None:
-            reason = "label that Cityscapes does not have" if polygon else "polygon that is not 3 points or more"
-            faults.append((reason, f"{where}: {show(entry.get('label' if polygon else 'polygon'))}"))
-            if polygon is None:
-                continue
+        polygon = stated_points(entry.get("polygon"))
+        if polygon is None or len(polygon) < 3:
+            faults.append(("polygon that is not 3 points or more", f"{where}: {show(entry.get('polygon'))}"))
+            continue
+        if label not in _IDS:
+            faults.append(("label that Cityscapes does not have", f"{where}: {show(entry['label'])}"))
         id = _IDS.get(label, 0)  # an unknown thing hides what is behind it
         if id >= _FIRST_INSTANCE and not crowd:
             key = (label, integer(entry.get("instance")))
@@ -326,22 +327,8 @@ def _draw(path: Path) -> _Drawing:
                 numbers[label] += 1
             id = shared[key]
         if id >= 0:
-            drawer.polygon(polygon, fill=id)
+            drawer.polygon(polygon.ravel().tolist(), fill=id)
     return _Drawing(np.asarray(image), faults)
-
-
-def _points(given: Any) -> list[tuple[float, float]] | None:
-    if not isinstance(given, list) or len(given) < 3:
-        return None
-    points = []
-    for point in given:
-        if not isinstance(point, list) or len(point) != 2:
-            return None
-        x, y = point
-        if not all(isinstance(value, int | float) and abs(value) < FAR for value in (x, y)):
-            return None
-        points.append((x, y))
-    return points
 
 
 def _difference(drawn: np.ndarray, labels: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,13 @@ from PIL import Image
 from ...errors import DataError
 from ...files import write_json
 from ...images import MAX_PIXELS, read_image
-from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record, Shape
 from ..names import Found, ImageFinder, names_below
-from ..validate import FAR, integer, is_text, show
+from ..validate import integer, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import categories_by_name, fingerprint_of, load_json, peek, size_of, split_folders
+from .files import fingerprint_of, load_json, peek, size_of, split_folders
+from .labelled import Labelled, Thing, Unusable, builder_of
 from .outlines import (
     Stated,
     bitmap_of,
@@ -43,26 +43,6 @@ from .writing import FormatWriter, relative
 _VERSION = "5.4.1"  # of LabelMe, whose layout is written
 _POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "rotation": 4, "polygon": 3}
 _PNG = b"\x89PNG\r\n\x1a\n"
-
-
-class _Object(NamedTuple):
-    label: str
-    segmentation: Stated = None
-    box: list[float] | None = None
-    crowd: bool = False
-    score: Any = None
-
-
-class _Image(NamedTuple):
-    name: str
-    root: Path
-    size: tuple[int, int]
-    objects: list[_Object]
-    faults: list[tuple[str, str]]  # reason and detail
-
-
-class _Unusable(Exception):
-    """A shape that becomes no object; its arguments are the reason and a detail."""
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
@@ -86,7 +66,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     folder = source.path if whole else source.path.parent
     files = list(filter(_is_labelme, map(folder.joinpath, names_below(folder, (".json",))))) if whole else [source.path]
     images = ImageFinder([options.images or folder])
-    found: dict[str, _Image] = {}
+    found: dict[str, Labelled] = {}
     refused: dict[str, tuple[str, str]] = {}  # by the image's name, else the json's
     for path in files:
         try:
@@ -99,7 +79,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             continue
         if image.name in found:
             refused[path.name] = "image that has an annotation file already", f"{image.name}, again by {path.name}"
-        elif image.objects or options.unlabelled != "skip":
+        elif image.things or options.unlabelled != "skip":
             found[image.name] = image
         else:
             refused[image.name] = "image without annotations, left out", image.name
@@ -112,42 +92,18 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         if name not in found and name not in refused:
             size = size_of(images.roots[0] / name) if options.unlabelled == "background" else None
             if size is not None:
-                found[name] = _Image(name, images.roots[0], size, [], [])
+                found[name] = Labelled(name, images.roots[0], size)
             else:
                 refused[name] = "image without an annotation file, left out", name
-    builder = _builder(source, found, options)
-    for reason, detail in refused.values():
-        builder.refuse("image", reason, detail)
-    return builder.build(fingerprint_of(files))
-
-
-def _builder(source: Source, found: dict[str, _Image], options: ReadOptions) -> DatasetBuilder:
-    """A builder with all images and objects."""
-    categories = categories_by_name(thing.label for image in found.values() for thing in image.objects)
-    if not categories:
+    classes = {thing.label for image in found.values() for thing in image.things}
+    if not classes:
         faults = [fault for image in found.values() for fault in image.faults]
         first = f"; the first of {len(faults)} other shapes: {faults[0][0]} ({faults[0][1]})" if faults else ""
         raise DataError(f"{source.path}: none of its {len(found)} images has an object with a box or a mask{first}")
-    ids, count = {category.name: category.id for category in categories}, 0
-    roots = list(dict.fromkeys(image.root for image in found.values()))
-    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
-    for number, name in enumerate(sorted(found), start=1):
-        image = found[name]
-        builder.add_image(number, name, *image.size)
-        for reason, detail in image.faults:
-            builder.refuse("annotation", reason, detail, image_id=number)
-        for thing in image.objects:
-            count += 1
-            builder.add_object(
-                number,
-                ids[thing.label],
-                id=count,
-                box=thing.box,
-                segmentation=thing.segmentation,
-                crowd=thing.crowd,
-                score=thing.score,
-            )
-    return builder
+    builder = builder_of(source, found.values(), classes, images.roots[0], options)
+    for reason, detail in refused.values():
+        builder.refuse("image", reason, detail)
+    return builder.build(fingerprint_of(files))
 
 
 def _is_labelme(path: Path) -> bool:
@@ -156,7 +112,7 @@ def _is_labelme(path: Path) -> bool:
     return text.startswith(b"{") and sum(key in text for key in keys) >= 2
 
 
-def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> _Image:
+def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> Labelled:
     """The image that a json annotates, with its objects. Raises `DataError` if that cannot be known."""
     content = load_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
@@ -175,7 +131,7 @@ def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> _Image:
             "it is another image, or it was resized after it was labelled"
         )
     objects, faults = _objects(shapes, stated or size, path.name)
-    return _Image(name, root, stated or size, objects, faults)
+    return Labelled(name, root, stated or size, objects, faults)
 
 
 def _find_image(path: Path, content: dict[str, Any], images: ImageFinder) -> tuple[Path, str]:
@@ -200,7 +156,7 @@ def _stated_size(content: dict[str, Any]) -> tuple[int, int] | None:
     return (height, width) if min(height, width) > 0 else None
 
 
-def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[_Object], list[tuple[str, str]]]:
+def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[Thing], list[tuple[str, str]]]:
     """The objects of an image, in the order of their first shapes, and what is wrong with the other shapes."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     faults: list[tuple[str, str]] = []
@@ -211,14 +167,14 @@ def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[
         group = shape.get("group_id")
         alone = group is None or not isinstance(group, int | str) or shape["label"] == "_background_"
         groups.setdefault(place if alone else (shape["label"], group), []).append(shape | {"place": place + 1})
-    objects: list[_Object] = []
+    objects: list[Thing] = []
     for members in groups.values():
         try:
             if members[0]["label"] == "_background_":
                 objects = [_without(thing, members[0], size) for thing in objects]
             else:
                 objects.append(_object(members, size))
-        except _Unusable as error:
+        except Unusable as error:
             reason, detail = error.args
             faults.append((reason, f"{file}, shape {members[0]['place']} {members[0]['label']!r:.60}{detail}"))
         except DataError as error:
@@ -226,18 +182,18 @@ def _objects(shapes: list[Any], size: tuple[int, int], file: str) -> tuple[list[
     return objects, faults
 
 
-def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> _Object:
+def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> Thing:
     """One object of all shapes of a group."""
     label = members[0]["label"]
     if label == "__ignore__":
-        raise _Unusable("shape labelled __ignore__, left out", "")
+        raise Unusable("shape labelled __ignore__, left out", "")
     flags = [shape.get("flags") for shape in members]
     crowd = any(isinstance(own, dict) and own.get("crowd") is True for own in flags)
     scores = [shape["score"] for shape in members if isinstance(shape.get("score"), int | float)]
     score = max(scores) if scores else None
     if len(members) == 1 and members[0].get("shape_type") == "rectangle":
         low, high = (points := _ring(members[0])).min(axis=0), points.max(axis=0)
-        return _Object(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
+        return Thing(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
     windows = [_window(shape, size) for shape in members if shape.get("shape_type") == "mask"]
     rings = [_ring(shape) for shape in members if shape.get("shape_type") != "mask"]
     mask: Stated = segmentation(rings, size) if rings else None
@@ -248,10 +204,10 @@ def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> _Object:
         for pixels, left, top in windows:
             whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] |= pixels
         mask = rle_of_window(whole, 0, 0, size)
-    return _Object(label, mask, None, crowd, score)
+    return Thing(label, mask, None, crowd, score)
 
 
-def _without(thing: _Object, background: dict[str, Any], size: tuple[int, int]) -> _Object:
+def _without(thing: Thing, background: dict[str, Any], size: tuple[int, int]) -> Thing:
     """An object without the pixels of a shape that was drawn over it."""
     if thing.segmentation is None:
         return thing
@@ -266,14 +222,14 @@ def _without(thing: _Object, background: dict[str, Any], size: tuple[int, int]) 
 
 
 def _ring(shape: dict[str, Any]) -> np.ndarray:
-    """The outline of a shape, float64 [n 2]. Raises `_Unusable`."""
+    """The outline of a shape, float64 [n 2]. Raises `Unusable`."""
     kind, points = shape.get("shape_type") or "polygon", stated_points(shape.get("points"))
     if not isinstance(kind, str) or kind not in _POINTS:
-        raise _Unusable("shape that is no area", f": {show(kind)}")
-    if points is None or not (np.abs(points) < FAR).all():
-        raise _Unusable("shape whose points are not numbers", f": {show(shape.get('points'))}")
+        raise Unusable("shape that is no area", f": {show(kind)}")
+    if points is None:
+        raise Unusable("shape whose points are not numbers", f": {show(shape.get('points'))}")
     if len(points) < _POINTS[kind] or (kind in ("circle", "mask") and len(points) > 2):
-        raise _Unusable("shape with a wrong number of points", f": {kind} of {len(points)}")
+        raise Unusable("shape with a wrong number of points", f": {kind} of {len(points)}")
     if kind == "circle":
         return ellipse(*points[0], *[math.dist(*points)] * 2)
     if kind == "rectangle" and len(points) == 2:
@@ -284,7 +240,7 @@ def _ring(shape: dict[str, Any]) -> np.ndarray:
 
 def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
     """The pixels of a shape that is a bitmap in a box, bool [h w], and their left and top in the image. What is outside
-    of the image is cut off. Raises `_Unusable`.
+    of the image is cut off. Raises `Unusable`.
     """
     ((x, y), *_), data = _ring(shape).round().astype(int).tolist(), shape.get("mask")
     try:
@@ -292,14 +248,14 @@ def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, i
     except (binascii.Error, ValueError):
         png = b""
     if not png.startswith(_PNG) or len(png) < 24:
-        raise _Unusable("mask that is not a PNG in base64", "")
+        raise Unusable("mask that is not a PNG in base64", "")
     width, height = struct.unpack(">II", png[16:24])
     if width > size[1] + 2 or height > size[0] + 2:
-        raise _Unusable("mask that is larger than its image", f": {height} x {width}")
+        raise Unusable("mask that is larger than its image", f": {height} x {width}")
     try:
         pixels = read_image(png, channels=1)[:, :, 0] > 0
     except DataError as error:
-        raise _Unusable("mask that cannot be decoded", f": {error}") from error
+        raise Unusable("mask that cannot be decoded", f": {error}") from error
     left, top = min(max(x, 0), size[1]), min(max(y, 0), size[0])
     return pixels[top - y :, left - x :][: size[0] - top, : size[1] - left], left, top
 

@@ -8,8 +8,9 @@ The text "crowd" among a region's notes marks a region to ignore; that is ours.
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -17,14 +18,13 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import replacing
-from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
-from ..names import Found, ImageFinder, names_below
+from ..names import ImageFinder, names_below
 from ..validate import FAR, show
 from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
-from .embedded import unpack
-from .files import categories_by_name, fingerprint_of, image_folder, one_file_each, size_of
+from .files import fingerprint_of, image_folder, one_file_each
+from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
 from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
 from .rings import rle_of_window
@@ -37,19 +37,6 @@ _TAGS = {
     "rectanglelabels": "rectangle",
     "brushlabels": "brush",
 }  # the names of control tags
-
-
-class _Found(NamedTuple):
-    """An image, where it is, and its task."""
-
-    name: str
-    root: Path
-    size: tuple[int, int] | None  # (height, width); None if there is no such file, or it cannot be read
-    task: Task
-
-
-class _Unusable(Exception):
-    """A region or image that cannot be used; its arguments are the reason and a detail."""
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
@@ -74,112 +61,88 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         root = image_folder(path, options.images)
     tasks, faults = load(path, files)
     images = ImageFinder([root])
-    found: dict[str, _Found] = {}
-    left_out: list[tuple[str, str]] = []
+    found: dict[str, tuple[Labelled, Task]] = {}
+    left_out, lost = [], 0
     for task in tasks:
-        image = _find_image(path, task, images)
+        names = [name.lstrip("/") for name in names_of(task.image)] or [show(task.image)]
+        embedded = task.image if task.image.startswith("data:image/") else ""
+        image = find_image(images, names, embedded, hashlib.sha256(task.image.encode()).hexdigest()[:16], path)
         if not (task.regions or (task.regions is not None and options.unlabelled != "skip")):
             if options.unlabelled != "background":
                 left_out.append((task.why, image.name))
                 continue
-            image = image._replace(task=task._replace(regions=[]))
+            task = task._replace(regions=[])
         if image.name in found:
             left_out.append(("image of a second task, left out", image.name))
         else:
-            found[image.name] = image
-    builder = _builder(source, found, root, options)
+            found[image.name] = image, task
+    regions = [region for _, task in found.values() for region in task.regions or ()]
+    classes = {region.labels[0] for region in regions if region.labels and not region.keypoint}
+    if not classes:
+        raise DataError(
+            f"{path}: none of its tasks has a labelled region in a submitted annotation; predictions and drafts are no "
+            "annotations: accept and submit them in Label Studio, and export again"
+        )
+    labelled = []
+    for image, task in found.values():
+        try:
+            labelled.append(_labelled(image, task))
+        except Unusable as error:
+            left_out.append(error.args)
+            lost += len(task.regions or ())
+    builder = builder_of(source, labelled, classes, root, options)
+    builder.report.lost_with_image += lost
     for reason, detail in (*faults, *left_out):
         builder.refuse("image", reason, detail)
     return builder.build(fingerprint_of(files))
 
 
-def _find_image(path: Path, task: Task, images: ImageFinder) -> _Found:
-    """The image of a task: a file, else what the task embeds, else the name that the builder will not find."""
-    (root,) = images.roots
-    for stated in names_of(task.image):
-        if isinstance(found := images.find(stated), Found):
-            return _Found(found.name, root, size_of(root / found.name), task)
-    if task.image.startswith("data:image/"):
-        number = hashlib.sha256(task.image.encode()).hexdigest()[:16]
-        root, name = unpack(task.image, number, root, path)
-        return _Found(name, root, size_of(root / name), task)
-    return _Found((names_of(task.image) or [show(task.image)])[0].lstrip("/"), root, None, task)
+def _labelled(image: Labelled, task: Task) -> Labelled:
+    """The image with its objects. Its size is what the regions refer to: their percentages fit an image that was
+    resized since. Raises `Unusable` for an image of other proportions.
+    """
+    size, stated, repairs = image.size, task.size, []
+    if size is not None and stated is not None and stated != size:
+        detail = f"{image.name}: {stated[0]} x {stated[1]} while it was labelled, now {size[0]} x {size[1]}"
+        if stated == size[::-1]:  # a photo that Label Studio did not turn
+            size = stated
+        elif abs(stated[0] * size[1] - stated[1] * size[0]) > 0.01 * stated[1] * size[0] + sum(stated):
+            raise Unusable("image of other proportions than the one that was labelled", detail)
+        else:
+            repairs.append(("image that was resized after it was labelled, its regions scaled", detail))
+    for region in task.regions or ():
+        if len(region.labels) > 1:
+            detail = f"{image.name}: {', '.join(region.labels)}"
+            repairs.append(("region with several labels, the first is used", detail))
+    image = with_things(image._replace(size=size), task.regions or (), partial(_thing, size=size))
+    others = [("further annotations of a task, left out", f"{image.name}: {task.others}")] if task.others else []
+    return image._replace(faults=[*others, *image.faults], repairs=repairs)
 
 
-def _builder(source: Source, found: dict[str, _Found], root: Path, options: ReadOptions) -> DatasetBuilder:
-    """A builder with all images and objects."""
-    regions = [region for image in found.values() for region in image.task.regions or ()]
-    names = {region.labels[0] for region in regions if region.labels and not region.keypoint}
-    if not names:
-        raise DataError(
-            f"{source.path}: none of its tasks has a labelled region in a submitted annotation; predictions and drafts "
-            "are no annotations: accept and submit them in Label Studio, and export again"
-        )
-    categories = categories_by_name(names)
-    ids, count = {category.name: category.id for category in categories}, 0
-    roots = list(dict.fromkeys([root, *(image.root for image in found.values())]))
-    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
-    for number, name in enumerate(sorted(found), start=1):
-        image = found[name]
-        try:
-            size = _labelled_size(image, builder, number)
-        except _Unusable as error:
-            builder.refuse("image", *error.args, image_id=number)
-            builder.report.lost_with_image += len(image.task.regions or ())
-            continue
-        builder.add_image(number, name, *(size or (None, None)))
-        if image.task.others:
-            builder.refuse("annotation", "further annotations of a task, left out", f"{name}: {image.task.others}")
-        for region in image.task.regions or ():
-            try:
-                if not region.labels:
-                    raise _Unusable("region without a label", show(region.value))
-                box, mask = _box_or_mask(region, size) if size else (None, None)
-            except _Unusable as error:
-                builder.refuse("annotation", error.args[0], f"{name}: {error.args[1]}", image_id=number)
-                continue
-            except DataError as error:
-                builder.refuse("annotation", str(error), name, image_id=number)
-                continue
-            if len(region.labels) > 1:
-                detail = f"{name}: {', '.join(region.labels)}"
-                builder.report.add("repair", "region with several labels, the first is used", detail, number)
-            count += 1
-            category = ids[region.labels[0]]
-            builder.add_object(number, category, id=count, box=box, segmentation=mask, crowd=region.crowd)
-    return builder
-
-
-def _labelled_size(image: _Found, builder: DatasetBuilder, number: int) -> tuple[int, int] | None:
-    """The size that the regions refer to: percentages fit an image that was resized since. Raises `_Unusable`."""
-    size, stated = image.size, image.task.size
-    if size is None or stated is None or stated == size:
-        return size
-    if stated == size[::-1]:  # a photo that Label Studio did not turn
-        return stated
-    detail = f"{image.name}: {stated[0]} x {stated[1]} while it was labelled, now {size[0]} x {size[1]}"
-    if abs(stated[0] * size[1] - stated[1] * size[0]) > 0.01 * stated[1] * size[0] + sum(stated):
-        raise _Unusable("image of other proportions than the one that was labelled", detail)
-    builder.report.add("repair", "image that was resized after it was labelled, its regions scaled", detail, number)
-    return size
+def _thing(region: Region, size: tuple[int, int] | None) -> Thing:
+    """The object of a region; of an image whose size is not known without its place. Raises `Unusable`."""
+    if not region.labels:
+        raise Unusable("region without a label", show(region.value))
+    box, mask = _box_or_mask(region, size) if size else (None, None)
+    return Thing(region.labels[0], mask, box, region.crowd)
 
 
 def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | None, Stated]:
-    """The box of an upright rectangle, else the mask. Raises `_Unusable`."""
+    """The box of an upright rectangle, else the mask. Raises `Unusable`."""
     value = region.value
     if region.rotation:
-        raise _Unusable("region of an image that was turned in Label Studio", f"by {show(region.rotation)} degrees")
+        raise Unusable("region of an image that was turned in Label Studio", f"by {show(region.rotation)} degrees")
     if region.keypoint:
-        raise _Unusable("keypoint, which only COCO files bring", show(region.labels[0]))
+        raise Unusable("keypoint, which only COCO files bring", show(region.labels[0]))
     if "rle" in value:
         return None, rle_of_window(decode_brush(value["rle"], size), 0, 0, size)
     scale = np.array([size[1], size[0]]) / 100
     if "points" in value:
         points = stated_points(value["points"])
-        if points is None or not (np.abs(points) < FAR).all():
-            raise _Unusable("polygon whose points are not numbers", show(value["points"]))
+        if points is None:
+            raise Unusable("polygon whose points are not numbers", show(value["points"]))
         if value.get("closed") is False:
-            raise _Unusable("polygon that is not closed", f"{len(points)} points")
+            raise Unusable("polygon that is not closed", f"{len(points)} points")
         return None, [(points * scale).round(9).ravel().tolist()]
     if "radiusX" in value:
         x, y, radius_x, radius_y = _numbers(value, "x", "y", "radiusX", "radiusY")
@@ -194,13 +157,13 @@ def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | N
             return None, [ring.round(9).ravel().tolist()]
         low, high = ring.min(axis=0), ring.max(axis=0)
         return [*low.round(9).tolist(), *(high - low).round(9).tolist()], None
-    raise _Unusable("region of a kind that is not read", ", ".join(map(str, value))[:100])
+    raise Unusable("region of a kind that is not read", ", ".join(map(str, value))[:100])
 
 
 def _numbers(value: dict[str, Any], *names: str) -> list[float]:
     found = [value.get(name) for name in names]
     if not all(isinstance(number, int | float) and abs(number) < FAR for number in found):
-        raise _Unusable("region with coordinates that are not numbers", show(value))
+        raise Unusable("region with coordinates that are not numbers", show(value))
     return [float(number) for number in found if number is not None]
 
 

@@ -46,12 +46,14 @@ def _turned(points: np.ndarray, angle: float, x: float, y: float) -> np.ndarray:
 
 
 def stated_points(value: Any) -> np.ndarray | None:
-    """A list of [x, y] as float64 [n 2]; None if it is none."""
+    """A list of [x, y] as float64 [n 2]; None if it is none, or if a point is no number or far outside every image."""
     try:
         points = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    return points if isinstance(value, list) and points.ndim == 2 and points.shape[1] == 2 else None
+    if not isinstance(value, list) or points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < FAR).all():
+        return None
+    return points
 
 
 def segmentation(rings: Sequence[np.ndarray], size: tuple[int, int]) -> list[list[float]] | dict[str, Any]:

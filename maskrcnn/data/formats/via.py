@@ -8,20 +8,20 @@ one `group_id` are one object, see `outlines.py`; that attribute, `score`, and `
 import json
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
 from ...errors import DataError
 from ...files import fingerprint
-from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
-from ..names import Found, ImageFinder
+from ..names import ImageFinder
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
-from .embedded import unpack
-from .files import categories_by_name, image_folder, one_file_each, size_of
+from .files import image_folder, one_file_each, size_of
+from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
 from .outlines import Stated, ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class
 from .via_file import Entry, Region, kind_of, load
@@ -30,10 +30,6 @@ from .writing import FormatWriter, relative
 _RANKS = {"project": 2, "json": 1, "csv": 1, None: 0}  # a project is what the others were exported from
 _VERSION = "2.0.10"  # of VIA's data format that is written
 _CLOSED = 0.05  # of a polyline's extent: the largest gap between its ends
-
-
-class _Unusable(Exception):
-    """A region that becomes no object; its arguments are the reason and a detail."""
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
@@ -55,24 +51,34 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     class_of = choose_class(path, project)
     root = image_folder(path, options.images)
     images = ImageFinder([root])
-    found: dict[str, _Found] = {}
+    found: dict[str, tuple[Labelled, Entry]] = {}
     merged: Counter[str] = Counter()
     for entry in project.entries:
-        image = _find_image(path, entry, images)
+        name = entry.name if is_text(entry.name) and entry.name else show(entry.name)
+        image = find_image(images, [name], entry.embedded, PureWindowsPath(name).stem or "image", path)
         if before := found.get(image.name):
             merged[image.name] += 1
-            regions = before.entry.regions
-            regions = regions + [region for region in entry.regions if region not in regions]
-            image = image._replace(entry=entry._replace(regions=regions))
-        found[image.name] = image
+            regions = before[1].regions
+            entry = entry._replace(regions=regions + [region for region in entry.regions if region not in regions])
+        found[image.name] = image, entry
     left_out = [name for name in images.images() if name not in found]
     if options.unlabelled == "background":
-        found |= {name: _Found(name, root, size_of(root / name), Entry(name, [], {})) for name in left_out}
+        found |= {name: (Labelled(name, root, size_of(root / name)), Entry(name, [], {})) for name in left_out}
         left_out = []
     elif options.unlabelled == "skip":
-        left_out += [name for name, image in found.items() if not image.entry.regions]
-        found = {name: image for name, image in found.items() if image.entry.regions}
-    builder = _builder(source, found, root, class_of, options)
+        left_out += [name for name, (_, entry) in found.items() if not entry.regions]
+        found = {name: (image, entry) for name, (image, entry) in found.items() if entry.regions}
+    regions = ((region, entry) for _, entry in found.values() for region in entry.regions)
+    classes = {class_of(region, entry) for region, entry in regions if region.shape.get("name") != "point"} - {None}
+    if not classes:
+        raise DataError(f"{path}: none of its {len(found)} images has a region with a class")
+    labelled = (
+        with_things(image, _groups(entry.regions), partial(_thing, entry=entry, class_of=class_of, size=image.size))
+        for image, entry in found.values()
+    )
+    builder = builder_of(source, labelled, filter(None, classes), root, options)
+    if class_of.note:
+        builder.report.add("repair", class_of.note)
     for name, count in merged.items():
         builder.report.add(
             "repair", "image that is listed several times, its regions joined", f"{name}, {count + 1} times"
@@ -84,62 +90,13 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     return builder.build(fingerprint(path))
 
 
-class _Found(NamedTuple):
-    """An image and where it is."""
-
-    name: str
-    root: Path
-    size: tuple[int, int] | None  # (height, width); None if there is no such file, or it cannot be read
-    entry: Entry
-
-
-def _find_image(path: Path, entry: Entry, images: ImageFinder) -> _Found:
-    """The image of an entry: a file, else what the entry embeds, else the name that the builder will not find."""
-    stated, (root,) = entry.name if is_text(entry.name) else "", images.roots
-    if isinstance(found := images.find(stated), Found):
-        return _Found(found.name, root, size_of(root / found.name), entry)
-    if entry.embedded:
-        root, name = unpack(entry.embedded, PureWindowsPath(stated).stem or "image", root, path)
-        return _Found(name, root, size_of(root / name), entry)
-    return _Found(stated or show(entry.name), root, None, entry)
-
-
-def _builder(
-    source: Source, found: dict[str, _Found], root: Path, class_of: ClassOf, options: ReadOptions
-) -> DatasetBuilder:
-    """A builder with all images and objects."""
-    areas = (
-        (i.entry, region) for i in found.values() for region in i.entry.regions if region.shape.get("name") != "point"
-    )
-    classes = {class_of(region, entry) for entry, region in areas} - {None}
-    if not classes:
-        raise DataError(f"{source.path}: none of its {len(found)} images has a region with a class")
-    categories = categories_by_name(name for name in classes if name)
-    ids, count = {category.name: category.id for category in categories}, 0
-    roots = list(dict.fromkeys([root, *(image.root for image in found.values())]))
-    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
-    if class_of.note:
-        builder.report.add("repair", class_of.note)
-    for number, name in enumerate(sorted(found), start=1):
-        image = found[name]
-        builder.add_image(number, name, *(image.size or (None, None)))
-        for members in _groups(image.entry.regions):
-            label = class_of(members[0], image.entry)
-            try:
-                box, mask = _box_or_mask(members, image.size) if image.size else (None, None)
-                if label not in ids:
-                    raise _Unusable("region without a class", show(members[0].attributes))
-            except _Unusable as error:
-                builder.refuse("annotation", error.args[0], f"{name}: {error.args[1]}", image_id=number)
-                continue
-            except DataError as error:
-                builder.refuse("annotation", str(error), name, image_id=number)
-                continue
-            count += 1
-            own = members[0].attributes
-            crowd, score = str(own.get("crowd")).lower() in ("1", "true", "yes"), _number(own.get("score"))
-            builder.add_object(number, ids[label], id=count, box=box, segmentation=mask, crowd=crowd, score=score)
-    return builder
+def _thing(members: list[Region], entry: Entry, class_of: ClassOf, size: tuple[int, int] | None) -> Thing:
+    """The object of regions; of an image whose size is not known without its place. Raises `Unusable`."""
+    box, mask = _box_or_mask(members, size) if size else (None, None)
+    own, label = members[0].attributes, class_of(members[0], entry)
+    if label is None:
+        raise Unusable("region without a class", show(own))
+    return Thing(label, mask, box, str(own.get("crowd")).lower() in ("1", "true", "yes"), _number(own.get("score")))
 
 
 def _groups(regions: list[Region]) -> list[list[Region]]:
@@ -152,7 +109,7 @@ def _groups(regions: list[Region]) -> list[list[Region]]:
 
 
 def _box_or_mask(regions: list[Region], size: tuple[int, int]) -> tuple[list[float] | None, Stated]:
-    """The box of a rectangle that is alone, else the mask. Raises `_Unusable`."""
+    """The box of a rectangle that is alone, else the mask. Raises `Unusable`."""
     rings = [_ring(region.shape) for region in regions]
     if len(regions) == 1 and str(regions[0].shape.get("name")).endswith("rect"):
         low, high = rings[0].min(axis=0), rings[0].max(axis=0)
@@ -161,7 +118,7 @@ def _box_or_mask(regions: list[Region], size: tuple[int, int]) -> tuple[list[flo
 
 
 def _ring(shape: dict[str, Any]) -> np.ndarray:
-    """The outline of a shape as VIA 2 writes it, float64 [n 2]. Raises `_Unusable`."""
+    """The outline of a shape as VIA 2 writes it, float64 [n 2]. Raises `Unusable`."""
     kind = shape.get("name")
     if kind in ("polygon", "polyline", "extreme_rect"):
         points = _points(shape)
@@ -173,7 +130,7 @@ def _ring(shape: dict[str, Any]) -> np.ndarray:
         gap = float(np.abs(points[-1] - points[0]).max())
         if len(points) > 3 and gap <= max(3.0, _CLOSED * float((high - low).max())):
             return points
-        raise _Unusable("polyline that is not closed, and so no area", f"its ends are {gap:g} pixels apart")
+        raise Unusable("polyline that is not closed, and so no area", f"its ends are {gap:g} pixels apart")
     if kind == "rect":
         x, y, width, height = _numbers(shape, "x", "y", "width", "height")
         return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
@@ -183,23 +140,23 @@ def _ring(shape: dict[str, Any]) -> np.ndarray:
     if kind == "ellipse":
         x, y, radius_x, radius_y = _numbers(shape, "cx", "cy", "rx", "ry")
         return ellipse(x, y, radius_x, radius_y, _number(shape.get("theta", 0)) or 0.0)
-    raise _Unusable("region that is no area", show(kind))
+    raise Unusable("region that is no area", show(kind))
 
 
 def _points(shape: dict[str, Any]) -> np.ndarray:
     x, y = shape.get("all_points_x"), shape.get("all_points_y")
     if not isinstance(x, list) or not isinstance(y, list) or len(x) != len(y) or not x:
-        raise _Unusable("region whose all_points_x and all_points_y are not lists of one length", show(x))
+        raise Unusable("region whose all_points_x and all_points_y are not lists of one length", show(x))
     values = [_number(value) for value in (*x, *y)]
     if any(value is None for value in values):
-        raise _Unusable("region with coordinates that are not numbers", show(x))
+        raise Unusable("region with coordinates that are not numbers", show(x))
     return np.array(values, dtype=np.float64).reshape(2, -1).T
 
 
 def _numbers(shape: dict[str, Any], *names: str) -> list[float]:
     found = [value for value in (_number(shape.get(name)) for name in names) if value is not None]
     if len(found) < len(names):
-        raise _Unusable("region with coordinates that are not numbers", show(shape))
+        raise Unusable("region with coordinates that are not numbers", show(shape))
     return found
 
 

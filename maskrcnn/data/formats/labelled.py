@@ -1,0 +1,93 @@
+"""What LabelMe, VIA and Label Studio have in common: images, found or embedded, and objects that are drawn in them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ...errors import DataError
+from ..builder import DatasetBuilder
+from ..names import Found, ImageFinder
+from . import ReadOptions, Source
+from .embedded import unpack
+from .files import categories_by_name, size_of
+from .outlines import Stated
+
+_Shapes = TypeVar("_Shapes")
+
+
+class Unusable(Exception):
+    """Shapes that become no object, or an image; its arguments are the reason and a detail."""
+
+
+class Thing(NamedTuple):
+    """An object, as `DatasetBuilder.add_object` takes it."""
+
+    label: str
+    segmentation: Stated = None
+    box: list[float] | None = None
+    crowd: bool = False
+    score: Any = None
+
+
+class Labelled(NamedTuple):
+    """An image, where it is, and what is drawn in it."""
+
+    name: str
+    root: Path
+    size: tuple[int, int] | None = None  # (height, width); None if there is no such file, or it cannot be read
+    things: Sequence[Thing] = ()
+    faults: Sequence[tuple[str, str]] = ()  # of shapes that are no things, reason and detail
+    repairs: Sequence[tuple[str, str]] = ()
+
+
+def find_image(images: ImageFinder, names: Sequence[str], embedded: str, own_name: str, source: Path) -> Labelled:
+    """The image that an annotation calls by one of these names, else what it embeds, which is then called `own_name`;
+    else one of the first name, which the builder will not find. `images` has one root.
+    """
+    (root,) = images.roots
+    for name in names:
+        if isinstance(found := images.find(name), Found):
+            return Labelled(found.name, root, size_of(root / found.name))
+    if embedded:
+        cache, name = unpack(embedded, own_name, root, source)
+        return Labelled(name, cache, size_of(cache / name))
+    return Labelled(names[0], root)
+
+
+def with_things(image: Labelled, stated: Iterable[_Shapes], thing_of: Callable[[_Shapes], Thing]) -> Labelled:
+    """The image with an object of each of the `stated`; of those that are `Unusable` with the fault."""
+    things, faults = [], []
+    for shapes in stated:
+        try:
+            things.append(thing_of(shapes))
+        except Unusable as error:
+            reason, detail = error.args
+            faults.append((reason, f"{image.name}: {detail}"))
+        except DataError as error:
+            faults.append((str(error), image.name))
+    return image._replace(things=things, faults=faults)
+
+
+def builder_of(
+    source: Source, images: Iterable[Labelled], classes: Iterable[str], root: Path, options: ReadOptions
+) -> DatasetBuilder:
+    """A builder with all images, numbered from 1 in the order of their names, and their objects.
+
+    The images of the data set are below `root`, but for those that were embedded.
+    """
+    ordered, categories = sorted(images, key=lambda image: image.name), categories_by_name(classes)
+    labels, ids = {category.name: category.id for category in categories}, count(1)
+    roots = list(dict.fromkeys([root, *(image.root for image in ordered)]))
+    builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
+    for number, image in enumerate(ordered, start=1):
+        builder.add_image(number, image.name, *(image.size or (None, None)))
+        for reason, detail in image.repairs:
+            builder.report.add("repair", reason, detail, number)
+        for reason, detail in image.faults:
+            builder.refuse("annotation", reason, detail, image_id=number)
+        for label, mask, box, crowd, score in image.things:
+            builder.add_object(
+                number, labels[label], id=next(ids), box=box, segmentation=mask, crowd=crowd, score=score
+            )
+    return builder
