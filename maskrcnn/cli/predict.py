@@ -72,9 +72,10 @@ def predict(
             raise _unread(unread)
     for name, lost in saver.lost.items():
         print(losses(name, lost))
-    rate = done / max(time.perf_counter() - began, 1e-9)
+    each = (time.perf_counter() - began) / max(done, 1)
+    speed = f"{1 / max(each, 1e-9):.1f} images/s" if each < 1 else f"{each:.1f} s an image"
     total = f"{done} image{'s' * (done != 1)}, {objects} objects with a score of at least {show}"
-    print(f"{total}, {rate:.1f} images/s: {out}")
+    print(f"{total}, {speed}: {out}")
     if unread and not skip:  # the results of the other images are saved
         raise _unread(unread)
     for error in unread:
