@@ -94,6 +94,7 @@ def convert_data(
         name: read_dataset(source, folder, strict=strict, keypoints=None, unlabelled=unlabelled)
         for name, source in sources.items()
     }
+    _require_something(sets.values())
     categories = _joined(sets.values())
     sets = {name: map_categories(part, categories)[0] for name, part in sets.items()}
     division: Division | None = None
@@ -131,6 +132,16 @@ def convert_data(
         division="" if division is None else division.describe(),
         folder=place,
     )
+
+
+def _require_something(sets: "Iterable[Dataset]") -> None:
+    """Raises `DataError`, with what was dropped, if no image is left of the data, or no object of those it had."""
+    from .usable import require_usable
+
+    if not any(len(part.object_rows()) for part in sets):
+        for part in sets:
+            if part.report.annotations_in_file or not len(part):
+                require_usable(part, masks=False)
 
 
 def _joined(sets: "Iterable[Dataset]") -> "list[Category]":

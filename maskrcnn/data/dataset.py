@@ -237,11 +237,19 @@ def match_categories(train: Dataset, val: Dataset) -> Dataset:
     wanted = (c._replace(sigmas=sigmas.get(c.name, c.sigmas)) for c in train.categories)
     mapped, unmatched = map_categories(val, wanted)
     if unmatched:
+        plain = {_plain(category.name): category.name for category in train.categories}
+        alike = [f"{name!r} is {plain[_plain(name)]!r} there" for name in unmatched if _plain(name) in plain]
         raise DataError(
-            f"{val.source} has categories that {train.source} does not have: {', '.join(unmatched)}\n"
+            f"{val.source} has categories that {train.source} does not have: {', '.join(unmatched)}"
+            f"{' (' + ', '.join(alike) + ')' if alike else ''}; name them alike\n"
             f"{train.source}:\n{category_table(train.categories)}\n{val.source}:\n{category_table(val.categories)}"
         )
     return mapped
+
+
+def _plain(name: str) -> str:
+    """A name without what people write now so, now otherwise."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def keypoint_order(dataset: Dataset, categories: Iterable[Category]) -> tuple[dict[int, list[int]], list[str]]:

@@ -24,6 +24,7 @@ from .validate import is_text, wrong_name
 _MOST_FILES = 1_000_000  # listed below the image folders
 _MOST_COMPARED = 5_000  # names among which the nearest is looked for
 _SAME_SUFFIX = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+_ANNOTATIONS = (".json", ".xml", ".csv")  # some tools state the annotation file's own name as that of its image
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # that Label Studio puts before a name
 
 
@@ -93,6 +94,8 @@ class ImageFinder:
     def find(self, name: Any, near: str = "") -> Found | Lost:
         """The file of an image, whose name may also be meant from `near`, the name of a folder in a root."""
         wrong, names = wrong_name(name), [name]
+        if is_text(name) and name.lower().endswith(_ANNOTATIONS):
+            return Lost("annotation file where the name of an image should be", f"{name!r:.200}")
         if near and is_text(name):
             names.insert(0, posixpath.normpath(posixpath.join(near, name.replace("\\", "/"))))
         for stated in names:

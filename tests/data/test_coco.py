@@ -426,6 +426,7 @@ def test_keypoints_of_a_category_that_names_none_are_ignored(tmp_path) -> None:
 def test_a_skeleton_without_keypoints_is_reported(tmp_path) -> None:
     content = with_keypoints()
     content["categories"][1]["skeleton"] = [[1, 2]]
+    assert len(read_dataset(write(tmp_path, content), keypoints=None).categories) == 3  # nobody asked for keypoints
     with pytest.raises(DataError, match="'stone': skeleton needs keypoints, and the category names none"):
         read_dataset(write(tmp_path, content), keypoints=True)
 

@@ -13,6 +13,8 @@ and may lack the last or the first two. It only parses: `DatasetBuilder` checks 
 
 import difflib
 import importlib
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +22,17 @@ from typing import Any, Literal, NamedTuple
 
 from ...categories import Category
 from ...errors import ConfigError, DataError
-from ...images import Page
+from ...images import IMAGE_SUFFIXES, Page
 from ..archives import unpacked
 from ..dataset import Dataset
+from .strangers import describe_file, describe_folder
 from .writing import FormatWriter
 
 # In the order in which they are asked; of masks, only names tell.
 READERS = ("cityscapes", "cvat", "voc", "yolo", "coco", "labelme", "via", "labelstudio", "masks")
+_SUFFIXES = (".json", ".csv", ".xml")  # of files that can hold a whole data set
+_OF_COCO = ("person_keypoints_", "captions_", "image_info_", "stuff_", "panoptic_")  # always beside COCO's instances
+_MOST_NEIGHBOURS = 30  # files of a folder that are looked into
 WRITERS = (
     "cityscapes",
     "coco",
@@ -49,6 +55,8 @@ class Source(NamedTuple):
     format: str
     path: Path
     split: str = "all"
+    doubtful: bool = False  # found by names alone: `find` prefers a format that knows the content
+    beside: tuple[str, ...] = ()  # annotations in the same folder that are not read, as lines for the report
 
 
 @dataclass(frozen=True)
@@ -67,16 +75,23 @@ def find(place: str | Path, options: ReadOptions = ReadOptions()) -> dict[str, S
     place = Path(place)
     if not place.exists():
         raise DataError(f"{place}: there is no such file or folder; expected annotations: a file, a folder or a zip")
-    place = unpacked(place)
+    place, doubtful = unpacked(place), dict[str, Source]()
     for name in sorted(READERS, key=lambda name: place.is_file() and name == "coco"):  # COCO takes any file
         for folder in _nested(place):
-            if splits := _module(name).find(folder, options):
-                return splits
-    if place.is_file():  # its reader says what it is instead
-        return {"all": Source("coco", place)}
+            splits = _module(name).find(folder, options)
+            if splits and not any(source.doubtful for source in splits.values()):
+                return splits if place.is_file() else _with_neighbours(splits, options)
+            doubtful = doubtful or splits
+    if doubtful:
+        return {split: source._replace(doubtful=False) for split, source in doubtful.items()}
+    if place.is_file():
+        if what := describe_file(place):
+            raise DataError(f"{place}: is {what}")
+        return {"all": Source("coco", place)}  # whose reader says what is wrong
+    others = describe_folder(place)
     raise DataError(
-        f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}. If they have another "
-        "name or place, name their file"
+        f"{place}: no annotations there that can be read; the formats are {', '.join(READERS)}"
+        + (f", and {others}" if others else ". If they have another name or place, name their file")
     )
 
 
@@ -120,7 +135,10 @@ def read_dataset(
     if unlabelled not in (None, "background", "skip"):
         raise ConfigError(f"--unlabelled is background or skip, not {unlabelled!r}")
     options = ReadOptions(None if images_dir is None else Path(images_dir), strict, keypoints, unlabelled)
-    return replace(_module(source.format).read(source, options), page=page)
+    dataset = _module(source.format).read(source, options)
+    for line in source.beside:
+        dataset.report.add("repair", "annotations beside those that are read; name their file to read them", line)
+    return replace(dataset, page=page)
 
 
 def writer(
@@ -154,6 +172,34 @@ def _nested(place: Path) -> Iterator[Path]:
             break
         place = inner[0]
         yield place
+
+
+def _with_neighbours(splits: dict[str, Source], options: ReadOptions) -> dict[str, Source]:
+    """The splits, with what lies beside their files and would be read if it were named: nobody must believe that it
+    was read, too.
+    """
+    own = {source.path for source in splits.values()}
+    first, *_ = splits
+    format, found = splits[first].format, Counter[str]()
+    named: dict[str, str] = {}
+    for folder in sorted({path if path.is_dir() else path.parent for path in own}):
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        images = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}  # whose annotations are no set
+        files = [p for p in files if p.suffix.lower() in _SUFFIXES and p.stem not in images and p not in own]
+        for path in itertools.islice((p for p in files if not p.name.startswith(_OF_COCO)), _MOST_NEIGHBOURS):
+            other = next((name for name in (format, *READERS) if _claims(name, path, options)), None)
+            if other is not None and (other != format or splits[first].path.is_file()):
+                named.setdefault(other, path.name)
+                found[other] += 1
+    lines = [f"{named[other]}, {other}" + (f", and {n - 1} more" if n > 1 else "") for other, n in found.items()]
+    return splits | {first: splits[first]._replace(beside=tuple(lines))}
+
+
+def _claims(format: str, path: Path, options: ReadOptions) -> bool:
+    try:
+        return bool(_module(format).find(path, options))
+    except DataError:
+        return False
 
 
 def _module(name: str) -> Any:

@@ -66,6 +66,8 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
         for word in words:
             if name not in found and (path := _find(place, word, options.keypoints)) is not None:
                 found[name] = Source("coco", path, name)
+    if found and not any(looks_like_coco(source.path) for source in found.values()):
+        return {name: source._replace(doubtful=True) for name, source in found.items()}
     return found or _find_only(place)
 
 
@@ -216,16 +218,18 @@ def _read_categories(entries: list[Any], path: Path, keypoints: bool | None) -> 
             lacks = "an id (a whole number or a text)" if id is None else "a name (a text)"
             raise DataError(f"{path}: category {row!r:.80} needs {lacks}")
         category = Category(id, name, text_id=text)
-        categories.append(_with_keypoints(category, row, path) if keypoints is not False else category)
+        categories.append(_with_keypoints(category, row, path, keypoints) if keypoints is not False else category)
     if categories and keypoints and not any(category.keypoints for category in categories):
         raise DataError(f"{path}: no category has keypoints; expected their names in categories[].keypoints")
     return categories
 
 
-def _with_keypoints(category: Category, entry: dict[str, Any], path: Path) -> Category:
+def _with_keypoints(category: Category, entry: dict[str, Any], path: Path, keypoints: bool | None) -> Category:
     """Flip pairs and sigmas may be stated (`flip_pairs`, `sigmas`); otherwise the names decide."""
     where = f"{path}: category {category.name!r}"
     names = entry.get("keypoints") or []
+    if names == [] and keypoints is None:  # a skeleton alone, which only those who want keypoints must know of
+        return category
     if not isinstance(names, list) or not all(map(is_text, names)) or len(set(names)) < len(names):
         raise DataError(f"{where}: keypoints must be a list of different names; it is {names!r:.80}")
     skeleton = _pairs(entry.get("skeleton"), len(names), f"{where}: skeleton", base=1)

@@ -14,6 +14,7 @@ import msgspec
 
 from ...errors import DataError
 from .files import read_bytes
+from .strangers import what_is
 
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
@@ -131,6 +132,8 @@ def _check_utf8(content: bytes) -> None:
 
 def _what_else(loaded: Any) -> str:
     """What a file is that is not COCO, and what to do."""
+    if known := what_is(loaded):
+        return f"is {known}"
     if isinstance(loaded, list):
         first = loaded[0] if loaded and isinstance(loaded[0], dict) else {}
         if {"image_id", "category_id"} <= first.keys():

@@ -89,6 +89,11 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         raise DataError(
             f"{path}: has {contents.tracks} tracks of 'CVAT for video 1.1'; export the task as 'CVAT for images 1.1'"
         )
+    if not contents.labels and not contents.used:
+        raise DataError(
+            f"{path}: none of its {sum(map(len, contents.images.values()))} images has an object; boxes, polygons, "
+            "masks and ellipses are objects, tags (of whole images), points and polylines are none"
+        )
     # A file that is a split by its own name has no subset of that name.
     subsets = [subset for subset in contents.images if _split_of(subset) == source.split] or list(contents.images)
     folders = _folders(path, subsets, options)

@@ -191,8 +191,9 @@ def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> Thing:
     crowd = any(isinstance(own, dict) and own.get("crowd") is True for own in flags)
     scores = [shape["score"] for shape in members if isinstance(shape.get("score"), int | float)]
     score = max(scores) if scores else None
-    if len(members) == 1 and members[0].get("shape_type") == "rectangle":
-        low, high = (points := _ring(members[0])).min(axis=0), points.max(axis=0)
+    if all(shape.get("shape_type") == "rectangle" for shape in members):
+        points = np.concatenate([_ring(shape) for shape in members])
+        low, high = points.min(axis=0), points.max(axis=0)
         return Thing(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
     windows = [_window(shape, size) for shape in members if shape.get("shape_type") == "mask"]
     rings = [_ring(shape) for shape in members if shape.get("shape_type") != "mask"]

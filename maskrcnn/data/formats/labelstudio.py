@@ -123,6 +123,8 @@ def _thing(region: Region, size: tuple[int, int] | None) -> Thing:
     """The object of a region; of an image whose size is not known without its place. Raises `Unusable`."""
     if not region.labels:
         raise Unusable("region without a label", show(region.value))
+    if region.keypoint:  # whose label is no class, even if the image is missing
+        raise Unusable("keypoint, which only COCO files bring", show(region.labels[0]))
     box, mask = _box_or_mask(region, size) if size else (None, None)
     return Thing(region.labels[0], mask, box, region.crowd)
 
@@ -132,8 +134,6 @@ def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | N
     value = region.value
     if region.rotation:
         raise Unusable("region of an image that was turned in Label Studio", f"by {show(region.rotation)} degrees")
-    if region.keypoint:
-        raise Unusable("keypoint, which only COCO files bring", show(region.labels[0]))
     if "rle" in value:
         return None, rle_of_window(decode_brush(value["rle"], size), 0, 0, size)
     scale = np.array([size[1], size[0]]) / 100

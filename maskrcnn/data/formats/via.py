@@ -27,7 +27,8 @@ from .via_classes import OWN, ClassOf, choose_class
 from .via_file import Entry, Region, kind_of, load
 from .writing import FormatWriter, relative
 
-_RANKS = {"project": 2, "json": 1, "csv": 1, None: 0}  # a project is what the others were exported from
+# A project is what the others were exported from, and the csv is exported beside the json.
+_RANKS = {"project": 3, "json": 2, "csv": 1, None: 0}
 _VERSION = "2.0.10"  # of VIA's data format that is written
 _CLOSED = 0.05  # of a polyline's extent: the largest gap between its ends
 
@@ -92,7 +93,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
 
 def _thing(members: list[Region], entry: Entry, class_of: ClassOf, size: tuple[int, int] | None) -> Thing:
     """The object of regions; of an image whose size is not known without its place. Raises `Unusable`."""
-    box, mask = _box_or_mask(members, size) if size else (None, None)
+    box, mask = _box_or_mask(members, size)
     own, label = members[0].attributes, class_of(members[0], entry)
     if label is None:
         raise Unusable("region without a class", show(own))
@@ -108,13 +109,13 @@ def _groups(regions: list[Region]) -> list[list[Region]]:
     return list(groups.values())
 
 
-def _box_or_mask(regions: list[Region], size: tuple[int, int]) -> tuple[list[float] | None, Stated]:
-    """The box of a rectangle that is alone, else the mask. Raises `Unusable`."""
+def _box_or_mask(regions: list[Region], size: tuple[int, int] | None) -> tuple[list[float] | None, Stated]:
+    """The box of rectangles, else the mask; without a size only whether there is an area. Raises `Unusable`."""
     rings = [_ring(region.shape) for region in regions]
-    if len(regions) == 1 and str(regions[0].shape.get("name")).endswith("rect"):
-        low, high = rings[0].min(axis=0), rings[0].max(axis=0)
+    if all(str(region.shape.get("name")).endswith("rect") for region in regions):
+        low, high = np.concatenate(rings).min(axis=0), np.concatenate(rings).max(axis=0)
         return [*low.tolist(), *(high - low).tolist()], None
-    return None, segmentation(rings, size)
+    return None, None if size is None else segmentation(rings, size)
 
 
 def _ring(shape: dict[str, Any]) -> np.ndarray:

@@ -63,6 +63,8 @@ def choose_class(path: Path, project: Project) -> ClassOf:
         chosen = names if len(names) == 1 else _usual(names) or [name for name in names if name in project.choices]
         if len(chosen) == 1:
             return ClassOf(chosen[0], choices=project.choices.get(chosen[0]))
+    if complete and all(len({value_of(region.attributes[name]) for name in complete}) == 1 for region in regions):
+        return ClassOf(complete[0], choices=project.choices.get(complete[0]))  # whichever: they all say the same
     found = ", ".join(f"{name} (of {count} regions)" for name, count in filled.most_common(8))
     raise DataError(
         f"{path}: it is not clear which attribute of its {len(regions)} regions is the class; there are {found}; "

@@ -98,8 +98,13 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     masks = {key: path for key in keys if tree.instances and (path := tree.instances / f"{key}.png").is_file()}
     palette = class_names(tree.labels)
     names = {entry.name for file in files.values() for entry in file.objects}
+    if not names and chosen:  # a test set whose objects are not told: the classes of the other splits
+        others = (_parse(tree.xml / name) for name in names_below(tree.xml, (".xml",)))
+        names = {entry.name for file in others if file is not None for entry in file.objects}
     if masks and (palette or masks.keys() - files.keys()):
         names |= {name for _, name in palette}.difference(NO_CLASSES) if palette else set(CLASSES)
+    if not names:
+        raise DataError(f"{source.path}: none of its {len(keys)} images has an object with a class")
     builder = DatasetBuilder(source.path, categories_by_name(names), roots or [source.path], strict=options.strict)
     for key in parsed.keys() - files.keys():
         builder.report.add("repair", "XML that is not Pascal VOC's, passed over", f"{key}.xml")

@@ -31,13 +31,16 @@ from .writing import FormatWriter
 from .yolo_layout import images_of, open_set
 
 _FAR = 2.0  # image sides; a coordinate beyond this is not relative
+_PIXELS = "coordinates that are not relative to the image (0 to 1)"
 _POSE = "keypoint (pose) line; keypoints are read from COCO json only"
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
     """A `data.yaml`, a folder that has one, or Darknet's `obj.data`, or a folder of images and label files."""
     found = open_set(place)
-    return {} if found is None else {split: Source("yolo", place, split) for split in found.splits}
+    if found is None:
+        return {}
+    return {split: Source("yolo", place, split, doubtful=found.names is None) for split in found.splits}
 
 
 def read(source: Source, options: ReadOptions) -> Dataset:
@@ -126,11 +129,20 @@ class Writer(FormatWriter):
 
 
 def _numbered(files: Iterable[list[str]]) -> list[str]:
-    """The numbers of the classes as their names, up to the highest that is used."""
-    firsts = (line.split()[0] for lines in files for line in lines)
-    return [
-        str(i) for i in range(max((int(first) for first in firsts if re.fullmatch(r"\d{1,5}", first)), default=0) + 1)
-    ]
+    """The numbers of the classes as their names, up to the highest that an object has."""
+    numbers = (number for lines in files for line in lines if (number := _class_number(line)) is not None)
+    return [str(i) for i in range(max(numbers, default=0) + 1)]
+
+
+def _class_number(line: str) -> int | None:
+    """The class of an object; None if the line is none, which `_add_line` reports."""
+    words = line.split()
+    try:
+        coordinates = [abs(float(word)) for word in words[1:5]]
+    except ValueError:
+        return None
+    is_object = len(coordinates) == 4 and max(coordinates) <= _FAR and re.fullmatch(r"\d{1,5}(\.0*)?", words[0])
+    return int(float(words[0])) if is_object else None
 
 
 def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, line: str, where: str) -> str:
@@ -143,6 +155,9 @@ def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, li
     count, class_number = len(values), values[0]
     if count < 5:
         builder.refuse("annotation", "line with fewer than 5 values", f"{where}: {count}", image_id=id)
+        return "wrong"
+    if not (np.abs(values[1:5]) <= _FAR).all():
+        builder.refuse("annotation", _PIXELS, where, image_id=id)
         return "wrong"
     if class_number not in range(len(builder.categories)):
         builder.refuse("annotation", "class number without a name", f"{where}: {class_number:g}", image_id=id)
@@ -158,7 +173,7 @@ def _add_line(builder: DatasetBuilder, id: int, size: tuple[int, int] | None, li
             return "wrong"
     values = values[1:]
     if not (np.abs(values) <= _FAR).all():
-        builder.refuse("annotation", "coordinates that are not relative to the image (0 to 1)", where, image_id=id)
+        builder.refuse("annotation", _PIXELS, where, image_id=id)
         return "wrong"
     height, width = size or (1, 1)
     # Rounded, so that what was written with twelve digits is exactly what it was.

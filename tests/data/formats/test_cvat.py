@@ -251,6 +251,14 @@ def test_an_image_that_is_listed_twice_has_all_its_shapes(tmp_path) -> None:
     assert data.report.problems[0].reason == "image that is listed twice, its shapes joined"
 
 
+def test_tags_alone_are_named(tmp_path) -> None:
+    image(tmp_path / "images/a.jpg")
+    tag = '<tag label="disc" source="manual"></tag>'
+    path = export(tmp_path / "annotations.xml", element("a.jpg", tag, tag), meta="")
+    with pytest.raises(DataError, match=r"none of its 1 images has an object; .*tags \(of whole images\).* are none"):
+        read_dataset(path)
+
+
 def test_tracks_are_refused_with_the_way_out(tmp_path) -> None:
     track = '<track id="0" label="star" source="manual"><polygon frame="0" points="1,1;2,1;2,2"/></track>'
     export(tmp_path / "annotations.xml", track, track)

@@ -130,6 +130,15 @@ def test_a_group_is_one_object_and_an_outline_inside_another_is_a_hole(tmp_path)
         np.testing.assert_array_equal(mask, expected)
 
 
+def test_rectangles_of_one_group_are_a_box_around_them(tmp_path) -> None:
+    parts = [
+        shape("cat", [[1, 2], [3, 5]], "rectangle", group_id=1),
+        shape("cat", [[6, 1], [9, 4]], "rectangle", group_id=1),
+    ]
+    record = read_dataset(write(tmp_path, "a", parts)).record(0)
+    assert (record.boxes.tolist(), record.segmentations) == ([[1, 1, 9, 5]], [None])
+
+
 def test_parts_that_only_overlap_are_united(tmp_path) -> None:
     moved = [[x + 2, y + 1] for x, y in SQUARE]
     data = read_dataset(write(tmp_path, "a", [shape("x", SQUARE, group_id=0), shape("x", moved, group_id=0)]))
@@ -227,6 +236,13 @@ def test_an_embedded_image_is_used_if_there_is_no_file(tmp_path, monkeypatch) ->
     assert [data.name(i) for i in range(2)] == ["one/a.png", "two/a.png"]
     assert data.path(0).is_relative_to(tmp_path / "cache")
     np.testing.assert_array_equal(np.asarray(Image.open(data.path(1))), pixels)
+
+
+def test_an_image_path_that_names_the_json_itself_is_no_image(tmp_path) -> None:
+    write(tmp_path, "a", [shape("cat", SQUARE)], imagePath="a.json")
+    data = read_dataset(tmp_path)
+    assert data.path(0).name == "a.png"
+    assert not data.report.problems
 
 
 def test_no_image_outside_the_folder_is_read(tmp_path) -> None:

@@ -375,6 +375,9 @@ def test_keypoints_name_no_class_and_a_missing_image_is_named(tmp_path) -> None:
     data = read_dataset(write(tmp_path, [task("a.png", point, polygon()), task("/data/upload/4/b.png", polygon())]))
     assert [category.name for category in data.categories] == ["cat"]
     assert "missing image file" in reasons(data)
+    assert "missing image file" in reasons(read_dataset(write(tmp_path / "both", [
+        task("a.png", polygon()), task("/data/upload/4/b.png", point, polygon()),
+    ])))  # fmt: skip
     with pytest.raises(
         DataError, match=r"none of its 1 images can be used; .*name the folder of the images with --images FOLDER"
     ):

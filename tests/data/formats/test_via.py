@@ -195,6 +195,15 @@ def test_it_is_an_error_if_several_would_do(tmp_path) -> None:
         read_dataset(path)
 
 
+def test_attributes_that_say_the_same_everywhere_are_the_class(tmp_path) -> None:
+    regions = [region(SQUARE, inseto="fly", insect="fly"), region(RIGHT, inseto="bee", insect="bee")]
+    data = read_dataset(write(tmp_path, annotations(entry("a.png", regions))))
+    assert classes(data) == ["fly", "bee"]
+    regions[1]["region_attributes"]["insect"] = "wasp"
+    with pytest.raises(DataError, match="not clear which attribute of its 2 regions is the class"):
+        read_dataset(write(tmp_path, annotations(entry("a.png", regions))))
+
+
 def test_choices_that_are_numbered_have_their_descriptions_as_names(tmp_path) -> None:
     choices = {"type": "dropdown", "options": {"7": "cat", "9": "dog"}}
     content = project(entry("a.png", [region(SQUARE, class_id="9"), region(RIGHT, class_id="7")]), class_id=choices)
@@ -263,6 +272,14 @@ def test_a_missing_image_is_reported_and_none_outside_is_read(tmp_path) -> None:
     assert len(data) == 1
     assert "file name that leaves the image folder" in reasons(data)
     assert data.report.lost_with_image == 1
+
+
+def test_the_class_of_a_point_is_none_even_if_the_image_is_missing(tmp_path) -> None:
+    tip = region({"name": "point", "cx": 3, "cy": 3}, kind="tip")
+    entries = entry("a.png", [region(SQUARE, kind="cat")]), entry("b.png", [tip, region(SQUARE, kind="cat")])
+    data = read_dataset(write(tmp_path, annotations(*entries)))
+    assert [category.name for category in data.categories] == ["cat"]
+    assert {"missing image file", "region that is no area"} <= set(reasons(data))
 
 
 def test_an_image_that_is_listed_twice_is_joined(tmp_path) -> None:

@@ -214,6 +214,26 @@ def test_unlabelled_images_of_a_list(tmp_path) -> None:
     assert [p.reason for p in data.report.problems] == ["missing image file"]
 
 
+def test_a_test_set_whose_objects_are_not_told_has_the_classes_of_the_others(tmp_path) -> None:
+    folder = devkit(tmp_path)
+    for kind in ("Main", "Segmentation"):
+        write(folder / f"ImageSets/{kind}/test.txt", "d\n")
+    image(folder / "JPEGImages/d.jpg")
+    for path in (folder / "SegmentationObject", folder / "SegmentationClass"):
+        (path / "a.png").unlink()
+    test = read_dataset(find(folder)["test"])
+    assert len(test) == 0
+    assert [problem.reason for problem in test.report.problems] == ["image without annotations"]
+    assert [category.name for category in test.categories] == ["cat", "person"]
+
+
+def test_no_object_at_all_is_named(tmp_path) -> None:
+    image(tmp_path / "a.jpg")
+    write(tmp_path / "a.xml", xml())
+    with pytest.raises(DataError, match="none of its 1 images has an object with a class"):
+        read_dataset(tmp_path)
+
+
 def test_strange_lines_of_a_list_name_no_image(tmp_path) -> None:
     folder = devkit(tmp_path)
     write(folder / "ImageSets/Segmentation/train.txt", 'a\n.\n \n""\n')

@@ -173,6 +173,17 @@ def test_labels_without_names_are_named_by_their_numbers(tmp_path) -> None:
     assert "named by their numbers" in data.report.problems[0].reason
 
 
+def test_lines_that_are_no_objects_name_no_classes(tmp_path) -> None:
+    """Such as those of another tool, in pixels, whose first number is no class."""
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", "305 200 1010 429 591.7 295.7 593.8 363.6\n1.0 0.5 0.5 0.2 0.2\n77 0.5 0.5\n")
+    data = read_dataset(tmp_path)
+    assert [category.name for category in data.categories] == ["0", "1"]
+    assert len(data.object_rows()) == 1
+    reasons = {problem.reason for problem in data.report.problems}
+    assert {"coordinates that are not relative to the image (0 to 1)", "line with fewer than 5 values"} < reasons
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
