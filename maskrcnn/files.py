@@ -1,11 +1,14 @@
 """Atomic writes, locks between processes, the fingerprint of a file, and the cache folder."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Opens a file to read its bytes. Raises OSError, also for a pipe or a device: they may never answer or end."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(kind):
+            return descriptor
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+        raise OSError(code, "a folder" if stat.S_ISDIR(kind) else "a pipe or a device, not a file", name)
+
+    return open(path, "rb", opener=opener)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Writes JSON atomically."""
     with replacing(path) as temporary:
@@ -75,7 +93,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from .errors import DataError
+from .files import open_regular
 from .images import IMAGE_SUFFIXES
 from .images.kinds import PREFIX, kind_of
 
@@ -109,7 +110,7 @@ def _images_among(files: list[Path], source: str) -> Iterator[Path | DataError]:
 def _looks_like_image(file: Path) -> bool:
     """By its first bytes, or by its name, but for what macOS and others hide beside images."""
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             prefix = opened.read(PREFIX)
     except OSError:
         return file.suffix.lower() in IMAGE_SUFFIXES

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, features
 
 from maskrcnn.errors import DataError
+from maskrcnn.files import open_regular
 from maskrcnn.images import read_image
 from maskrcnn.inputs import expand, is_one
 
@@ -143,8 +144,8 @@ def test_only_the_start_of_a_file_is_read_and_only_when_its_turn_comes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *args: opened.append(self.name) or real(self, *args))
+    real = open_regular
+    monkeypatch.setattr("maskrcnn.inputs.open_regular", lambda path: opened.append(path.name) or real(path))
     stream = expand(folder)
     assert next(stream) == folder / "a.JPG"
     assert opened == ["a.JPG"]

@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
-from ..files import cache_folder, locked
+from ..files import cache_folder, locked, open_regular
 
 MOST_MEMBERS = 2_000_000
 MOST_GROWTH = 100  # times the archive's size, but for what is small anyhow
@@ -55,7 +55,7 @@ def unpacked(path: Path) -> Path:
 def _is_zip(path: Path) -> bool:
     """Whether it is a zip, whole or not. Raises `DataError` for archives of other kinds."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             begin = file.read(512)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

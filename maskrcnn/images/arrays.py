@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..files import open_regular
 from .pillow import DECODER_ERRORS
 
 
@@ -31,6 +32,7 @@ class ArrayFile:
 def open_npy(path: Path, name: str) -> np.ndarray:
     """The array of a `.npy` file, memory-mapped, so that its shape is known before anything is read."""
     try:
+        open_regular(path).close()
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except DECODER_ERRORS as error:
         raise DataError(f"{name}: cannot be read as .npy ({error})") from error

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..files import open_regular
 
 # What decoders raise on broken files. The WebP decoder enforces Pillow's own limit on pixels as well.
 DECODER_ERRORS = (
@@ -120,7 +121,7 @@ class PillowFile:
 def open_file(source: str | os.PathLike[str] | bytes, name: str) -> BufferedIOBase:
     """The file, or the bytes as one. Raises `DataError`."""
     try:
-        return io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open(source, "rb")
+        return io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else open_regular(source)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import MODEL_NAMES, BackboneConfig, ModelConfig, override, preset
 from ..errors import CheckpointError, ConfigError
+from ..files import open_regular
 from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
 from .hub import fetch, find, is_name
 from .interop.classes import name_classes
@@ -129,7 +130,7 @@ class Foreign(NamedTuple):
 def open_foreign(path: Path) -> Contents | None:
     """The tensors of a file. None for a checkpoint of ours, and for a file of no known kind."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(32)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import DataError
+from ...files import open_regular
 from .files import read_bytes
 from .strangers import what_is
 
@@ -82,7 +83,7 @@ def parse(content: Any, path: Path, encoding: str = "utf-8") -> Any:
 def looks_like_coco(path: Path) -> bool:
     """Whether a json has at least two of COCO's lists, as far as its beginning and its end show."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(_LOOKED_AT)
             if head[:2] == _GZIP:
                 head = zlib.decompressobj(wbits=31).decompress(head, _LOOKED_AT)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...categories import Category
 from ...errors import DataError
-from ...files import fingerprint
+from ...files import fingerprint, open_regular
 from ...images import image_size
 from ..builder import DatasetBuilder
 from ..names import names_below
@@ -104,7 +104,7 @@ def peek(path: Path, *, end: bool = False) -> bytes:
     Marks of an encoding, spaces before the text, and the zeros of UTF-16 are taken away.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_PEEK)
             if end:
                 file.seek(max(len(text), path.stat().st_size - _PEEK))
@@ -119,7 +119,8 @@ def read_bytes(path: Path, most: int | None = MOST_BYTES) -> bytes:
     try:
         if most is not None and (size := path.stat().st_size) > most:
             raise DataError(f"{path}: {size:,} bytes; at most {most:,} are read")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from ...errors import DataError
+from ...files import open_regular
 from .files import peek
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that no XML can hold
@@ -36,7 +37,7 @@ def elements(path: Path, tags: tuple[str, ...], most_bytes: int) -> Iterator[Ele
     """The complete children of the root with these tags, one at a time. Raises `DataError` as `load_xml`."""
     from defusedxml import ElementTree
 
-    with reading(path, most_bytes), path.open("rb") as file:
+    with reading(path, most_bytes), open_regular(path) as file:
         depth, root = 0, None
         for event, element in ElementTree.iterparse(file, ("start", "end"), forbid_dtd=True):
             if event == "start":

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from ...errors import CheckpointError
+from ...files import open_regular
 
 # What pickle and torch raise for damaged files.
 _DAMAGE = (pickle.UnpicklingError, EOFError, OSError, MemoryError, RuntimeError, AssertionError, struct.error)
@@ -35,7 +36,7 @@ def read_pickle(path: str | Path) -> Any:
     and one array, except that protocol 2 of Python 3 stores bytes as text: then it holds both until the end.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             described = _Unpickler(file, encoding="latin1").load()  # the unpickler's own memory is freed here
         return _unwrapped(described, {})
     except CheckpointError as error:
