@@ -35,6 +35,7 @@ def check(
     from ..device import choose_device
     from ..reports.data_report import Part, write_data_report
     from ..training.recipes import preview
+    from ..training.run import divided, require_all_readable
 
     train_source, val_source = find_splits(data, val, images=images, keypoints=keypoints)
     train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled)
@@ -59,4 +60,8 @@ def check(
         ]
         print(f"\n{write_data_report(out, shown, chosen, lines)} shows the images, and every problem")
     for dataset in parts.values():
-        require_usable(dataset, masks=config.mask_head.enabled, channels=config.input.channels, noted=False)
+        require_usable(
+            dataset, masks=config.mask_head.enabled, keypoints=keypoints, channels=config.input.channels, noted=False
+        )
+    own, rest, division = divided(train, parts.get("val"), chosen)
+    require_all_readable(own, rest, division, config)

@@ -5,6 +5,8 @@ repaired, counted and reported here and in `validate.py`.
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +17,21 @@ from ..errors import DataError
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset
 from .image_rows import ImageRows, column, image_key
 from .problems import Id, Kind, Report
-from .validate import FAR, Stated, check_objects, doubles, flag, good_boxes, integer, numbers, real, show, unpacked
+from .stated_sizes import settle_sizes
+from .validate import (
+    FAR,
+    Stated,
+    check_objects,
+    doubles,
+    flag,
+    good_boxes,
+    integer,
+    number,
+    numbers,
+    real,
+    show,
+    unpacked,
+)
 
 _NAN = float("nan")
 _NO_BOX = array("d", [_NAN] * 4)
@@ -50,7 +66,10 @@ class DatasetBuilder:
         self.report = Report(source, strict)
         self._labels: dict[Any, int] = {category.id: label for label, category in enumerate(self.categories)}
         self._labels |= {category.text_id: label for label, category in enumerate(self.categories) if category.text_id}
-        self._unknown: Counter[int | None] = Counter()  # ids of categories that are not listed
+        names = Counter(category.name for category in self.categories)
+        self._label_of_name = {c.name: label for label, c in enumerate(self.categories) if names[c.name] == 1}
+        self._unknown: Counter[int | str] = Counter()  # ids of categories that are not listed
+        self._unknown_images: Counter[Id] = Counter()
         self._slices = keypoint_slices(self.categories)
         self._num_keypoints = max(part.stop for part in self._slices)
         self._images = ImageRows(source, self.roots, self.report)
@@ -58,7 +77,7 @@ class DatasetBuilder:
         self._integers, self._reals, self._keypoints = array("q"), array("d"), array("f")
         self._values, self._part_stops = array("d"), array("q", [0])
         self._counts, self._characters, self._string_stops = array("q"), bytearray(), array("q", [0])
-        self._num_rle, self._turned_rle = 0, 0  # masks of run lengths, and how many state the width first
+        self._rle_sizes: dict[int, tuple[int, int]] = {}  # by object, if it is not that of the image
 
     def refuse(self, kind: Literal["image", "annotation"], reason: str, detail: str = "", **ids: Any) -> None:
         """Counts and reports an image or an annotation that cannot be added at all; `ids` as in `Report.add`."""
@@ -107,7 +126,10 @@ class DatasetBuilder:
         if row is None:
             row = self._images.row(image_id)
         ids = image_id if type(image_id) is int else image_key(image_id), integer(id)
+        if row is None and (row := self._images.row_named(image_id)) is not None:
+            self._drop(ids, "image_id that is the name of a file, taken as such", kind="repair")
         if row is None:
+            self._unknown_images[ids[0]] += 1
             return self._drop(ids, "annotation of an unknown image", show(image_id))
         if row < 0:
             self.report.lost_with_image += 1
@@ -115,15 +137,22 @@ class DatasetBuilder:
         label = self._labels.get(integer(category_id))
         if label is None and isinstance(category_id, str):
             label = self._labels.get(category_id)
+            if label is None and (label := self._label_of_name.get(category_id)) is not None:
+                self._drop(ids, "category_id that is the name of a category, taken as such", kind="repair")
         if label is None:
-            self._unknown[integer(category_id)] += 1
+            stated_id = integer(category_id)
+            self._unknown[show(category_id) if stated_id is None else stated_id] += 1
             return self._drop(ids, "annotation of an unknown category", show(category_id))
         ignore = bool(crowd) if crowd is None or type(crowd) is int else flag(crowd)
         if ignore is None:
             return self._drop(ids, "iscrowd that is not 0 or 1", show(crowd))
         stated = numbers(box, 4)
-        if not segmentation and stated is None:
-            return self._drop(ids, "neither a segmentation nor a box", show(box))
+        if stated is None and box:
+            if not segmentation:
+                return self._drop(ids, "box that is not four numbers: x, y, width, height", show(box))
+            self._drop(ids, "box that is not four numbers, taken from the mask", show(box), "repair")
+        elif stated is None and not segmentation:
+            return self._drop(ids, "neither a segmentation nor a box")
         own = self._read_keypoints(ids, label, keypoints) if self._num_keypoints else b""
         if isinstance(own, str):
             return self._drop(ids, own)
@@ -161,10 +190,14 @@ class DatasetBuilder:
             string_offsets=column(self._string_stops, np.int64),
         )
         self._judge_categories(integers[:, 3])
-        self._judge_rle()
+        self._judge_image_ids(integers[:, 0])
         stated = self._unite_categories(stated)
+        bounds = stated.bounds()
+        settle_sizes(self._images, integers[:, 0], bounds, self._rle_sizes, integers[:, 5] == RLE, self.report)
         images = self._images.build()
-        objects = check_objects(stated, images.ids, images.table.sizes, self.report, images.joined)
+        objects = check_objects(
+            stated, images.ids, images.table.sizes, self.report, images.joined, bounds, self._rle_sizes
+        )
         self.report.lost_with_image += int((~np.isin(integers[:, 0], images.rows)).sum())
         return Dataset(self.source, self.categories, images.table, objects, fingerprint, self.report, images.rows)
 
@@ -204,17 +237,42 @@ class DatasetBuilder:
             return
         listed = {category.id for category in self.categories}
         named = {self.categories[label].id for label in np.unique(labels).tolist()} | set(self._unknown)
-        moved = {d: {id + d for id in named if id is not None} for d in (1, -1)}
+        moved = {d: {id + d for id in named if isinstance(id, int)} for d in (1, -1)}
         shift = next((d for d in moved if len(listed) > 1 and moved[d] == listed), 0)
         if not shift and (2 * unknown < total or unknown < 2 <= total):
             return
-        ids = ", ".join("none" if id is None else str(id) for id in sorted(self._unknown, key=str)[:10])
-        known = ", ".join(str(category.id) for category in self.categories[:10])
+        ids, known = _some(self._unknown), _some(category.id for category in self.categories)
         cause = f"; all of them seem to be one too {'low' if shift > 0 else 'high'}" if shift else ""
         self.report.contradict(
             f"{unknown} of {total} objects have a category_id that is not listed ({ids}; the categories have {known})"
             f"{cause}; mend category_id, or list all categories",
             unusable=True,
+        )
+
+    def _judge_image_ids(self, rows: np.ndarray) -> None:
+        """Objects of unknown images are a contradiction if they are many; if their ids seem to be counted otherwise
+        than those of the images, the other objects are in wrong images.
+        """
+        unknown, total = self._unknown_images.total(), self._unknown_images.total() + len(rows)
+        if not unknown:
+            return
+        used = set(np.unique(rows).tolist())
+        listed = {id for id in self._images.rows if isinstance(id, int)}
+        named = {id for id, row in self._images.rows.items() if row in used} | set(self._unknown_images)
+        numbers = sorted(id for id in named if isinstance(id, int))
+        cause = ""
+        if len(numbers) == len(named) > 1 and 2 * len(named) > len(listed):
+            shift = next((d for d in (1, -1) if listed.issuperset(id + d for id in numbers)), 0)
+            cause = f"; all of them seem to be one too {'low' if shift > 0 else 'high'}" if shift else ""
+        step, own = (gcd(*(b - a for a, b in pairwise(ids))) for ids in (numbers, sorted(listed)))
+        if step > 1 == own and len(numbers) > 2 and 2 * unknown > total:
+            cause = f"; they count in steps of {step}, the ids of the images do not, as when frames were left out"
+        if not cause and (2 * unknown < total or unknown < 2 <= total):
+            return
+        self.report.contradict(
+            f"{unknown} of {total} objects have an image_id that is not listed ({_some(self._unknown_images)}; the "
+            f"images have {_some(self._images.rows)}){cause}; mend image_id, or list all images",
+            unusable=bool(cause),
         )
 
     # --- objects --------------------------------------------------------------------------------------------------
@@ -244,8 +302,12 @@ class DatasetBuilder:
             return NO_MASK, 0, 0
         if type(given) is str:
             given = unpacked(given)
+            if type(given) is list and given and type(given[0]) is str and number(given[0]) is None:
+                return _Fault("segmentation that is neither polygons nor RLE", show(" ".join(given)))
         if type(given) is list and given and type(given[0]) is dict:
             given = given[0] if len(given) == 1 else _flat(given)
+        while type(given) is list and _depth(given) > 3:  # polygons with their holes, as in GeoJSON
+            given = [ring for part in given if isinstance(part, list) for ring in part]
         if type(given) is dict:
             return self._add_rle(row, given)
         if type(given) is not list:
@@ -281,8 +343,8 @@ class DatasetBuilder:
             part = unpacked(part)
         if type(part) is not list:
             return _Fault("polygon that is not a list of numbers", show(part))
-        if part and type(part[0]) in (list, dict):
-            part = _flat(part)
+        if part and type(part[0]) in (list, dict) and (part := _flat(part)) and type(part[0]) in (list, dict):
+            return _Fault("polygon whose points are not pairs of x and y", show(part))
         if len(part) % 2:
             return _Fault("polygon with an odd number of values", str(len(part)))
         if len(part) < 6:
@@ -295,14 +357,18 @@ class DatasetBuilder:
 
     def _add_rle(self, row: int, given: dict[str, Any]) -> "tuple[int, int, int] | _Fault":
         size, counts, (height, width) = given.get("size"), given.get("counts"), self._images.size(row)
-        stated = [integer(side) for side in size] if isinstance(size, list) else None
-        self._num_rle += 1
-        if stated != [height, width]:
-            self._turned_rle += stated == [width, height]
-            return _Fault("RLE of another size than its image", f"{show(size)}, the image is [{height}, {width}]")
+        if counts is None:
+            return _Fault("segmentation that is neither polygons nor RLE", show(given))
+        stated = [integer(side) or 0 for side in size] if isinstance(size, list) else []
+        if size is not None and (len(stated) != 2 or min(stated) < 1):
+            return _Fault("RLE without a size", f"{show(size)}, the image is [{height}, {width}]")
+        if size is not None and stated != [height, width]:
+            self._rle_sizes[len(self._integers) // 8] = stated[0], stated[1]
+        if isinstance(counts, str):
+            counts = _plain_counts(counts)
         if isinstance(counts, str):
             if not counts.isascii() or not counts:
-                return _Fault("RLE counts that cannot be decoded", show(counts))
+                return self._no_rle("RLE counts that cannot be decoded", show(counts))
             self._characters += counts.encode()  # all strings are decoded together, in `check_objects`
             self._string_stops.append(len(self._characters))
             return RLE, -1, len(self._string_stops) - 2
@@ -312,17 +378,13 @@ class DatasetBuilder:
         except (TypeError, OverflowError):
             read = [integer(count) for count in counts] if isinstance(counts, list) else [None]
             if None in read:
-                return _Fault("RLE counts that are not whole numbers", show(counts))
+                return self._no_rle("RLE counts that are not whole numbers", show(counts))
             self._counts.fromlist(read)  # type: ignore[arg-type]
         return RLE, first, len(self._counts)
 
-    def _judge_rle(self) -> None:
-        if self._turned_rle > 1 and 2 * self._turned_rle > self._num_rle:
-            self.report.contradict(
-                f"{self._turned_rle} of {self._num_rle} run-length masks state their size as [width, height]; COCO "
-                "wants [height, width], with runs along the columns: encode the masks again",
-                unusable=True,
-            )
+    def _no_rle(self, reason: str, detail: str) -> "_Fault":
+        self._rle_sizes.pop(len(self._integers) // 8, None)
+        return _Fault(reason, detail)
 
 
 class _Fault(NamedTuple):
@@ -330,6 +392,27 @@ class _Fault(NamedTuple):
 
     reason: str
     detail: str
+
+
+def _depth(given: Any) -> int:
+    """How many lists are around the first entry that is none."""
+    depth = 0
+    while isinstance(given, list) and given:
+        given, depth = given[0], depth + 1
+    return depth
+
+
+def _plain_counts(counts: str) -> Any:
+    """Compressed counts without what Python puts around bytes (b'...'); or the list of numbers that a text holds."""
+    if counts[:2] in ("b'", 'b"') and counts[-1:] == counts[1]:
+        return counts[2:-1].replace("\\\\", "\\")
+    return unpacked(counts) if " " in counts or "," in counts else counts
+
+
+def _some(ids: Iterable[Any]) -> str:
+    """The first of some ids, for messages."""
+    listed = sorted({"none" if id is None else str(id) for id in ids}, key=lambda id: (len(id), id))
+    return ", ".join(listed[:10] or ["no id"]) + (", ..." if len(listed) > 10 else "")
 
 
 def _flat(points: list[Any]) -> list[Any]:

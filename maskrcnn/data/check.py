@@ -10,7 +10,7 @@ from ..config import ModelConfig
 from ..errors import DataError
 from .dataset import NO_MASK, POLYGONS, RLE, Dataset, match_categories
 from .problems import Problem, problem_lines
-from .usable import checked_headers, crowds_only
+from .usable import checked_headers, never_learned
 
 LISTED = 10  # problems written out for each reason
 _SECONDS = 5.0  # for the headers of images
@@ -25,7 +25,7 @@ def check(dataset: Dataset, model: ModelConfig, *, verify: bool = False) -> str:
     The headers of images are read for some seconds, a sample of them first. With `verify` every image is opened, which
     takes as long as reading them for an epoch. Images that cannot be read or have another size are listed.
     """
-    lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset)]
+    lines = [f"{dataset.source}", *_images(dataset), *_objects(dataset), *_categories(dataset, model.mask_head.enabled)]
     lines += dataset.report.lines(LISTED)
     if verify:
         broken = unreadable_images(dataset, model.input.channels)
@@ -121,7 +121,7 @@ def _objects(dataset: Dataset) -> Iterator[str]:
         yield f"  keypoints  {dataset.num_keypoints}, labelled on {labelled} objects"
 
 
-def _categories(dataset: Dataset) -> Iterator[str]:
+def _categories(dataset: Dataset, masks: bool) -> Iterator[str]:
     labels = dataset.objects.labels[dataset.object_rows()]
     image_of = np.repeat(np.arange(len(dataset)), dataset.annotation_counts)
     objects = np.bincount(labels, minlength=len(dataset.categories))
@@ -133,7 +133,7 @@ def _categories(dataset: Dataset) -> Iterator[str]:
         yield f"  {category.id:>6} {objects[label]:>9} {images[label]:>8}  {category.name}"
     if len(dataset.categories) > _CATEGORIES_LISTED:
         yield f"  ... and {len(dataset.categories) - _CATEGORIES_LISTED} more"
-    yield from (f"  note: {sentence}" for sentence in crowds_only(dataset))
+    yield from (f"  note: {sentence}" for sentence in never_learned(dataset, masks=masks))
 
 
 def _sizes(dataset: Dataset, model: ModelConfig) -> Iterator[str]:

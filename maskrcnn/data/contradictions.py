@@ -15,12 +15,14 @@ import numpy as np
 
 from ..ops.rle import counts_from_bitmap
 from .problems import Report
-from .shapes import segmentation_of_rings
 
 _FEWEST = 2  # objects from which a file can be judged
 _FEWEST_ALONE = 4  # boxes without masks, which only their image can prove wrong
+_FEWEST_SPREAD = 10  # objects, and half as many images, from which their places can be judged
 _PROVED = 0.9  # of the objects must agree with another meaning of the file
-_SMALL = 3  # pixels: fractions of an image are no such objects
+_ALL = 0.99  # of the boxes, where nothing but their images tells
+_SMALL = 3  # pixels: objects within the first one of an image of this side may be no fractions
+_LARGE = 32  # pixels: those of an image of this side are fractions, even if all others are none
 
 Boxes = np.ndarray  # float64 [n 4]
 
@@ -41,19 +43,21 @@ _OTHERS = (
 )  # fmt: skip
 
 
-def fractions(boxes: Boxes, sizes: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """bool [n]: the objects `of` which (bool [n]) the coordinates are fractions of their image; none unless most are.
+def fractions(boxes: Boxes, sizes: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two bool [n]: the objects `of` which (bool [n]) the coordinates are fractions of their image, if most are; and
+    those that are, although most are not.
 
     `boxes` hold each object's smallest and largest coordinates, `sizes` (int64 [n 2]) their images' heights and widths.
     """
     none = np.zeros(len(boxes), bool)
     with np.errstate(invalid="ignore"):
-        within = of & (boxes[:, 2] <= 1) & (boxes[:, 3] <= 1)
-        if 2 * within.sum() <= of.sum():
-            return none
-        within &= (boxes[:, :2] >= 0).all(1) & (sizes.min(axis=1) > _SMALL)
+        near = of & (boxes >= -0.5).all(1) & (boxes <= 1.5).all(1) & (sizes.min(axis=1, initial=2**31) > _SMALL)
+        within = near & (boxes >= 0).all(1) & (boxes <= 1).all(1)
         broken = within & (boxes % 1 != 0).any(1)  # the corners of whole pixels may well be 0 and 1
-    return within if broken.sum() > _FEWEST and 2 * broken.sum() > of.sum() else none
+    if 2 * within.sum() > of.sum() and broken.sum() > _FEWEST and 2 * broken.sum() > of.sum():
+        return near, none  # a few may reach beyond their image a little
+    few = 2 * within.sum() < of.sum()  # and no image of such a size shows an object within a pixel
+    return none, broken & few & (sizes.min(axis=1, initial=2**31) >= _LARGE)
 
 
 def meaning_by_masks(given: Boxes, masks: Boxes, allowed: Boxes, judged: np.ndarray, report: Report) -> BoxMeaning:
@@ -99,21 +103,125 @@ def meaning_by_images(given: Boxes, sizes: np.ndarray, judged: np.ndarray, repor
     limits = sizes[judged, ::-1].astype(np.float64)
     leaving = ~_within(AS_COCO.corners(given[judged]), limits)
     wrong = int(leaving.sum())
-    if wrong < _FEWEST or 5 * wrong <= count:
+    if wrong < _FEWEST or count < _FEWEST_ALONE:
         return AS_COCO
     said = f"{wrong} of {count} boxes reach beyond their image as [{AS_COCO.words}]"
-    for meaning in _OTHERS:
-        if count >= _FEWEST_ALONE and _within(meaning.corners(given[judged]), limits).mean() >= 0.99:
+    fitting = (m for m in _OTHERS if _within(m.corners(given[judged]), limits).mean() >= _ALL)
+    if (meaning := next(fitting, None)) is not None:
+        if 5 * wrong > count:
             report.contradict(
                 f"{said}, none as {meaning.words}, and all boxes are read so; COCO wants [{AS_COCO.words}]"
             )
             return meaning
-    if 2 * wrong > count:
+        report.contradict(f"{said}, none as {meaning.words}; they are read as COCO's, so convert them if they are not")
+    elif 2 * wrong > count:
         report.contradict(
             f"{said}: they are stated otherwise, or height and width of the images are wrong; export them again",
             unusable=True,
         )
     return AS_COCO
+
+
+def meaning_by_areas(
+    given: Boxes, areas: np.ndarray, sizes: np.ndarray, judged: np.ndarray, report: Report
+) -> BoxMeaning:
+    """What boxes without masks mean (`judged`, bool [n]) by their stated areas, float64 [n]: COCO's order, unless most
+    areas do not fit in it, but do as those of two corners.
+    """
+    judged = judged & (areas > 0)
+    boxes, areas, limits = given[judged], areas[judged], sizes[judged, ::-1].astype(np.float64)
+    count = len(boxes)
+    if count < _FEWEST_ALONE:
+        return AS_COCO
+
+    def fits(meaning: BoxMeaning) -> np.ndarray:
+        corners = meaning.corners(boxes)
+        sides = corners[:, 2:] - corners[:, :2]
+        return np.abs(sides.prod(axis=1) - areas) <= 0.02 * areas + 0.5 * np.abs(sides).sum(axis=1)
+
+    wrong = int((~fits(AS_COCO)).sum())
+    if 2 * wrong <= count:
+        return AS_COCO
+    for meaning in _OTHERS:
+        if fits(meaning).mean() >= _PROVED and _within(meaning.corners(boxes), limits).mean() >= _ALL:
+            report.contradict(
+                f"{wrong} of {count} boxes do not have their stated areas as [{AS_COCO.words}], but they do as "
+                f"{meaning.words}, and all boxes are read so; COCO wants [{AS_COCO.words}]"
+            )
+            return meaning
+    return AS_COCO
+
+
+def judge_outside(bounds: Boxes, sizes: np.ndarray, report: Report) -> None:
+    """Objects that lie outside their image, all at its right or bottom side, were drawn on another one, or x and y are
+    exchanged: so do and are many of those inside. `bounds` (NaN if unknown) are as stated; `sizes`, int64 [n 2], are
+    (height, width) of the images.
+    """
+    known = np.isfinite(bounds).all(axis=1)
+    bounds, limits = bounds[known], sizes[known, ::-1].astype(np.float64)
+    over = int((bounds[:, :2] >= limits).any(axis=1).sum())
+    leaving = int((bounds[:, 2:] > limits + 1).any(axis=1).sum())
+    count = len(bounds)
+    if leaving < _FEWEST or (bounds[:, 2:] <= 0).any():
+        return
+    if 5 * leaving > count and _within(bounds[:, [1, 0, 3, 2]], limits).mean() >= _ALL:
+        report.contradict(
+            f"{leaving} of {count} objects reach beyond the right or bottom side of their image, and none would if x "
+            "and y were exchanged: exchange them in segmentation and bbox",
+            unusable=True,
+        )
+    elif over >= _FEWEST and 10 * over >= count:
+        width, height = bounds[:, 2:].max(axis=0)
+        report.contradict(
+            f"{over} of {count} objects lie outside their image, all beyond its right or bottom side; they seem to be "
+            f"drawn on larger images, of at least {height:.0f} x {width:.0f} (height x width): take those images, or "
+            "scale the coordinates",
+            unusable=True,
+        )
+
+
+def judge_spread(boxes: Boxes, sizes: np.ndarray, images: np.ndarray, report: Report) -> None:
+    """Reports objects that all lie in the upper left part of their images (`images`, int64 [n], says which): they may
+    be stated for smaller ones.
+    """
+    if len(boxes) < _FEWEST_SPREAD or len(np.unique(images)) < _FEWEST_SPREAD / 2:
+        return
+    shares = boxes / np.tile(sizes[:, ::-1], 2)
+    low, high = shares[:, :2].min(axis=0), shares[:, 2:].max(axis=0)
+    if (high <= 0.75).all() and (low + high <= 0.8).all():
+        report.contradict(
+            f"all {len(boxes)} objects lie in the upper left {high[0]:.0%} x {high[1]:.0%} of their images (width x "
+            "height); if they were drawn on smaller images, or are stated in percent, scale the coordinates"
+        )
+
+
+def judge_runs(by_columns: np.ndarray, by_rows: np.ndarray, said: int, count: int, report: Report) -> bool | None:
+    """Whether the runs of `count` masks go along the rows, as the boxes of some prove that fit (bool [k]) by columns or
+    by rows; None if they state the width first, and nothing is proved.
+
+    `said` is 0, or of how many masks these are the ones that state the width first.
+    """
+    wrong, judged = int((~by_columns).sum()), len(by_columns)
+    if not said:
+        if wrong < _FEWEST or 2 * wrong <= judged or by_rows.mean() < _PROVED:
+            return False
+        report.contradict(
+            f"{wrong} of {judged} run-length masks do not fit their boxes, but they do if their runs go along the "
+            "rows, and all are read so; COCO's go along the columns"
+        )
+        return True
+    said_so = f"{count} of {said} run-length masks state their size as [width, height]"
+    if judged < _FEWEST or max(by_columns.mean(), by_rows.mean()) < _PROVED:
+        report.contradict(
+            f"{said_so}; COCO wants [height, width], with runs along the columns: encode the masks again", unusable=True
+        )
+        return None
+    rows = bool(by_rows.mean() > by_columns.mean())
+    report.contradict(
+        f"{said_so}; they fit their boxes with runs along the {'rows' if rows else 'columns'}, and are read so; COCO "
+        "wants [height, width], with runs along the columns"
+    )
+    return rows
 
 
 def agreeing(meaning: BoxMeaning, given: Boxes, masks: Boxes, allowed: Boxes) -> np.ndarray:
@@ -165,35 +273,3 @@ def recoded_rows(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return counts_from_bitmap(pixels.reshape(height, width))
-
-
-def with_holes(rings: list[np.ndarray], stated: float, size: tuple[int, int]) -> np.ndarray | None:
-    """The run lengths of polygons of which some are holes in others, as the stated area proves; None if it does not."""
-    areas = [_area(ring) for ring in rings]
-    depth = [sum(_inside(ring, other) for other in rings if other is not ring) for ring in rings]
-    if not any(depth):
-        return None
-    filled = sum(area for area, level in zip(areas, depth, strict=True) if not level)
-    open_ = sum(area * (-1) ** level for area, level in zip(areas, depth, strict=True))
-    slack = max(0.02 * filled, 2.0) + 0.5 * sum(float(np.ptp(ring, axis=0).sum()) for ring in rings) * 0.1
-    if abs(stated - open_) < abs(stated - filled) and abs(stated - open_) <= max(slack, 0.25 * (filled - open_)):
-        return segmentation_of_rings(rings, size)[0]
-    return None
-
-
-def _area(ring: np.ndarray) -> float:
-    x, y = (ring - ring[0]).T
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(np.roll(x, -1), y)) / 2)
-
-
-def _inside(ring: np.ndarray, other: np.ndarray) -> bool:
-    """Whether a ring lies inside another: its bounds do, and so do most of its points."""
-    if (ring.min(0) < other.min(0)).any() or (ring.max(0) > other.max(0)).any() or _area(ring) >= _area(other):
-        return False
-    (x, y), (next_x, next_y) = other.T, np.roll(other, -1, axis=0).T
-    points = ring[:: max(1, len(ring) // 16)]
-    crosses = (y > points[:, 1:]) != (next_y > points[:, 1:])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = x + (points[:, 1:] - y) / (next_y - y) * (next_x - x)
-    odd = (crosses & (at > points[:, :1])).sum(axis=1) % 2
-    return bool(odd.mean() > 0.5)

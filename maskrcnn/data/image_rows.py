@@ -4,6 +4,7 @@ An image keeps the id that the file states, number or text. Nothing is given to 
 files, or two names could mean one file, these images are dropped.
 """
 
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..images import MAX_PIXELS, image_size
+from ..images import MAX_PIXELS, image_size, open_image
 from ..ops.rle import MAX_PIXELS as MOST_COUNTED
 from .dataset import ImageTable
 from .names import STATED, Found, ImageFinder, Lost
@@ -22,6 +23,7 @@ from .validate import integer, is_text, show
 _NOTED = 3  # problems of a reason that an error lists
 _TWO_FILES = "image id that another file has, too"
 _TWO_NAMES = "file name that could mean the file of another image"
+_TWO_SIZES = "file name that an image of another size has, too"
 
 
 class Built(NamedTuple):
@@ -43,6 +45,8 @@ class ImageRows:
         self.rows: dict[int | str | None, int] = {}
         self._row_of_name: dict[str, int] = {}
         self._row_of_number: dict[int, int] = {}  # of ids that are numbers as text; -1 if two are the same number
+        self._row_of_part: dict[str, int] = {}  # of names without folder or suffix; -1 if two images have it
+        self._num_named = 0  # names from which it was made
         self._claims: dict[tuple[int, str], tuple[int, int]] = {}  # searched files: the row, and how well its name fits
         self._texts: dict[int, str] = {}  # ids that are text, by row
         self._ids, self._sizes, self._root_of = array("q"), array("q"), bytearray()
@@ -54,17 +58,17 @@ class ImageRows:
     def add(self, image_id: Any, name: Any, height: Any, width: Any) -> None:
         """Adds an image, or reports why not."""
         self.report.images_in_file += 1
-        key = image_id if type(image_id) is int else image_key(image_id)
+        key = image_key(image_id)
         if key is None:
             return self._skip(None, "image without an id", f"id {show(image_id)}, file {show(name)}")
         if type(name) is int:
             name = str(name)
         row = self._row_of_name.get(name) if isinstance(name, str) else None
         if key in self.rows:
-            return self._repeat(key, row, name)
+            return self._repeat(key, row, name, (height, width))
         self.rows[key] = -1
         if row is not None:
-            return self._join(key, row)
+            return self._join(key, row, (height, width))
         found = self._finder.find(name)
         if isinstance(found, Lost):
             self._lost = self._lost or f"{found.reason} ({found.detail})"
@@ -74,9 +78,12 @@ class ImageRows:
         if (size := self._settle_size(key, found, height, width)) is None:
             return None
         if found.fit != STATED:
-            self.report.add("repair", "file name written otherwise, found", f"{name:.200} is {found.name}", key)
+            said = name if name.isprintable() else repr(name)
+            self.report.add("repair", "file name written otherwise, found", f"{said:.200} is {found.name}", key)
         row = self.rows[key] = self._row_of_name[name] = len(self._ids)
         if isinstance(key, str):
+            if not isinstance(image_id, str):
+                self.report.add("repair", "image id of more than 64 bits, kept as text", image_id=key)
             self._texts[row] = key
             if (number := integer(key)) is not None:
                 self._row_of_number[number] = -1 if number in self._row_of_number else row
@@ -89,15 +96,53 @@ class ImageRows:
 
     def row(self, image_id: Any) -> int | None:
         """The row of an image, -1 if it was skipped, None if there is none with this id."""
-        if type(image_id) is int:
-            return self.rows.get(image_id, self._row_of_number.get(image_id))
         if (row := self.rows.get(image_key(image_id))) is None and (number := integer(image_id)) is not None:
             row = self.rows.get(number, self._row_of_number.get(number))
         return row
 
+    def row_named(self, name: Any) -> int | None:
+        """The row of the one image whose file has this name, also without its folder or suffix; None if there is
+        none.
+        """
+        if not isinstance(name, str):
+            return None
+        if self._num_named < len(self._row_of_name):
+            self._num_named = len(self._row_of_name)
+            self._row_of_part = {}
+            for stated, row in self._row_of_name.items():
+                last = re.split(r"[\\/]", stated)[-1]
+                for part in {stated, last, last.rpartition(".")[0]}:
+                    self._row_of_part[part] = row if self._row_of_part.get(part, row) == row else -1
+        row = self._row_of_part.get(name, -1)
+        return None if row < 0 else row
+
     def size(self, row: int) -> tuple[int, int]:
         """(height, width)."""
         return self._sizes[2 * row], self._sizes[2 * row + 1]
+
+    def sizes(self) -> np.ndarray:
+        """int64 [N 2], (height, width) of every row."""
+        return np.array(self._sizes, np.int64).reshape(-1, 2)
+
+    def size_in_file(self, row: int) -> tuple[int, int] | None:
+        """(height, width) in the header of the file, unrotated if only that fits the size that is stated; None if it
+        cannot be read or is too large.
+        """
+        path = self._finder.roots[self._root_of[row]] / self._name(row)
+        try:
+            with open_image(path, page=1, annotated_size=self.size(row)) as image:
+                return image.size
+        except DataError:  # also of another size
+            pass
+        try:
+            height, width = image_size(path)
+        except DataError:
+            return None
+        return (height, width) if height * width <= MOST_COUNTED else None
+
+    def resize(self, row: int, size: tuple[int, int]) -> None:
+        """Gives an image another (height, width) than it stated."""
+        self._sizes[2 * row], self._sizes[2 * row + 1] = size
 
     def build(self) -> Built:
         """All images, which must be the last call. Raises `DataError` if none is left and files were not found."""
@@ -128,17 +173,24 @@ class ImageRows:
     def _skip(self, key: int | str | None, reason: str, detail: str = "") -> None:
         self.report.add("image", reason, detail, key)
 
-    def _repeat(self, key: int | str, row: int | None, name: Any) -> None:
+    def _repeat(self, key: int | str, row: int | None, name: Any, size: tuple[Any, Any]) -> None:
         """An id again: of the same file, or of another, and then nobody knows whose the objects are."""
         first = self.rows[key]
         if first >= 0 and row == first:
-            return self._join(key, first)
+            return self._join(key, first, size)
         if first >= 0:
             self._disputed[first] = _TWO_FILES
             self.rows[key] = -1
         return self._skip(key, _TWO_FILES, show(name))
 
-    def _join(self, key: int | str, row: int) -> None:
+    def _join(self, key: int | str, row: int, size: tuple[Any, Any]) -> None:
+        """A file again: the same image, unless another size is stated, as of files whose folders a tool left out."""
+        height, width = (integer(side) or 0 for side in size)
+        if min(height, width) > 0 and (height, width) != self.size(row):
+            self._disputed[row] = _TWO_SIZES
+            self.rows[key] = -1
+            stated = self.size(row)
+            return self._skip(key, _TWO_SIZES, f"{self._name(row)}: {height} x {width}, {stated[0]} x {stated[1]}")
         self.rows[key] = row
         self._joined.add(row)
         self.report.add("repair", "image listed more than once, its objects joined", self._name(row), key)
@@ -210,10 +262,12 @@ class ImageRows:
 
 
 def image_key(value: Any) -> int | str | None:
-    """An image's id: a whole number or a text; None if it is neither."""
+    """An image's id: a whole number, of more than 64 bits as text, or a text; None if it is neither."""
     if isinstance(value, str):
         return value if value and is_text(value) else None
-    return integer(value)
+    if (number := integer(value)) is None and type(value) is int:
+        return str(value)  # such as the number of a UUID
+    return number
 
 
 def column(buffer: array | bytearray, dtype: Any) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The files below folders; and images by the names that annotations state, also as another system or tool wrote them.
 
 A name that is there as stated is found in the listing of its folder. All others are looked for among the files below
-the image folders, however they are spelled: backslashes, absolute paths, URLs, composed accents, capitals, a missing
-suffix. A file is taken if it fits best and alone. No name leads out of the folders: only files in them are listed.
+the image folders, however they are spelled: backslashes, absolute paths, URLs, composed accents, capitals, spaces, a
+missing suffix. A file is taken if it fits best and alone. No name leads out of the folders: only files in them are
+listed.
 """
 
 import difflib
@@ -84,6 +85,7 @@ class ImageFinder:
         self._files: list[_File] | None = None
         self._by_key: dict[str, list[_File]] = {}
         self._by_stem: dict[str, list[_File]] = {}
+        self._uploaded: dict[str, list[_File]] = {}  # by the name without what Label Studio puts before it
         self._folders: set[tuple[str, ...]] = set()
         self._suggested = False
 
@@ -160,7 +162,8 @@ class ImageFinder:
         self._index()
         keys = tuple(map(_key, parts))
         last = keys[-1]
-        candidates = self._by_key.get(last) or self._by_key.get(_UPLOAD.sub("", last)) or self._without_suffix(last)
+        others = (self._by_key.get(key) for key in (last, _UPLOAD.sub("", last), *_misread(parts[-1])))
+        candidates = next(filter(None, others), None) or self._uploaded.get(last) or self._without_suffix(last)
         if not candidates:
             return []
         if strict and (inside := self._in_folder(keys, candidates)) is not None:
@@ -190,6 +193,8 @@ class ImageFinder:
             self._files = list(_walk(self.roots))
             for file in self._files:
                 self._by_key.setdefault(file.keys[-1], []).append(file)
+                if _UPLOAD.match(file.keys[-1]):
+                    self._uploaded.setdefault(_UPLOAD.sub("", file.keys[-1]), []).append(file)
                 if file.keys[-1].endswith(IMAGE_SUFFIXES):
                     self._by_stem.setdefault(os.path.splitext(file.keys[-1])[0], []).append(file)
             for folder in {file.keys[:-1] for file in self._files}:
@@ -202,7 +207,7 @@ def _spellings(name: str) -> Iterator[tuple[str, ...]]:
     local = name.rpartition("?d=")[2]  # Label Studio: /data/local-files/?d=images/a.png
     for text in (name, unquote(name), unquote(local), unquote(name.split("?")[0])):
         parts: list[str] = []
-        for part in re.split(r"[\\/]", text):
+        for part in map(str.strip, re.split(r"[\\/]", text)):
             if part == "..":
                 del parts[-1:]
             elif part not in ("", ".") and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:", part):
@@ -233,6 +238,18 @@ def _key_of_folder(part: str) -> str:
 def _key(part: str) -> str:
     """A part of a path without what another system may change: capitals and the composition of accents."""
     return part.lower() if part.isascii() else _key_of_folder(part)
+
+
+def _misread(part: str) -> Iterator[str]:
+    """The keys of a name whose UTF-8 was read as a code page of Windows, as some programs unpack a zip."""
+    if part.isascii():
+        return
+    for form in ("NFC", "NFD"):
+        for page in ("cp437", "cp1252"):
+            try:
+                yield _key(unicodedata.normalize(form, part).encode().decode(page))
+            except UnicodeError:
+                continue
 
 
 def _exactness(file: _File, parts: tuple[str, ...]) -> int:

@@ -18,25 +18,29 @@ _SAMPLE = 50  # images whose headers are read before a run
 _LISTED = 3  # problems of a reason that an error lists
 
 
-def require_usable(dataset: Dataset, *, masks: bool, channels: int | None = None, noted: bool = True) -> None:
+def require_usable(
+    dataset: Dataset, *, masks: bool, keypoints: bool = False, channels: int | None = None, noted: bool = True
+) -> None:
     """Raises `DataError` if there is nothing to learn from or to measure; `noted` adds the data set's report as a note.
 
-    `masks` says whether masks are to be learned or measured; `channels` are those that an image must have; None: any.
+    `masks` and `keypoints` say whether these are to be learned; `channels` are those that an image needs, None: any.
     """
-    if reason := reason_to_stop(dataset, masks=masks, channels=channels):
+    if reason := reason_to_stop(dataset, masks=masks, keypoints=keypoints, channels=channels):
         error = DataError(f"{dataset.source}: {reason}")
         if noted and (lines := "\n".join(dataset.report.lines(_LISTED))):
             error.add_note(lines)
         raise error
 
 
-def require_readable(dataset: Dataset, channels: int) -> None:
-    """Raises `DataError` if no image can be read with so many channels."""
-    if reason := _no_readable_image(dataset, channels):
+def require_readable(dataset: Dataset, channels: int, part: str = "") -> None:
+    """Raises `DataError` if no image can be read with so many channels. `part` names what was divided, for messages."""
+    if reason := _no_readable_image(dataset, channels, part):
         raise DataError(f"{dataset.source}: {reason}")
 
 
-def reason_to_stop(dataset: Dataset, *, masks: bool, channels: int | None = None) -> str | None:
+def reason_to_stop(
+    dataset: Dataset, *, masks: bool, keypoints: bool = False, channels: int | None = None
+) -> str | None:
     """Why a data set must not be used, as a sentence with the way out; None if it may."""
     if dataset.report.unusable:
         return dataset.report.unusable
@@ -52,10 +56,16 @@ def reason_to_stop(dataset: Dataset, *, masks: bool, channels: int | None = None
             f"all {len(rows)} objects are crowds (iscrowd 1), which are regions to ignore, so there is no object to "
             "learn or to find; set iscrowd to 0 if each is one object (CVAT writes 1 for brush masks)"
         )
+    own = dataset.objects.keypoints
+    if keypoints and (own is None or not (own[rows[~crowds], :, 2] > 0).any()):
+        return "no keypoint is labelled (v is 0 for all of them), so there is none to learn; train without --keypoints"
     if masks and (dataset.objects.kinds[rows[~crowds]] == NO_MASK).all():
-        lost = dataset.report.count("mask")
-        why = f"{lost} masks were dropped" if lost else "there are boxes only"
-        return f"no object has a mask ({why}), but the model has a mask head; add --no-masks for boxes alone"
+        reasons = Counter(problem.reason for problem in dataset.report.problems if problem.kind == "mask")
+        why, way = "there are boxes only", "add"
+        if reasons:
+            why = f"{reasons.total()} masks were dropped: {reasons.most_common(1)[0][0]}"
+            way = "mend them, or add"
+        return f"no object has a mask ({why}), but the model has a mask head; {way} --no-masks for boxes alone"
     return sizes_that_contradict(dataset) or _no_readable_image(dataset, channels)
 
 
@@ -72,17 +82,31 @@ def require_common_class(dataset: Dataset, categories: Iterable[Category]) -> No
     )
 
 
-def crowds_only(dataset: Dataset) -> list[str]:
-    """A sentence for each class whose objects are crowds, all of them: it is never learned."""
+def never_learned(dataset: Dataset, *, masks: bool) -> list[str]:
+    """A sentence for each class whose objects are crowds, all of them; if `masks`, also for each without a mask, unless
+    no class has any; and one for classes whose names hardly differ.
+    """
     rows = dataset.object_rows()
     labels, crowds = dataset.objects.labels[rows], dataset.objects.ignore[rows]
+    masked = ~crowds & (dataset.objects.kinds[rows] != NO_MASK)
     count = len(dataset.categories)
-    all_, ignored = np.bincount(labels, minlength=count), np.bincount(labels[crowds], minlength=count)
-    return [
-        f"all {all_[k]} objects of {category.name} are crowds (iscrowd 1), so this class is never learned"
-        for k, category in enumerate(dataset.categories)
-        if all_[k] and all_[k] == ignored[k]
-    ]
+    all_, kept, with_mask = (np.bincount(labels[of], minlength=count) for of in (slice(None), ~crowds, masked))
+    sentences = []
+    names: dict[str, str] = {}
+    for k, category in enumerate(dataset.categories):
+        if all_[k] and not kept[k]:
+            sentences.append(
+                f"all {all_[k]} objects of {category.name} are crowds (iscrowd 1), so this class is never learned"
+            )
+        elif masks and kept[k] and not with_mask[k] and masked.any():
+            sentences.append(f"no object of {category.name} has a mask, so masks of this class are never learned")
+        other = names.setdefault(category.name.strip().casefold(), category.name)
+        if other != category.name:
+            sentences.append(
+                f"the names {other!r} and {category.name!r} differ in capitals or spaces only, but "
+                "are two classes; name them alike and give their objects one category_id if they are one"
+            )
+    return sentences
 
 
 def shared_images(train: Dataset, val: Dataset) -> str | None:
@@ -149,22 +173,23 @@ def sizes_that_contradict(dataset: Dataset) -> str | None:
         return None
     factor, often = factors.most_common(1)[0]
     if 2 * turned > wrong:
-        cause = (
-            "height and width are exchanged in the annotations, or the images were rotated afterwards: exchange them, "
-        )
-        cause += "or take the images that were annotated"
+        cause = "height and width are exchanged in the annotations, or the images were rotated afterwards"
     elif factor is not None and 2 * often > wrong:
-        cause = f"the images were resized by {factor:g} after they were annotated: take the images that were annotated"
+        cause = f"the images were resized by {factor:g} after they were annotated"
     else:
         cause = "these are not the images that were annotated"
-    return f"{wrong} of {count} images do not have the annotated size ({first}); {cause}"
+    return (
+        f"{wrong} of {count} images do not have the annotated size ({first}); {cause}: take the images that "
+        "were annotated; or, if the coordinates are those of these images, delete width and height, which are then "
+        "read from the files"
+    )
 
 
 def _differ(name: str, size: tuple[int, int], stated: tuple[int, int]) -> str:
     return f"{name} is {size[0]} x {size[1]}, its annotations say {stated[0]} x {stated[1]}, height x width"
 
 
-def _no_readable_image(dataset: Dataset, channels: int | None) -> str | None:
+def _no_readable_image(dataset: Dataset, channels: int | None, part: str = "") -> str | None:
     """A sentence if no image can be read. It opens images until one can be, so usually one."""
     first = ""
     for i in dict.fromkeys((*_spread(len(dataset), _SAMPLE), *range(len(dataset)))):
@@ -175,7 +200,8 @@ def _no_readable_image(dataset: Dataset, channels: int | None) -> str | None:
             first = first or str(error)
         else:
             return None
-    return f"none of its {len(dataset)} images can be read; the first: {first}"
+    what = f"{part} images" if part else "images"
+    return f"none of its {len(dataset)} {what} can be read; the first: {first}"
 
 
 def _no_objects(dataset: Dataset) -> str:

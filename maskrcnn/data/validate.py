@@ -7,7 +7,7 @@ image, so no file can make us allocate more than its images need.
 import json
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -20,16 +20,24 @@ from .contradictions import (
     agreeing,
     fractions,
     judge_areas,
+    judge_outside,
+    judge_runs,
+    judge_spread,
+    meaning_by_areas,
     meaning_by_images,
     meaning_by_masks,
     recoded_rows,
-    with_holes,
 )
 from .dataset import NO_MASK, POLYGONS, RLE, ObjectTable
+from .geometry import polygon_measures, rle_measures
+from .holes import judge_rings, may_have_holes, settle_holes
 from .problems import Kind, Report
+from .shapes import segmentation_of_rings
 
 FAR = 1e6  # pixels; a coordinate beyond this is a mistake, and float32 would lose its fractions
 BOX_TOLERANCE = (3.0, 0.1)  # pixels, fraction of the side: COCO's own boxes differ this much from their polygons
+STRAY_FRACTIONS = "coordinates from 0 to 1, as fractions of the image, where most are pixels"
+_ODD = np.arange(3, 21, 2, dtype=np.int64) * 0x1E3779B97F4A7C15  # weights of a hash; they wrap around
 _CHUNK = 1 << 16  # characters, counts or points processed together: the temporary arrays stay in the processor's cache
 _LEAST, _MOST = -(2**63), 2**63 - 1  # of an int64
 _NAN = float("nan")
@@ -151,16 +159,37 @@ class Stated(NamedTuple):
     characters: np.ndarray  # uint8, compressed ones end to end
     string_offsets: np.ndarray  # int64 [strings + 1]
 
+    def bounds(self) -> np.ndarray:
+        """float64 [n 4], xyxy of each object's polygons, else of its box in COCO's order; NaN without finite
+        numbers.
+        """
+        owner = np.flatnonzero(self.integers[:, 5] == POLYGONS)
+        with np.errstate(invalid="ignore", over="ignore"):
+            bounds = AS_COCO.corners(self.reals[:, :4])
+            if len(owner):
+                parts, first = self.part_offsets[:-1], self.integers[owner, 6]
+                for columns, limit in ((slice(0, 2), np.minimum), (slice(2, 4), np.maximum)):
+                    bounds[owner, columns] = limit.reduceat(limit.reduceat(self.points, parts), first)
+            bounds[~(np.abs(bounds) < FAR).all(axis=1)] = np.nan
+        return bounds
+
 
 def check_objects(
-    stated: Stated, image_ids: Sequence[int | str], sizes: np.ndarray, report: Report, joined: np.ndarray
+    stated: Stated,
+    image_ids: Sequence[int | str],
+    sizes: np.ndarray,
+    report: Report,
+    joined: np.ndarray,
+    bounds: np.ndarray,
+    rle_sizes: Mapping[int, tuple[int, int]],
 ) -> ObjectTable:
     """The valid objects, sorted by image; every other one, and every repair, goes to the report.
 
     `image_ids` and `sizes` (int64 [N 2], height and width) are those of the images; `joined` (bool [N]) says which were
-    listed more than once.
+    listed more than once. `bounds` are those of `stated`, `rle_sizes` the sizes, by object, of run lengths that state
+    another size than their image.
     """
-    return _Check(stated, image_ids, sizes, report, joined).table()
+    return _Check(stated, image_ids, sizes, report, joined, bounds, rle_sizes).table()
 
 
 def good_boxes(given: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -174,9 +203,17 @@ def good_boxes(given: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 class _Check:
     def __init__(
-        self, stated: Stated, image_ids: Sequence[int | str], sizes: np.ndarray, report: Report, joined: np.ndarray
+        self,
+        stated: Stated,
+        image_ids: Sequence[int | str],
+        sizes: np.ndarray,
+        report: Report,
+        joined: np.ndarray,
+        bounds: np.ndarray,
+        rle_sizes: Mapping[int, tuple[int, int]],
     ) -> None:
         self.stated, self.report, self.image_ids, self.joined = stated, report, image_ids, joined
+        self.bounds, self.rle_sizes = bounds, rle_sizes
         self.rows, self.ids, has_id, self.labels, crowd, kinds, *_ = stated.integers.T
         self.has_id, self.crowd, self.spans = has_id != 0, crowd != 0, stated.integers[:, 6:].copy()
         self.kinds = kinds.copy()
@@ -184,6 +221,7 @@ class _Check:
         self.limits = np.tile(self.sizes[:, ::-1], 2).astype(np.float64)
         self.alive = np.ones(len(self.rows), bool)
         self.given = stated.reals[:, :4]
+        self.turned = np.zeros(len(self.rows), bool)  # run lengths that state the width first
 
     def table(self) -> ObjectTable:
         n, scores = len(self.rows), self.stated.reals[:, 5]
@@ -196,6 +234,8 @@ class _Check:
         boxes = self._settle_boxes(mask_boxes)
         areas = self._settle_areas(areas, boxes)
         self._drop_twins(boxes, areas)
+        living = self.alive
+        judge_spread(boxes[living], self.sizes[living], self.rows[living], self.report)
         ids = self._settle_ids()
         order = np.argsort(self.rows, kind="stable")
         order = order[self.alive[order]]
@@ -216,13 +256,13 @@ class _Check:
             scores=None if np.isnan(scores[order]).all() else scores[order],
         )
 
-    def _drop(self, bad: np.ndarray, reason: str) -> None:
+    def _drop(self, bad: np.ndarray, reason: str, details: Mapping[int, str] = {}) -> None:
         """Drops the objects for which `bad` is True."""
         for i in np.flatnonzero(bad & self.alive).tolist():
-            self._report(i, "annotation", reason)
+            self._report(i, "annotation", reason, details.get(i, ""))
         self.alive &= ~bad
 
-    def _drop_mask(self, bad: np.ndarray, reason: str) -> None:
+    def _drop_mask(self, bad: np.ndarray, reason: str, details: Mapping[int, str] = {}) -> None:
         """Drops the masks for which `bad` is True, and objects that have no good box besides."""
         bad = bad & self.alive
         if not bad.any():
@@ -230,8 +270,8 @@ class _Check:
         kept = np.zeros(len(bad), bool)
         kept[bad] = good_boxes(self.given[bad], self.limits[bad])
         for i in np.flatnonzero(bad & kept).tolist():
-            self._report(i, "mask", reason, "its box is kept")
-        self._drop(bad & ~kept, reason)
+            self._report(i, "mask", reason, "; ".join(filter(None, (details.get(i), "its box is kept"))))
+        self._drop(bad & ~kept, reason, details)
         self.kinds[kept], self.spans[kept] = NO_MASK, 0
 
     def _report(self, i: int, kind: Kind, reason: str, detail: str = "") -> None:
@@ -241,12 +281,22 @@ class _Check:
     def _scale_boxes(self) -> None:
         corners = AS_COCO.corners(self.given)
         stated = np.all(np.isfinite(self.given), axis=1)
-        if (small := fractions(corners, self.sizes, stated)).any():
+        small, stray = fractions(corners, self.sizes, stated)
+        self._drop(stray & (self.kinds == NO_MASK), STRAY_FRACTIONS)
+        self.given[stray] = np.nan
+        if small.any():
             self.given[small] *= self.limits[small]
+            self._forget_areas(small)
             self.report.contradict(
                 f"{small.sum()} of {stated.sum()} boxes have coordinates from 0 to 1: they are read as fractions of "
                 "the image's width and height, since in pixels they would lie in its first one"
             )
+
+    def _forget_areas(self, scaled: np.ndarray) -> None:
+        """Areas that are fractions like the coordinates; those of the masks, or of the boxes, take their place."""
+        areas = self.stated.reals[:, 4]
+        with np.errstate(invalid="ignore"):
+            areas[scaled & (areas <= 1)] = np.nan
 
     def _measure_rle(self, boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Decodes the compressed counts, checks all counts, fills in boxes and areas; returns the counts, uint32."""
@@ -255,6 +305,7 @@ class _Check:
         decoded, lengths, readable = _in_chunks(
             first, lambda a, b: decode_counts(stated.characters[first[a] : first[b]], first[a : b + 1] - first[a])
         )
+        self._judge_rle_sizes(is_rle)
         counts = np.concatenate([stated.counts, decoded])
         offsets = len(stated.counts) + np.concatenate([[0], np.cumsum(lengths)])
         compressed = is_rle & (spans[:, 0] < 0)
@@ -277,6 +328,20 @@ class _Check:
         # No span that is kept holds a count that does not fit; clipping only keeps the conversion defined.
         return np.clip(counts, 0, 2**32 - 1).astype(np.uint32)
 
+    def _judge_rle_sizes(self, is_rle: np.ndarray) -> None:
+        """Drops run lengths of another size than their image; those that state the width first are judged later, if
+        most do.
+        """
+        odd, details = np.zeros(len(is_rle), bool), {}
+        for i, size in self.rle_sizes.items():
+            height, width = self.sizes[i].tolist()
+            self.turned[i] = size == (width, height)
+            odd[i] = size != (height, width)
+            details[i] = f"{list(size)}, the image is {[height, width]}"
+        if 2 * self.turned.sum() <= is_rle.sum() or self.turned.sum() < 2:
+            self.turned[:] = False
+        self._drop_mask(odd & ~self.turned, "RLE of another size than its image", details)
+
     def _measure_polygons(self, boxes: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Checks every polygon, fills in boxes and areas; returns points and offsets of the good ones, adapts spans."""
         points, offsets = self.stated.points, self.stated.part_offsets
@@ -290,7 +355,13 @@ class _Check:
             )
 
         finite, part_boxes, part_areas = measured()
-        if (small := self._fractions(part_boxes, owner, owner_of)).any():
+        small, stray = fractions(part_boxes, self.sizes[owner_of], np.ones(len(owner_of), bool))
+        if small.any():
+            self.report.contradict(
+                f"{small.sum()} of {len(small)} polygons have coordinates from 0 to 1: they are read as fractions of "
+                "the image's width and height, since in pixels they would lie in its first one"
+            )
+            self._forget_areas(np.bincount(owner_of[small], minlength=len(self.alive)) > 0)
             scale = self.sizes[owner_of, ::-1][small].astype(np.float64)
             points = points.copy()
             lengths = np.diff(offsets)
@@ -298,7 +369,7 @@ class _Check:
             finite, part_boxes, part_areas = measured()
         sizes = self.sizes[owner_of]
         inside = (part_boxes[:, 2:] > 0).all(1) & (part_boxes[:, :2] < sizes[:, ::-1]).all(1)
-        good = finite & (part_areas > 0) & inside
+        good = finite & (part_areas > 0) & inside & ~stray
         has_good = np.bincount(owner_of[good], minlength=len(self.alive)) > 0
         first = np.flatnonzero(np.diff(owner_of[good], prepend=-1))  # an object's polygons are neighbours
         if len(first):
@@ -306,15 +377,16 @@ class _Check:
             boxes[whole, :2] = np.minimum.reduceat(part_boxes[good, :2], first)
             boxes[whole, 2:] = np.maximum.reduceat(part_boxes[good, 2:], first)
             areas[whole] = np.add.reduceat(part_areas[good], first)
-        self.part_areas = part_areas[good]
+        self.part_areas, self.part_boxes = part_areas[good], part_boxes[good]
         if not good.all():
             lengths = np.diff(offsets)
             self.spans[owner] = np.concatenate([[0], np.cumsum(good)])[self.spans[owner]]
             points, offsets = points[np.repeat(good, lengths)], np.concatenate([[0], np.cumsum(lengths[good])])
         for reason, bad in (
             ("polygon with invalid coordinates", ~finite),
-            ("polygon without an area", finite & (part_areas == 0)),
-            ("polygon outside its image", finite & (part_areas > 0) & ~inside),
+            (STRAY_FRACTIONS, stray),
+            ("polygon without an area", finite & (part_areas == 0) & ~stray),
+            ("polygon outside its image", finite & (part_areas > 0) & ~inside & ~stray),
         ):
             for i in np.sort(owner_of[bad & has_good[owner_of]]).tolist():
                 self._report(i, "part", reason)
@@ -323,16 +395,6 @@ class _Check:
                 self._drop_mask(lost & (self.kinds == POLYGONS), reason)
         return points, offsets
 
-    def _fractions(self, part_boxes: np.ndarray, owner: np.ndarray, owner_of: np.ndarray) -> np.ndarray:
-        """bool [parts]: the polygons whose coordinates are fractions of their image."""
-        within = fractions(part_boxes, self.sizes[owner_of], np.ones(len(owner_of), bool))
-        if within.any():
-            self.report.contradict(
-                f"{within.sum()} of {len(within)} polygons have coordinates from 0 to 1: they are read as fractions of "
-                "the image's width and height, since in pixels they would lie in its first one"
-            )
-        return within
-
     def _allowed(self, mask_boxes: np.ndarray) -> np.ndarray:
         """float64 [n 4]: by how much a box may differ from that of its mask."""
         sides = np.where(np.isfinite(mask_boxes[:, :2]), mask_boxes[:, 2:] - mask_boxes[:, :2], 0)
@@ -340,22 +402,24 @@ class _Check:
 
     def _mend_rows(self, counts: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Masks whose runs go along the rows, as most of the stated boxes prove, are stored along the columns."""
-        rle = np.flatnonzero((self.kinds == RLE) & self.alive)
+        rle = (self.kinds == RLE) & self.alive
+        counts = self._judge_runs(counts, boxes, np.flatnonzero(rle & ~self.turned))
+        if not (rle & self.turned).any():
+            return counts
+        return self._judge_runs(counts, boxes, np.flatnonzero(rle & self.turned), said=int(rle.sum()))
+
+    def _judge_runs(self, counts: np.ndarray, boxes: np.ndarray, rle: np.ndarray, said: int = 0) -> np.ndarray:
+        """The same for some masks, int64; if `said`, so many there are in all, and these state the width first."""
         judged = rle[good_boxes(self.given[rle], self.limits[rle])]
-        if not len(judged):
-            return counts
         allowed = self._allowed(boxes)
-        stray = ~agreeing(AS_COCO, self.given[judged], boxes[judged], allowed[judged])
-        if stray.sum() < 2 or 2 * stray.sum() <= len(judged):
-            return counts
         turned = rle_measures(counts, self.spans[rle], self.sizes[rle, ::-1])[1][:, [1, 0, 3, 2]]
+        by_columns = agreeing(AS_COCO, self.given[judged], boxes[judged], allowed[judged])
         by_rows = agreeing(AS_COCO, self.given[judged], turned[np.isin(rle, judged)], allowed[judged])
-        if by_rows.mean() < 0.9:
+        rows = judge_runs(by_columns, by_rows, said, len(rle), self.report)
+        if rows is None:
+            self._drop_mask(np.isin(np.arange(len(self.alive)), rle), "RLE of another size than its image")
+        if not rows:
             return counts
-        self.report.contradict(
-            f"{stray.sum()} of {len(judged)} run-length masks do not fit their boxes, but they do if their runs go "
-            "along the rows, and all are read so; COCO's go along the columns"
-        )
         pieces, end = [counts], len(counts)
         for i in rle.tolist():
             size = int(self.sizes[i, 0]), int(self.sizes[i, 1])
@@ -366,26 +430,27 @@ class _Check:
         return np.concatenate(pieces)
 
     def _open_holes(self, counts: np.ndarray, points: np.ndarray, offsets: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """Objects whose stated area says that one of their polygons is a hole in another become run lengths."""
+        """Objects of which a polygon is a hole in another become run lengths."""
+        several = np.flatnonzero((self.kinds == POLYGONS) & self.alive & (np.diff(self.spans).ravel() > 1))
+        if not len(several):
+            return counts
         stated = self.stated.reals[:, 4]
-        several = (self.kinds == POLYGONS) & self.alive & (np.diff(self.spans).ravel() > 1) & (stated > 0)
-        judged = np.flatnonzero(several)
-        least = np.minimum.reduceat(np.append(self.part_areas, np.inf), self.spans[judged].ravel())[::2]
-        # Without a hole the area is at least that of all but one polygon; a hole counts twice less.
-        judged = judged[stated[judged] < areas[judged] - 1.5 * least]
-        pieces, end, opened = [counts], len(counts), 0
-        for i in judged.tolist():
+        candidates = several[may_have_holes(self.part_boxes, self.part_areas, self.spans[several])]
+
+        def rings(i: int) -> list[np.ndarray]:
             edges = offsets[self.spans[i, 0] : self.spans[i, 1] + 1].tolist()
-            rings = [points[a:b] for a, b in pairwise(edges)]
-            runs = with_holes(rings, float(stated[i]), (int(self.sizes[i, 0]), int(self.sizes[i, 1])))
-            if runs is not None:
-                pieces.append(runs.astype(np.uint32))
-                self.kinds[i], self.spans[i] = RLE, (end, end + len(runs))
-                areas[i] = runs[1::2].sum()
-                end += len(runs)
-                opened += 1
-                self._report(i, "repair", "polygon that is a hole in another, as the stated area says, cut out")
-        return np.concatenate(pieces) if opened else counts
+            return [points[a:b] for a, b in pairwise(edges)]
+
+        verdicts = {i: judge_rings(rings(i), float(stated[i])) for i in candidates.tolist()}
+        pieces, end = [counts], len(counts)
+        for i, reason in settle_holes(verdicts, self.ids, self.report).items():
+            runs = segmentation_of_rings(rings(i), (int(self.sizes[i, 0]), int(self.sizes[i, 1])))[0].astype(np.uint32)
+            pieces.append(runs)
+            self.kinds[i], self.spans[i] = RLE, (end, end + len(runs))
+            areas[i] = runs[1::2].sum()
+            end += len(runs)
+            self._report(i, "repair", reason)
+        return np.concatenate(pieces)
 
     def _settle_boxes(self, mask_boxes: np.ndarray) -> np.ndarray:
         """The stated box if it agrees with the mask, else the mask's; clipped if it leaves the image by over 1 px."""
@@ -396,8 +461,13 @@ class _Check:
             usable = np.all(np.abs(AS_COCO.corners(given)) < FAR, axis=1) & np.all(given[:, 2:] > 0, axis=1)
             negative = np.all(np.isfinite(given), axis=1) & np.any(given[:, 2:] < 0, axis=1)
         meaning = meaning_by_masks(given, masks, allowed, masked & usable & self.alive, self.report)
+        alone = ~masked & usable & self.alive
         if meaning is AS_COCO and not self.report.unusable:
-            meaning = meaning_by_images(given, self.sizes, ~masked & usable & self.alive, self.report)
+            meaning = meaning_by_areas(given, self.stated.reals[:, 4], self.sizes, alone, self.report)
+        if meaning is AS_COCO and not self.report.unusable:
+            meaning = meaning_by_images(given, self.sizes, alone, self.report)
+        if meaning is AS_COCO and not self.report.unusable:
+            judge_outside(self.bounds, self.sizes, self.report)
         with np.errstate(invalid="ignore", over="ignore"):
             stated = meaning.corners(given)
             if meaning is not AS_COCO:
@@ -430,16 +500,32 @@ class _Check:
         return np.where(np.isfinite(areas), areas, (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
     def _drop_twins(self, boxes: np.ndarray, areas: np.ndarray) -> None:
-        """Objects that an image, listed more than once, has in each of its entries."""
-        if not self.joined.any():
-            return
-        seen = set()
-        for i in np.flatnonzero(self.joined[self.rows] & self.alive).tolist():
-            key = (int(self.rows[i]), int(self.labels[i]), int(self.kinds[i]), *boxes[i].tolist(), float(areas[i]))
-            if key in seen:
-                self._report(i, "repair", "object repeated with its image, left out")
+        """Objects that are there twice with the same id, or because an image is listed more than once, are left out;
+        others that repeat one exactly are counted.
+        """
+        columns = np.concatenate([boxes, areas[:, None]], axis=1).view(np.int64)
+        columns = np.column_stack([self.rows, self.labels, self.kinds, self.crowd, columns])
+        hashes = (columns * _ODD).sum(axis=1)  # overflow wraps around
+        _, place, often = np.unique(hashes, return_inverse=True, return_counts=True)
+        first: dict[bytes, int] = {}
+        others: list[int] = []
+        for i in np.flatnonzero((often[place] > 1) & self.alive).tolist():
+            twin = first.setdefault(columns[i].tobytes(), i)
+            if twin == i:
+                continue
+            same_id = self.has_id[i] and self.has_id[twin] and self.ids[i] == self.ids[twin]
+            if same_id or self.joined[self.rows[i]]:
+                self._report(i, "repair", f"object repeated with its {'id' if same_id else 'image'}, left out")
                 self.alive[i] = False
-            seen.add(key)
+            else:
+                others.append(i)
+        if others:
+            named = ", ".join(str(self.ids[i]) for i in others[:3]) + (", ..." if len(others) > 3 else "")
+            self.report.contradict(
+                f"{len(others)} of {int(self.alive.sum())} objects have the class, box and area of another in their "
+                f"image to the last digit (annotation {named}); they are kept, but if they are copies, delete them: a "
+                "detector can find each object once only"
+            )
 
     def _settle_ids(self) -> np.ndarray:
         """Annotation ids, unique among the valid objects: a missing or repeated id is replaced by a new one."""
@@ -449,7 +535,8 @@ class _Check:
         taken = ids[(ids > 0) & (ids < 2**62)]  # larger ids leave no room for a successor, and need none
         replaced = np.flatnonzero((repeated | ~self.has_id) & self.alive).tolist()
         for new, i in enumerate(replaced, start=int(taken.max(initial=0)) + 1):
-            self._report(i, "repair", "missing or repeated annotation id, replaced by a new one", str(new))
+            reason = "annotation id that is missing, repeated or no whole number, replaced by a new one"
+            self._report(i, "repair", reason, str(new))
             ids[i] = new
         return ids
 
@@ -462,69 +549,3 @@ def _in_chunks(offsets: np.ndarray, measure: Callable[[int, int], Sequence[np.nd
         pieces.append(measure(first, last))
         first = last
     return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
-
-
-def rle_measures(
-    counts: np.ndarray,  # int64, of all objects
-    spans: np.ndarray,  # int64 [n 2], the range of each
-    sizes: np.ndarray,  # int64 [n 2], (height, width)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """bool [n], whether no count is negative and they add up to height * width; float64 [n 4], tight xyxy boxes;
-    float64 [n], areas.
-    """
-    n = len(spans)
-    lengths = spans[:, 1] - spans[:, 0]
-    owner = np.repeat(np.arange(n), lengths)
-    begins = np.cumsum(lengths) - lengths
-    place = np.arange(len(owner)) - begins[owner]
-    runs = counts[spans[owner, 0] + place]
-    pixels = sizes[:, 0] * sizes[:, 1]
-    fits = lengths > 0
-    fits[owner[(runs < 0) | (runs > pixels[owner])]] = False  # from here on no sum can overflow
-    runs = np.where(fits[owner], runs, 0)
-    ends = np.cumsum(runs)
-    ends -= (ends - runs)[begins[owner]]  # from the first pixel of the object's own mask
-    fits &= np.bincount(owner, weights=runs, minlength=n) == pixels
-    front = (place % 2 == 1) & (runs > 0) & fits[owner]
-    owner, first, last = owner[front], (ends - runs)[front], ends[front] - 1
-    height = np.maximum(sizes[owner, 0], 1)
-    left, right = first // height, last // height
-    spread = right > left  # the run reaches the bottom of one column and the top of the next
-    top, bottom = np.where(spread, 0, first % height), np.where(spread, height - 1, last % height)
-    boxes, areas = np.full((n, 4), np.nan), np.zeros(n)
-    if len(owner):
-        begin = np.flatnonzero(np.diff(owner, prepend=-1))
-        objects = owner[begin]
-        boxes[objects, :2] = np.stack([np.minimum.reduceat(v, begin) for v in (left, top)], axis=1)
-        boxes[objects, 2:] = np.stack([np.maximum.reduceat(v, begin) + 1 for v in (right, bottom)], axis=1)
-        areas[objects] = np.add.reduceat(last - first + 1, begin)
-    return fits, boxes, areas
-
-
-def polygon_measures(
-    points: np.ndarray,  # float64 [points 2]
-    offsets: np.ndarray,  # int64 [parts + 1]
-    far: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """bool [parts], whether all values are finite and within +-far; float64 [parts 4], xyxy boxes; float64 [parts],
-    areas.
-
-    The area is the shoelace formula's. It is 0 only if all points lie on one line: the halves of a bow tie do not
-    cancel.
-    """
-    first, lengths = offsets[:-1], np.diff(offsets)
-    if not len(first):
-        return np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0)
-    near = np.abs(points) < far
-    finite = np.logical_and.reduceat(near[:, 0] & near[:, 1], first)
-    x, y = points.T if finite.all() else np.where(np.repeat(finite, lengths), points.T, 0)
-    low, high = [np.minimum.reduceat(v, first) for v in (x, y)], [np.maximum.reduceat(v, first) for v in (x, y)]
-    # From the first point of each polygon: small numbers, so nothing cancels far from the origin.
-    x, y = x - np.repeat(x[first], lengths), y - np.repeat(y[first], lengths)
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    next_x[offsets[1:] - 1], next_y[offsets[1:] - 1] = x[first], y[first]
-    cross = x * next_y - next_x * y
-    shoelace = np.abs(np.add.reduceat(cross, first)) / 2
-    unsigned = np.add.reduceat(np.abs(cross), first) / 2
-    flat = (unsigned <= 1e-9) | (high[0] <= low[0]) | (high[1] <= low[1])
-    return finite, np.stack([*low, *high], axis=1), np.where(flat, 0, np.maximum(shoelace, 1e-9))

@@ -158,6 +158,9 @@ def _nothing_to_measure(task: str, dataset: Dataset, found: list[Row]) -> str:
     if task == "keypoint":
         if not dataset.num_keypoints:
             return "keypoint: the data set has no keypoints"
+        stated = dataset.objects.keypoints
+        if stated is None or not (stated[dataset.object_rows(), :, 2] > 0).any():
+            return "keypoint: no keypoint of the data set is labelled"
         # Without any detection of a category that has keypoints, the answer is 0.
         with_keypoints = {number for number, category in enumerate(dataset.categories, 1) if category.keypoints}
         found = [row for row in found if row["category_id"] in with_keypoints]

@@ -33,7 +33,6 @@ _OTHERS = (
     (b"<html", "an HTML page, such as a server sends in place of a file"),
     (b"<svg", "an SVG drawing; export it as PNG first"),
     (b"<?xml", "XML"),
-    (b"{", "text, perhaps JSON"),
 )
 
 
@@ -58,15 +57,20 @@ def kind_of(prefix: bytes) -> str | None:
 
 def what_else(prefix: bytes) -> str:
     """What a file is that is no image, and what to do about it, as the end of a sentence."""
+    if prefix.lstrip()[:1] == b"{":
+        return "text, perhaps JSON"
+    return start_of(prefix) or f"not an image; expected one of {', '.join(FORMATS)}"
+
+
+def start_of(prefix: bytes) -> str | None:
+    """What else than an image or json a file is that begins so, as the end of a sentence; None if it is not known."""
     if not prefix:
         return "empty"
     start = prefix.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for begins, words in _OTHERS:
         if prefix.startswith(begins) or start.startswith(begins):
             return words
-    if not any(prefix):
-        return "filled with zeros, as a copy that broke off leaves it"
-    return f"not an image; expected one of {', '.join(FORMATS)}"
+    return None if any(prefix) else "filled with zeros, as a copy that broke off leaves it"
 
 
 def _heif(prefix: bytes) -> str | None:

@@ -20,7 +20,7 @@ from ..data.split import HELD_OUT as SHARES
 from ..data.split import Division, divide, parse_fractions
 from ..data.statistics import measure
 from ..data.transform import Transform, name_of
-from ..data.usable import crowds_only, require_readable, require_usable, shared_images
+from ..data.usable import never_learned, require_readable, require_usable, shared_images
 from ..device import Precision, choose_precision
 from ..errors import ConfigError
 from ..files import fingerprint, replacing, write_json
@@ -114,12 +114,10 @@ def prepare_run(
     base, start, lines = _base(frozen, model, weights, asked, machine)
     begun = asked.over(base)
     shares = None if split is None else parse_fractions(split)
-    train_data, val_data, division = _divided(
+    train_data, val_data, division = divided(
         *_read(data, val, images, begun.model, strict=strict, unlabelled=unlabelled),
-        shares, seed=begun.train.seed, group_by=group_by,
+        begun, shares=shares, group_by=group_by,
     )  # fmt: skip
-    if division is not None:  # all objects may be in the images that were held out
-        require_usable(train_data, masks=begun.model.mask_head.enabled)
     if frozen is None:
         kind = weights_of(None if start is None else start.state)
         name, why = name_recipe(recipe, kind, staged=staged)
@@ -136,8 +134,7 @@ def prepare_run(
     if frozen is None or not frozen.model.input.seen_scale:
         settled = replace(settled, model=with_seen(settled, train_data))
     settled, lines = ranks.from_first((settled, lines))  # machines may differ
-    for part in filter(None, (train_data, val_data)):
-        require_readable(part, settled.model.input.channels)
+    require_all_readable(train_data, val_data, division, settled.model)
     if settled.model.backbone.norm == "bn" and not settled.model.backbone.norm_eps:
         raise ConfigError(
             "live batch norms need an epsilon, and these weights have 0: --set model.backbone.norm_eps=1e-5"
@@ -205,28 +202,45 @@ def _read(
     `DataError` if there is nothing to learn from or nothing to measure.
     """
     keypoints, masks, page = model.keypoint_head.enabled, model.mask_head.enabled, model.input.page or None
+    needed = {"masks": masks, "keypoints": keypoints}
     train_source, val_source = find_splits(data, val, images=images, keypoints=keypoints)
     train = read_dataset(train_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
-    require_usable(train, masks=masks)
+    require_usable(train, **needed)
     if val_source is None:
         return train, None
     held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
-    require_usable(held, masks=masks)
+    require_usable(held, **needed)
     return train, match_categories(train, held)
 
 
-def _divided(
-    train: Dataset, val: Dataset | None, shares: tuple[float, ...] | None, *, seed: int, group_by: str | None
+def divided(
+    train: Dataset,
+    val: Dataset | None,
+    config: Config,
+    *,
+    shares: tuple[float, ...] | None = None,
+    group_by: str | None = None,
 ) -> tuple[Dataset, Dataset | None, Division | None]:
-    """The same, divided if nobody did: by `shares`, else a tenth is held out. One image alone cannot be divided."""
+    """The same, divided if nobody did: by `shares`, else a tenth is held out. One image alone cannot be divided. Raises
+    `DataError` if all objects are in images that were held out.
+    """
     if val is not None:
         if shares is not None or group_by is not None:
             raise ConfigError(f"{val.source} is what to evaluate on; --split and --group-by divide data without such")
         return train, val, None
     if len(train) < 2 and shares is None:
         return train, None, None
-    division = divide(train, shares or SHARES, seed=seed, group_by=group_by)
-    return train.subset(division.parts["train"]), train.subset(division.parts["val"]), division
+    division = divide(train, shares or SHARES, seed=config.train.seed, group_by=group_by)
+    own = train.subset(division.parts["train"])
+    require_usable(own, masks=config.model.mask_head.enabled, keypoints=config.model.keypoint_head.enabled)
+    return own, train.subset(division.parts["val"]), division
+
+
+def require_all_readable(train: Dataset, val: Dataset | None, division: Division | None, model: ModelConfig) -> None:
+    """Raises `DataError` if no image of a part can be read as the model needs it."""
+    for name, part in (("train", train), ("val", val)):
+        if part is not None:
+            require_readable(part, model.input.channels, name if division is not None else "")
 
 
 def _with_classes(model: ModelConfig, train: Dataset) -> ModelConfig:
@@ -258,13 +272,13 @@ def with_seen(config: Config, train: Dataset) -> ModelConfig:
 def describe(run: Run) -> list[str]:
     """What was decided, as the lines to print before the first step."""
     model, train = run.config.model, run.config.train
-    lines = [f"train: {_contents(run.train_data)}", *_problems(run.train_data)]
+    lines = [f"train: {_contents(run.train_data)}", *_problems(run.train_data, model)]
     if run.val_data is None:
         lines.append("val: none; nothing is evaluated")
     elif run.division is not None:
         lines += [f"val: {_contents(run.val_data)}", f"  {run.division.describe()}, see {run.out / HELD_OUT}"]
     else:
-        lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data)]
+        lines += [f"val: {_contents(run.val_data)}", *_problems(run.val_data, model)]
         if same := shared_images(run.train_data, run.val_data):
             lines.append(f"  note: {same}")
     lines += [
@@ -298,8 +312,8 @@ def _contents(data: Dataset) -> str:
     return f"{len(data)} images ({empty} without objects), {objects}, {names}{more}"
 
 
-def _problems(data: Dataset) -> list[str]:
-    notes = [f"note: {sentence}" for sentence in crowds_only(data)]
+def _problems(data: Dataset, model: ModelConfig) -> list[str]:
+    notes = [f"note: {sentence}" for sentence in never_learned(data, masks=model.mask_head.enabled)]
     return [f"  {line}" for line in (*data.report.lines(LISTED), *notes)]
 
 

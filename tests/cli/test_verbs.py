@@ -38,6 +38,26 @@ def test_check_tells_both_files(data: Path, capsys: pytest.CaptureFixture[str]) 
     assert "brick" in out
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_check_stops_where_train_would_after_dividing(broken, tmp_path: Path, capsys) -> None:
+    """All objects may be in the image that is held out, or it may be the one that cannot be read."""
+    found = []
+    for chosen in range(4):
+        images = [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(4)]
+        square = {"category_id": 1, "segmentation": [[2, 2, 20, 2, 20, 20, 2, 20]]}
+        objects = [square | {"id": i, "image_id": i} for i in range(4) if broken or i == chosen]
+        for i in range(4):
+            Image.new("L", (32, 32)).save(tmp_path / f"{i}.png")
+        if broken:
+            (tmp_path / f"{chosen}.png").write_bytes(b"")
+        path = tmp_path / "data.json"
+        path.write_text(json.dumps({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "a"}]}))
+        code, _, err = run(capsys, "check", path, "--model", "R-18-FPN-tiny")
+        found.append((code, err.partition("data.json: ")[2][:34]))
+    words = "none of its 1 val images can be re" if broken else "no image has an object, so there i"
+    assert sorted(found) == [(0, "")] * 3 + [(2, words)]
+
+
 def test_check_of_keypoints_where_there_are_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "check", data, "--keypoints")
     assert code == 2

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 
 from maskrcnn.data.formats import Source, find_splits, read_dataset
 from maskrcnn.data.formats.coco import write as write_coco
-from maskrcnn.data.validate import decode_counts, polygon_measures, rle_measures, wrong_name
+from maskrcnn.data.geometry import polygon_measures, rle_measures
+from maskrcnn.data.validate import decode_counts, wrong_name
 from maskrcnn.errors import DataError
 
 SQUARE = [2, 3, 8, 3, 8, 7, 2, 7]  # x 2..8, y 3..7 of an image 12 wide, 10 high
@@ -120,7 +121,7 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "two points": ({"segmentation": [[1, 1, 5, 5]]}, "fewer than 3"),
     "no points": ({"segmentation": [[2, 3]]}, "fewer than 3"),
     "words": ({"segmentation": [["a"] * 6]}, "not a list of numbers"),
-    "nested too deeply": ({"segmentation": [[[[1, 1], [5, 1], [5, 5]]] * 6]}, "not a list of numbers"),
+    "nested too deeply": ({"segmentation": [[[[[["a"] * 6]]]]]}, "not pairs of x and y"),
     "NaN": ({"segmentation": [[1, 1, float("nan"), 1, 5, 5]]}, "invalid coordinates"),
     "infinite": ({"segmentation": [[1, 1, float("inf"), 1, 5, 5]]}, "invalid coordinates"),
     "huge": ({"segmentation": [[1, 1, 1e300, 1, 5, 5]]}, "invalid coordinates"),
@@ -138,7 +139,7 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "counts overflow": ({"segmentation": {"size": [10, 12], "counts": [2**62] * 4 + [120]}}, "do not add up"),
     "counts beyond int64": ({"segmentation": {"size": [10, 12], "counts": [2**64]}}, "not whole numbers"),
     "fractions": ({"segmentation": {"size": [10, 12], "counts": [60.5, 59.5]}}, "not whole numbers"),
-    "no counts at all": ({"segmentation": {"size": [10, 12]}}, "not whole numbers"),
+    "no counts at all": ({"segmentation": {"size": [10, 12]}}, "neither polygons nor RLE"),
     "empty mask": ({"segmentation": {"size": [10, 12], "counts": [120]}}, "empty mask"),
     "string is cut": ({"segmentation": {"size": [10, 12], "counts": COMPRESSED[:-2]}}, "do not add up"),
     "string is cut in a count": ({"segmentation": {"size": [10, 12], "counts": COMPRESSED[:-1]}}, "cannot be decoded"),
@@ -148,9 +149,10 @@ BROKEN = {  # what is changed of a good annotation -> words of the reason
     "count without end": ({"segmentation": {"size": [10, 12], "counts": "o" * 99 + "0"}}, "cannot be decoded"),
     "bomb": ({"segmentation": {"size": [100000, 100000], "counts": [0, 10**10]}}, "another size than its image"),
     "size transposed": ({"segmentation": {"size": [12, 10], "counts": COUNTS}}, "another size than its image"),
-    "no size": ({"segmentation": {"counts": COUNTS}}, "another size than its image"),
+    "no size": ({"segmentation": {"counts": COUNTS, "size": [10]}}, "RLE without a size"),
+    "no size that fits": ({"segmentation": {"counts": COUNTS[1:]}}, "do not add up"),
     "neither box nor mask": ({"segmentation": [], "bbox": None}, "neither"),
-    "box of three": ({"segmentation": None, "bbox": [1, 2, 3]}, "neither"),
+    "box of three": ({"segmentation": None, "bbox": [1, 2, 3]}, "not four numbers"),
     "box with negative size": ({"segmentation": None, "bbox": [8, 7, -6, -4]}, "negative width"),
     "box without size": ({"segmentation": None, "bbox": [2, 3, 0, 4]}, "invalid box"),
     "box of NaN": ({"segmentation": None, "bbox": [2, 3, float("nan"), 4]}, "invalid box"),
@@ -221,9 +223,10 @@ def test_a_box_far_beyond_the_image_is_clipped_and_reported(tmp_path) -> None:
 
 
 def test_ids_that_are_missing_or_repeated_are_replaced(tmp_path) -> None:
-    annotations = [GOOD, GOOD, GOOD | {"id": "x"}, GOOD | {"id": None}]
+    ids, image_ids = (9, 9, "x", None), (3, 7, 3, 5)
+    annotations = [GOOD | {"id": id, "image_id": image_id} for id, image_id in zip(ids, image_ids, strict=True)]
     data = read_dataset(write(tmp_path, coco(annotations=annotations)))
-    assert data.objects.ids.tolist() == [9, 10, 11, 12]
+    assert sorted(data.objects.ids.tolist()) == [9, 10, 11, 12]
     assert data.report.count("repair") == 3
 
 
@@ -314,7 +317,7 @@ NOT_COCO = {
     "no lists": ("{}", "'images', 'annotations', 'categories'"),
     "lists are not lists": ('{"images": 5, "annotations": [], "categories": []}', "'images'"),
     "truncated": (json.dumps(coco())[:200], "truncated"),
-    "empty": ("", "truncated"),
+    "empty": ("", "is empty"),
     "text": ("hello", "json"),
     "deep": ("[" * 100_000, "nested|truncated"),
     "no categories": (json.dumps(coco(categories=[])), "no categories"),
@@ -324,7 +327,7 @@ NOT_COCO = {
     "no name": (json.dumps(coco(categories=[{"id": 1}])), "name"),
     "name is half a surrogate": (json.dumps(coco(categories=[{"id": 1, "name": "\ud800"}])), "a name"),
     "id is a fraction": (json.dumps(coco(categories=[{"id": 1.5, "name": "a"}])), "whole number"),
-    "category is text": (json.dumps(coco(categories=["a"])), "whole number"),
+    "category is text": (json.dumps(coco(categories=["a"])), "is not an object"),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from maskrcnn.data.contradictions import recoded_rows
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.usable import reason_to_stop
 from maskrcnn.ops.rle import counts_from_bitmap
-from tests.data.test_coco import coco, write
+from tests.data.test_coco import GOOD, coco, write
 
 HEIGHT, WIDTH = 40, 60
 CORNERS = np.array([(4, 3, 10, 8), (31, 5, 52, 11), (35, 22, 58, 31), (8, 20, 21, 38), (40, 12, 49, 20)])
@@ -81,7 +81,7 @@ def test_fractions_of_the_image_are_scaled(tmp_path) -> None:
 
 def test_single_pixels_at_the_corner_are_no_fractions(tmp_path) -> None:
     data = read(tmp_path, [[0, 0, 1, 1]] * 5, [polygon(0, 0, 1, 1)] * 5)
-    assert data.report.contradictions == []
+    assert "from 0 to 1" not in str(data.report.contradictions)
     assert data.record(0).boxes.tolist() == [[0, 0, 1, 1]] * 5
 
 
@@ -132,3 +132,102 @@ def test_ids_of_categories_that_count_from_another_number(tmp_path) -> None:
     for i, annotation in enumerate(content["annotations"]):
         annotation["category_id"] = i % 2
     assert "one too low" in str(read_dataset(write(tmp_path, content)).report.unusable)
+
+
+def test_ids_of_images_that_count_from_another_number_or_in_steps(tmp_path) -> None:
+    images = [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 12} for i in range(1, 5)]
+
+    def read_ids(ids):
+        annotations = [GOOD | {"id": id, "image_id": id} for id in ids]
+        return read_dataset(write(tmp_path, coco(images=images, annotations=annotations))).report
+
+    assert "one too low" in str(read_ids(range(4)).unusable)
+    assert "one too high" in str(read_ids(range(2, 6)).unusable)
+    assert "steps of 5" in str(read_ids(range(1, 20, 5)).unusable)
+    left = read_ids(range(1, 12))  # a list of images that was cut
+    assert left.unusable is None
+    assert "7 of 11 objects have an image_id that is not listed (5, 6, 7" in left.contradictions[0].sentence
+    assert read_ids([1, 2, 3, 4, 9]).contradictions == []
+
+
+def test_objects_outside_on_one_side_were_drawn_on_another_image(tmp_path) -> None:
+    larger = [[2 * v for v in box] for box in SIDES], [polygon(*box) for box in (2 * CORNERS).tolist()]
+    assert "drawn on larger images, of at least 76 x 116" in str(read(tmp_path, *larger).report.unusable)
+    masks = [polygon(y1, x1, y2, x2) for x1, y1, x2, y2 in CORNERS.tolist()]
+    assert "none would if x and y were exchanged" in str(read(tmp_path, NOTHING, masks).report.unusable)
+    crops = [polygon(*box) for box in (CORNERS - 30).tolist()]  # also outside on the left: unclipped crops
+    crops += [polygon(100, 3, 110, 9)] * 3
+    assert read(tmp_path, [None] * len(crops), crops).report.unusable is None
+
+
+def test_objects_in_the_upper_left_are_reported(tmp_path) -> None:
+    images = [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 100} for i in range(5)]
+    annotations = [
+        {"id": 10 * i + k, "image_id": i, "category_id": 0, "bbox": [4 * k, 9 * i, 10, 10 + k]}
+        for i in range(5)
+        for k in range(4)
+    ]
+    report = read_dataset(write(tmp_path, coco(images=images, annotations=annotations))).report
+    assert "all 20 objects lie in the upper left 22% x 49%" in report.contradictions[0].sentence
+    annotations[0]["bbox"] = [70, 70, 20, 20]
+    assert read_dataset(write(tmp_path, coco(images=images, annotations=annotations))).report.contradictions == []
+
+
+def test_areas_tell_corners_from_sides(tmp_path) -> None:
+    corners = [[2, 3, 10, 9], [1, 1, 9, 11], [5, 4, 17, 10], [3, 8, 14, 15]]  # inside the image in both meanings
+    folder = tmp_path
+    Image.new("L", (WIDTH, HEIGHT)).save(folder / "a.png")
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 0, "bbox": box, "area": (box[2] - box[0]) * (box[3] - box[1])}
+        for i, box in enumerate(corners)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    data = read_dataset(write(folder, coco(images=images, annotations=annotations)))
+    assert data.record(0).boxes.tolist() == corners
+    assert "two corners" in data.report.contradictions[0].sentence
+
+
+def test_a_few_boxes_that_leave_the_image_are_reported_if_corners_would_not(tmp_path) -> None:
+    boxes = [[1 + i, 1, 5 + i, 9] for i in range(11)] + [[40, 30, 55, 39], [33, 20, 40, 38]]
+    data = read(tmp_path, boxes, [None] * len(boxes))
+    assert "2 of 13 boxes reach beyond" in data.report.contradictions[0].sentence
+    assert data.record(0).boxes[0].tolist() == [1, 1, 6, 10]
+
+
+def test_fractions_reach_a_little_beyond_and_lose_their_areas(tmp_path) -> None:
+    scale = np.array([WIDTH, HEIGHT] * 2)
+    corners = (CORNERS / scale).tolist()
+    corners[0][0], corners[2][2] = -0.01, 1.02
+    data = read(tmp_path, NOTHING, [polygon(*box) for box in corners], area=0.04)
+    np.testing.assert_allclose(data.record(0).boxes[[0, 2]], [[-0.6, 3, 10, 8], [35, 22, 60, 31]], atol=1e-4)
+    assert data.record(0).areas[1] == pytest.approx(21 * 6)
+
+
+def test_a_few_fractions_among_pixels_are_dropped(tmp_path) -> None:
+    images = [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    good = [{"id": i, "image_id": 1, "category_id": 0, "segmentation": MASKS[i], "bbox": SIDES[i]} for i in range(5)]
+    bad = [{"id": 8, "image_id": 1, "category_id": 0, "bbox": [0.1, 0.2, 0.3, 0.3]},
+           {"id": 9, "image_id": 1, "category_id": 0, "segmentation": polygon(0.2, 0.1, 0.7, 0.5)}]  # fmt: skip
+    data = read_dataset(write(tmp_path, coco(images=images, annotations=good + bad)))
+    assert data.record(0).annotation_ids.tolist() == [0, 1, 2, 3, 4]
+    assert [problem.annotation_id for problem in data.report.problems] == [8, 9]
+    assert all("coordinates from 0 to 1" in problem.reason for problem in data.report.problems)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("boxes", [SIDES, NOTHING])
+def test_run_lengths_that_state_the_width_first(rows, boxes, tmp_path) -> None:
+    masks, bitmaps = [], []
+    for x1, y1, x2, y2 in CORNERS.tolist():
+        bitmap = np.zeros((HEIGHT, WIDTH), bool)
+        bitmap[y1:y2, x1:x2] = True
+        bitmaps.append(bitmap)
+        counts = counts_from_bitmap(bitmap.T if rows else bitmap).tolist()
+        masks.append({"size": [WIDTH, HEIGHT], "counts": counts})
+    data = read(tmp_path, boxes, masks)
+    sentence, unusable = data.report.contradictions[0]
+    assert "5 of 5 run-length masks state their size as [width, height]" in sentence
+    assert unusable == (boxes is NOTHING)
+    if not unusable:
+        drawn = [draw_bitmap(mask, (HEIGHT, WIDTH)) for mask in data.record(0).segmentations]
+        np.testing.assert_array_equal(drawn, bitmaps)

@@ -9,7 +9,7 @@ import pytest
 from maskrcnn.data.formats import find, read_dataset
 from maskrcnn.data.validate import flag, integer, number, real
 from maskrcnn.errors import DataError
-from tests.data.test_coco import COUNTS, GOOD, SQUARE, coco, write
+from tests.data.test_coco import COMPRESSED, COUNTS, GOOD, SQUARE, coco, write
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ SHAPES = {
     "text": json.dumps([SQUARE]),
     "texts": [[str(value) for value in SQUARE]],
     "flat": SQUARE,
+    "multi-polygon": [[POINTS]],
 }
 
 
@@ -102,9 +103,18 @@ def test_a_polygon_in_another_shape_is_read(name, tmp_path) -> None:
     np.testing.assert_array_equal(data.record(1).segmentations[0], [POINTS])
 
 
-def test_run_lengths_in_a_list_are_read(tmp_path) -> None:
-    rle = {"size": ["10", 12.0], "counts": COUNTS}
-    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"segmentation": [rle]}])), strict=True)
+@pytest.mark.parametrize(
+    "rle",
+    [
+        [{"size": ["10", 12.0], "counts": COUNTS}],
+        {"counts": COUNTS},
+        {"size": [10, 12], "counts": " ".join(map(str, COUNTS))},
+        {"size": [10, 12], "counts": str(COMPRESSED.encode())},
+        {"size": [10, 12], "counts": 'b"' + COMPRESSED.replace("\\", "\\\\") + '"'},
+    ],
+)
+def test_run_lengths_in_another_shape_are_read(rle, tmp_path) -> None:
+    data = read_dataset(write(tmp_path, coco(annotations=[GOOD | {"segmentation": rle}])), strict=True)
     assert data.record(1).segmentations[0][0].tolist() == COUNTS  # type: ignore[index]
 
 
@@ -138,6 +148,12 @@ def test_lists_may_be_objects_and_files_compressed(tmp_path) -> None:
         ([{"image_id": 1, "category_id": 1, "score": 0.5}], "a list of results"),
         (coco(annotations=[{"image_id": 3, "file_name": "a.png", "segments_info": []}]), "panoptic"),
         ({"images": [], "annotations": []}, "no list 'categories'"),
+        ({"images": [], "annotations": [{"caption": "a pear"}]}, "captions"),
+        ([coco()], "a list of COCO objects"),
+        ({"coco": coco()}, "holds it in 'coco'"),
+        ({"videos": [], "annotations": [], "categories": []}, "videos"),
+        ({"images": [{"id": 1, "annotations": []}], "categories": []}, "annotations are in its images"),
+        (coco(categories=["pear", "apple"]), "category 'pear' is not an object"),
     ],
 )
 def test_what_is_no_coco_is_named(content, words, tmp_path) -> None:
@@ -194,3 +210,97 @@ def test_a_folder_with_one_coco_json_is_found(tmp_path) -> None:
         "train": "my_train_set.json",
         "val": "my_val_set.json",
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html></html>", "HTML"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, r"an image \(PNG\)"),
+        (repr(coco()).encode(), "Python's own notation"),
+        (b'{"image_id": 1}\n{"image_id": 2}\n', "one in each line"),
+        (json.dumps(coco())[:-5].encode(), "perhaps truncated"),
+    ],
+)
+def test_what_is_no_json_is_named(content, words, tmp_path) -> None:
+    path = write(tmp_path, coco())
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_dataset(path)
+
+
+def test_categories_may_be_an_object_and_objects_may_name_them(tmp_path) -> None:
+    content = coco(categories={"0": "apple", "90": "pear"})
+    for annotation in content["annotations"]:
+        annotation["category_id"] = "pear" if annotation["category_id"] else "apple"
+    data = read_dataset(write(tmp_path, content))
+    assert [(c.id, c.name) for c in data.categories] == [(0, "apple"), (90, "pear")]
+    assert data.record(1).labels.tolist() == [1, 0, 0]
+    assert data.report.count("repair") == 4
+
+
+@pytest.mark.parametrize("form", ["{}.png", "{}", "sub/{}.png"])
+def test_objects_may_name_their_image_by_its_file(form, tmp_path) -> None:
+    content = coco()
+    names = {7: "a", 3: "b", 5: "empty"}
+    for annotation in content["annotations"]:
+        annotation["image_id"] = form.format(names[annotation["image_id"]])
+    data = read_dataset(write(tmp_path, content))
+    assert data.annotation_counts.tolist() == ([0, 0, 0] if "/" in form else [1, 3, 0])
+    assert data.report.count("annotation") == (4 if "/" in form else 0)
+
+
+def test_image_ids_of_more_than_64_bits_are_kept_as_text(tmp_path) -> None:
+    content = coco()
+    for entry, key in [(i, "id") for i in content["images"]] + [(a, "image_id") for a in content["annotations"]]:
+        entry[key] += 1 << 100
+    data = read_dataset(write(tmp_path, content))
+    assert [data.stated_id(i) for i in range(3)] == [str((1 << 100) + i) for i in (7, 3, 5)]
+    assert data.annotation_counts.tolist() == [1, 3, 0]
+
+
+@pytest.mark.parametrize("key", ["filename", "path", "coco_url"])
+def test_the_name_of_a_file_may_have_another_key(key, tmp_path) -> None:
+    content = coco()
+    path = write(tmp_path, content)
+    for image in content["images"]:
+        image[key] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    path.write_text(json.dumps(content))
+    data = read_dataset(path)
+    assert [data.name(i) for i in range(3)] == ["a.png", "b.png", "empty.png"]
+    assert data.report.count("repair") == 3
+
+
+def test_names_that_images_of_two_sizes_have_stand_for_neither(tmp_path) -> None:
+    content = coco()
+    content["images"].append({"id": 99, "file_name": "b.png", "height": 20, "width": 12})
+    content["annotations"].append(GOOD | {"image_id": 99})
+    data = read_dataset(write(tmp_path, content))
+    assert data.image_ids.tolist() == [7, 5]
+    assert data.report.count("image") == 2
+    assert data.report.lost_with_image == 4
+
+
+def test_annotations_that_are_there_twice(tmp_path) -> None:
+    content = coco()
+    content["annotations"] *= 2
+    data = read_dataset(write(tmp_path, content))
+    assert data.objects.ids.tolist() == [2, 1, 3, 4]
+    assert [problem.reason for problem in data.report.problems] == ["object repeated with its id, left out"] * 4
+    content["annotations"][4:] = [a | {"id": 10 + a["id"]} for a in content["annotations"][4:]]
+    data = read_dataset(write(tmp_path, content))
+    assert len(data.objects.ids) == 8
+    assert "4 of 8 objects have the class, box and area of another" in data.report.contradictions[0].sentence
+
+
+def test_a_box_that_is_not_four_numbers_is_named(tmp_path) -> None:
+    bad = {"x": 1, "y": 2, "width": 3, "height": 4}
+    data = read_dataset(
+        write(tmp_path, coco(annotations=[GOOD | {"bbox": bad}, GOOD | {"bbox": bad, "segmentation": []}]))
+    )
+    assert [(problem.kind, problem.reason[:27]) for problem in data.report.problems] == [
+        ("repair", "box that is not four number"),
+        ("annotation", "box that is not four number"),
+    ]

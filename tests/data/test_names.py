@@ -43,12 +43,24 @@ def folder(tmp_path: Path) -> Path:
         ("shot%201.png", "images/shot 1.png"),
         (unicodedata.normalize("NFC", NFD), f"images/{NFD}"),
         ("x\\same.png", "x/same.png"),
+        (" images/pic1.png\n", "images/pic1.png"),
     ],
 )
 def test_a_file_is_found_by_another_name(name, expected, folder) -> None:
     found = ImageFinder([folder]).find(name)
     assert isinstance(found, Found)
     assert found.name == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("up.png", "12ab34cd-up.png"), ("Käse.png", "K├ñse.png"), ("über.png", "Ã¼ber.png")],
+)
+def test_a_file_that_another_program_renamed_is_found(name, file, tmp_path) -> None:
+    (tmp_path / file).touch()
+    found = ImageFinder([tmp_path]).find(name)
+    assert isinstance(found, Found)
+    assert found.name == file
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from PIL import Image
 
 from maskrcnn.categories import Category
 from maskrcnn.data.formats import read_dataset
-from maskrcnn.data.usable import crowds_only, reason_to_stop, require_common_class, require_usable, shared_images
+from maskrcnn.data.usable import never_learned, reason_to_stop, require_common_class, require_usable, shared_images
 from maskrcnn.errors import DataError
 from tests.data.test_coco import GOOD, coco, write
 
@@ -22,7 +22,7 @@ def read(folder, annotations, *, images=True):
 @pytest.mark.parametrize(
     ("annotations", "words"),
     [
-        ([GOOD | {"iscrowd": 1}] * 2, "all 2 objects are crowds"),
+        ([GOOD | {"iscrowd": 1}, GOOD | {"id": 8, "image_id": 7, "iscrowd": 1}], "all 2 objects are crowds"),
         ([], "there are no annotations"),
         ([BOX | {"bbox": [2, 3, -6, 4]}], "no object is left of 1; 1 were dropped: box with a negative"),
         ([BOX], r"no object has a mask \(there are boxes only\).*--no-masks"),
@@ -48,7 +48,9 @@ def test_no_readable_image(tmp_path) -> None:
 
 def test_a_class_of_crowds_is_named(tmp_path) -> None:
     data = read(tmp_path, [GOOD, GOOD | {"id": 10, "category_id": 0, "iscrowd": 1}])
-    assert crowds_only(data) == ["all 1 objects of apple are crowds (iscrowd 1), so this class is never learned"]
+    assert never_learned(data, masks=True) == [
+        "all 1 objects of apple are crowds (iscrowd 1), so this class is never learned"
+    ]
 
 
 def test_no_class_in_common(tmp_path) -> None:
@@ -63,3 +65,25 @@ def test_images_in_both_splits(tmp_path) -> None:
     assert "3 of 3 validation images" in str(shared_images(one, two))  # copies
     Image.new("L", (12, 10), 9).save(tmp_path / "two" / "a.png")
     assert "2 of 3" in str(shared_images(one, two))
+
+
+def test_keypoints_without_a_label(tmp_path) -> None:
+    content = coco(annotations=[GOOD | {"keypoints": [0, 0, 0]}])
+    for category in content["categories"]:
+        category["keypoints"] = ["tip"]
+    path = write(tmp_path, content)
+    for name in ("a.png", "b.png", "empty.png"):
+        Image.new("L", (12, 10)).save(tmp_path / name)
+    data = read_dataset(path, keypoints=True)
+    assert reason_to_stop(data, masks=True) is None
+    assert "no keypoint is labelled" in str(reason_to_stop(data, masks=True, keypoints=True))
+
+
+def test_classes_without_masks_and_names_that_hardly_differ_are_named(tmp_path) -> None:
+    content = coco(annotations=[GOOD, BOX | {"category_id": 0}])
+    content["categories"].append({"id": 5, "name": "Apple "})
+    data = read_dataset(write(tmp_path, content))
+    without, alike = never_learned(data, masks=True)
+    assert without == "no object of apple has a mask, so masks of this class are never learned"
+    assert "'apple' and 'Apple ' differ in capitals or spaces only" in alike
+    assert never_learned(data, masks=False) == [alike]

@@ -109,7 +109,10 @@ def find_splits(
     splits = find(data, options)
     train = splits.get("train") or splits.get("all")
     if train is None:
-        raise DataError(f"{data}: there is no split to train on, only {', '.join(splits)}")
+        raise DataError(
+            f"{data}: there is no split to train on, only {', '.join(splits)}; to train on that, name its file: "
+            f"{next(iter(splits.values())).path}"
+        )
     if val is None:
         return train, splits.get("val")
     found = find(val, options)

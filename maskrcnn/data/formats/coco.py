@@ -36,6 +36,9 @@ class _Image(msgspec.Struct, gc=False):
 
     id: Any = None
     file_name: Any = None
+    filename: Any = None  # what tools write in place of a file name; LVIS has `coco_url` alone
+    path: Any = None
+    coco_url: Any = None
     height: Any = None
     width: Any = None
 
@@ -90,7 +93,8 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     del content, rows  # a `Raw` holds all of the file's bytes; the other lists are emptied
     for row in _records(images, _Image, path):
         if isinstance(row, _Image):
-            builder.add_image(row.id, row.file_name, row.height, row.width)
+            names = (name for name in (row.file_name, row.filename, row.path, row.coco_url) if name is not None)
+            builder.add_image(row.id, next(names, None), row.height, row.width)
         else:
             builder.refuse("image", "image that is not an object", show(row))
     for row in _records(annotations, _Annotation, path):
@@ -152,7 +156,7 @@ def _find_only(folder: Path) -> dict[str, Source]:
 
 def _several(found: list[Path], folder: Path) -> DataError:
     names = ", ".join(file.name for file in found[:10]) + (", ..." if len(found) > 10 else "")
-    return DataError(f"{folder}: {names} all match; name one file instead of the folder")
+    return DataError(f"{folder}: {names} all match; name one file instead of the folder, and another with --val")
 
 
 def _records(entries: list[Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Any]:
@@ -200,11 +204,17 @@ def _there(folders: Iterable[Path]) -> list[Path]:
 def _read_categories(entries: list[Any], path: Path, keypoints: bool | None) -> list[Category]:
     """The categories, with their keypoints if `keypoints` are wanted. Ids that are text are numbered from 1."""
     rows = [parse(entry, path) if isinstance(entry, msgspec.Raw) else entry for entry in entries]
-    stated = [integer(row.get("id")) if isinstance(row, dict) else None for row in rows]
+    for row in rows:
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}: category {row!r:.80} is not an object; list each class as one, such as "
+                '{"id": 1, "name": "cell"}, with the id that category_id has'
+            )
+    stated = [integer(row.get("id")) for row in rows]
     taken, categories = {id for id in stated if id is not None}, []
     numbers: dict[str, int] = {}
     for id, row in zip(stated, rows, strict=True):
-        name, text = (row.get("name"), row.get("id")) if isinstance(row, dict) else (None, None)
+        name, text = row.get("name"), row.get("id")
         if type(name) in (int, float):
             name = str(name)
         if id is None and is_text(text) and text:

@@ -14,14 +14,16 @@ import msgspec
 
 from ...errors import DataError
 from ...files import open_regular
+from ...images.kinds import PREFIX, kind_of, start_of
+from .dialects import not_coco, what_text
 from .files import read_bytes
-from .strangers import what_is
 
 _LISTS = ("images", "annotations", "categories")
 _BLOCK = 1 << 24  # bytes whose encoding is checked at a time
 _GZIP = b"\x1f\x8b"
 _MOST_INFLATED = 1 << 32  # bytes of a file that was compressed
 _MOST_RATIO = 200  # of its size to that of the compressed file; json is rarely compressed to a hundredth
+_BEGIN = 1 << 12  # bytes of a file that tell what text it is
 _LOOKED_AT = 1 << 20  # bytes at either end of a file that tell what it is
 
 
@@ -52,7 +54,7 @@ def split(content: bytes) -> Lists | None:
         file = msgspec.json.decode(content, type=_File)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
-    return Lists(*map(_values, (file.images, file.annotations, file.categories)))
+    return Lists(_values(file.images), _values(file.annotations), _classes(file.categories))
 
 
 def load(content: bytes, path: Path) -> Lists:
@@ -60,8 +62,8 @@ def load(content: bytes, path: Path) -> Lists:
     loaded = parse(content, path, json.detect_encoding(content))
     kinds = (list, dict)
     if not isinstance(loaded, dict) or not all(isinstance(loaded.get(key), kinds) for key in _LISTS):
-        raise DataError(f"{path}: {_what_else(loaded)}")
-    return Lists(*(_values(loaded[key]) for key in _LISTS))
+        raise DataError(f"{path}: {not_coco(loaded)}")
+    return Lists(_values(loaded["images"]), _values(loaded["annotations"]), _classes(loaded["categories"]))
 
 
 def parse(content: Any, path: Path, encoding: str = "utf-8") -> Any:
@@ -69,15 +71,27 @@ def parse(content: Any, path: Path, encoding: str = "utf-8") -> Any:
     try:
         return json.loads(str(content, encoding).removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
+        if known := _other_file(content):
+            raise DataError(f"{path}: is {known}; expected annotations, such as a COCO json") from error
         byte = bytes(content)[error.start]
         raise DataError(
             f"{path}: is not {encoding.upper()} (byte 0x{byte:02x} at {error.start}), perhaps Latin-1 or another code "
             "page of Windows: save it as UTF-8, for example with iconv -f CP1252 -t UTF-8"
         ) from error
     except ValueError as error:
-        raise DataError(f"{path}: not valid json, perhaps truncated ({error})") from error
+        if known := _other_file(content):
+            raise DataError(f"{path}: is {known}; expected annotations, such as a COCO json") from error
+        what = what_text(str(memoryview(content)[:_BEGIN], encoding, "replace"))
+        raise DataError(f"{path}: {what or f'not valid json, perhaps truncated ({error}); export it again'}") from error
     except RecursionError as error:
         raise DataError(f"{path}: not COCO; its json is nested too deeply") from error
+
+
+def _other_file(content: Any) -> str | None:
+    """What a file is that is no json, by its first bytes; None if they do not tell."""
+    prefix = bytes(memoryview(content)[:PREFIX])
+    kind = kind_of(prefix)
+    return f"an image ({kind})" if kind else start_of(prefix)
 
 
 def looks_like_coco(path: Path) -> bool:
@@ -107,6 +121,14 @@ def _values(entries: list[Any] | dict[str, Any]) -> list[Any]:
     return list(entries.values()) if isinstance(entries, dict) else entries
 
 
+def _classes(entries: list[Any] | dict[str, Any]) -> list[Any]:
+    """The categories; those of an object {id: name} as records."""
+    if isinstance(entries, list):
+        return entries
+    read = {id: msgspec.json.decode(e) if isinstance(e, msgspec.Raw) else e for id, e in entries.items()}
+    return [{"id": id, "name": entry} if isinstance(entry, str) else entry for id, entry in read.items()]
+
+
 def _inflated(content: bytes, path: Path) -> bytes:
     most = min(_MOST_INFLATED, _MOST_RATIO * len(content) + _BLOCK)
     try:
@@ -129,30 +151,3 @@ def _check_utf8(content: bytes) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")()
         for first in range(0, len(content), _BLOCK):
             decoder.decode(content[first : first + _BLOCK], final=first + _BLOCK >= len(content))
-
-
-def _what_else(loaded: Any) -> str:
-    """What a file is that is not COCO, and what to do."""
-    if known := what_is(loaded):
-        return f"is {known}"
-    if isinstance(loaded, list):
-        first = loaded[0] if loaded and isinstance(loaded[0], dict) else {}
-        if {"image_id", "category_id"} <= first.keys():
-            return (
-                "a list of results, which has neither images nor categories; expected the annotations that the results "
-                "belong to, a COCO json such as instances_val2017.json"
-            )
-        if "segments_info" in first:
-            return "a list of panoptic segments; expected a COCO json of instances, such as instances_val2017.json"
-        return f"not COCO; expected an object with the lists {', '.join(_LISTS)}, but it is a list"
-    if not isinstance(loaded, dict):
-        return f"not COCO; expected an object with the lists {', '.join(_LISTS)}"
-    wrong = [key for key in _LISTS if not isinstance(loaded.get(key), list | dict)]
-    if "images" in loaded and "annotations" in loaded and wrong == ["categories"]:
-        return (
-            "there is no list 'categories', so the objects have no class; add it, with an id and a name for each class"
-        )
-    return (
-        f"not COCO; expected an object with the lists {', '.join(_LISTS)}, "
-        f"but there is no list {', '.join(map(repr, wrong))}"
-    )
