@@ -35,6 +35,7 @@ from .writing import FormatWriter
 SETTINGS, TABLE = "masks.json", "masks.csv"
 _COLUMNS = ("mask", "id", "class", "crowd", "score")
 _ENOUGH = 10  # objects; fewer do not show what the values mean
+_KITTI, _CITYSCAPES = 256, 1000  # what a class is multiplied by to have room for the numbers of its objects
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _KEYS = {"class", "classes", "regions"}
 
@@ -62,6 +63,7 @@ class _Doubt(NamedTuple):
     regions: int
     scattered: int  # values in several regions
     largest: int  # value
+    factor: int  # of the class in values that seem to be class and number in one; 0 for others
 
 
 class _Image(NamedTuple):
@@ -203,6 +205,16 @@ class _Reader:
         doubts = [doubt for image in images for doubt in image.doubts]
         values, regions = sum(doubt.values for doubt in doubts), sum(doubt.regions for doubt in doubts)
         scattered = sum(doubt.scattered for doubt in doubts)
+        coded = [doubt for doubt in doubts if doubt.factor]
+        if 2 * len(coded) > len(doubts):
+            first = coded[0]
+            raise DataError(
+                f"{first.mask.parent}: values such as {first.largest} seem to be {first.factor} x class + number, as "
+                f"{'KITTI' if first.factor == _KITTI else 'Cityscapes'} codes them, with surfaces that are no objects: "
+                f"write masks with a number for each object and 0 elsewhere, and {TABLE} with the classes"
+                f"{'' if first.factor == _KITTI else ', or lay the files out as Cityscapes (gtFine)'}; or write "
+                f'{{"regions": "together"}} into {self._path} if each value is one object'
+            )
         if all(doubt.values < 2 for doubt in doubts):
             if scattered:
                 raise DataError(
@@ -251,7 +263,8 @@ class _Reader:
         if self._separate is None and not separate and mask.name not in self._tabled and len(values):
             each = np.unique(objects_of(labels, regions=True).values, return_counts=True)[1]
             scattered = int((each > 1).sum())
-            doubts.append(_Doubt(mask.path, len(values), int(each.sum()), scattered, int(values[-1])))
+            largest, factor = int(values[-1]), _factor_in(values)
+            doubts.append(_Doubt(mask.path, len(values), int(each.sum()), scattered, largest, factor))
         for value, runs in zip(values.tolist(), counts, strict=True):
             row = self._rows.get((mask.name, value))
             yield _Object(runs, row.kind if row else self._named(mask, value), row, f"{mask.name}, value {value}")
@@ -274,6 +287,19 @@ class _Reader:
                 detail = f"{doubt.mask}: {doubt.regions} separate regions of the value {doubt.largest}"
                 return _Image(image.name, fault=("mask of one value among label images", detail))
         return image
+
+
+def _factor_in(values: np.ndarray) -> int:
+    """The factor of the class if the values of a mask (ascending, without 0) seem to be class and number in one; or 0.
+
+    KITTI's surfaces have the number 0, and its classes begin at 1; Cityscapes' have their class alone. Both have few
+    classes, so their values are few and far between, unlike those that count objects.
+    """
+    classes, sparse = np.unique(values // _KITTI), 10 * len(values) < values[-1]
+    if sparse and len(classes) > 1 and classes[0] > 0 and classes[-1] < 64 and (values % _KITTI == 0).any():
+        return _KITTI
+    instances = (values >= 24 * _CITYSCAPES) & (values < 34 * _CITYSCAPES)
+    return _CITYSCAPES if instances.any() and not instances.all() and (instances | (values < 34)).all() else 0
 
 
 def _part(pairs: Pairs, split: str) -> Pairs:

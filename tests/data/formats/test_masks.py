@@ -246,6 +246,32 @@ def test_values_that_are_classes_are_a_question(tmp_path) -> None:
     assert reasons(read_all(tmp_path)["all"]) == ["object without a class in masks.json"] * 15
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([7 * 256, 26 * 256 + 1, 26 * 256 + 2], r"6658 seem to be 256 x class \+ number, as KITTI"),
+        ([7, 23, 24003, 26000], r"26000 seem to be 1000 x class \+ number, as Cityscapes.*gtFine"),
+    ],
+)
+def test_classes_and_numbers_in_one_are_a_question(tmp_path, values, told) -> None:
+    mask = np.zeros(SIZE, np.uint16)
+    mask.flat[: len(values)] = values
+    tree(tmp_path, {f"images/{i}.png": None for i in range(2)} | {f"masks/{i}.png": mask for i in range(2)})
+    with pytest.raises(DataError, match=told):
+        read_all(tmp_path)
+    (tmp_path / "masks.json").write_text('{"regions": "together"}')
+    assert len(read_all(tmp_path)["all"].object_rows()) == 2 * len(values)
+
+
+@pytest.mark.parametrize("values", [[256, 257], range(1, 700, 60), [24001, 24002], [300, 512, 70_000], [3, 256]])
+def test_other_numbers_of_objects_are_taken_as_they_are(tmp_path, values) -> None:
+    mask = np.zeros((*SIZE, 3), np.uint8)
+    for place, value in enumerate(values):
+        mask[divmod(place, SIZE[1])] = value >> 16, value >> 8 & 255, value & 255
+    tree(tmp_path, {"images/a.png": None, "masks/a.png": mask})
+    assert len(read_all(tmp_path)["all"].object_rows()) == len(values)
+
+
 def test_colours(tmp_path) -> None:
     colours = np.zeros((*SIZE, 3), np.uint8)
     colours[TWO == 1], colours[TWO == 300] = (255, 0, 0), (0, 0, 255)
