@@ -5,6 +5,7 @@ RoIAlign of the window equals RoIAlign of the whole.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,21 +33,49 @@ def draw_window(segmentation: Segmentation, size: tuple[int, int]) -> tuple[np.n
 
     No array of the image's size is made. Nothing drawn gives [0 0] at (0, 0).
     """
-    if isinstance(segmentation, tuple):
-        return _runs_window(*segmentation)
-    points, parts = pack_polygons([segmentation or []])[:2]
+    window = _runs_window(*segmentation) if isinstance(segmentation, tuple) else draw_rings(segmentation or [], size)
+    return trimmed(*window)
+
+
+def draw_rings(
+    rings: Sequence[np.ndarray], size: tuple[int, int], *, even_odd: bool = False
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels in outlines [m 2], each drawn by cocoapi's rule: their union, or those inside an odd number of them.
+
+    As `draw_window`, but with a border around the object.
+    """
+    points, parts = pack_polygons([rings])[:2]
     if not len(points):
         return np.zeros((0, 0), dtype=bool), (0, 0)
     low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, size[::-1])
-    high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, size[::-1])
-    one, (width, height) = np.array([[0, len(parts) - 1]]), (high - low).tolist()
-    points, origin = in_fifths(points), low[None].astype(np.float64)  # rounded as in the whole image
-    drawn = coco_raster(points, parts, one, origin, np.ones((1, 2)), (height, width))[0]
-    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    width, height = (np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, size[::-1]) - low).tolist()
+    points, origin, scale = in_fifths(points), low[None].astype(np.float64), np.ones((1, 2))  # rounded, then moved
+    drawn = np.zeros((height, width), dtype=bool)
+    for first, last in pairwise(range(len(rings) + 1)) if even_odd else [(0, len(rings))]:
+        drawn ^= coco_raster(points, parts, np.array([[first, last]]), origin, scale, (height, width))[0]
+    return drawn, (int(low[1]), int(low[0]))
+
+
+def trimmed(bits: np.ndarray, corner: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, tuple[int, int]]:
+    """The part of a window at `corner`, (row, column), from its first to its last row and column with a pixel."""
+    rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
     if not len(rows):
-        return np.zeros((0, 0), dtype=bool), (0, 0)
-    tight = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return tight, (int(low[1] + rows[0]), int(low[0] + columns[0]))
+        return bits[:0, :0], (0, 0)
+    place = corner[0] + int(rows[0]), corner[1] + int(columns[0])
+    return bits[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], place
+
+
+def counts_of_window(bits: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """The run lengths, uint32, of an image of `size` with `bits` at `corner`, (row, column), in it.
+
+    No bitmap of the whole image is made.
+    """
+    steps = np.diff(np.pad(bits.T, ((0, 0), (1, 1))).astype(np.int8))  # down the columns
+    (begin_column, begin), (end_column, end) = np.nonzero(steps == 1), np.nonzero(steps == -1)
+    begins, ends = ((corner[1] + x) * size[0] + corner[0] + y for x, y in ((begin_column, begin), (end_column, end)))
+    apart = begins[1:] != ends[:-1]  # or a run goes on in the next column
+    borders = np.stack([begins[np.append(True, apart)], ends[np.append(apart, True)]], axis=1) if len(begins) else ends
+    return np.diff(np.concatenate([[0], borders.ravel(), [size[0] * size[1]]])).astype(np.uint32)
 
 
 def _runs_window(counts: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

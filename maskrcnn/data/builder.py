@@ -114,8 +114,8 @@ class DatasetBuilder:
             image_id, category_id: of an image that was added, and of a category.
             id: the object's own; None gives it a new one.
             box: [x, y, width, height]. None or an impossible one is replaced by that of the mask.
-            segmentation: a list of polygons, each [x1, y1, x2, y2, ...], or one such polygon; or RLE, a dict with
-                "size", [height, width], and "counts", a list or COCO's compressed string.
+            segmentation: as a `Record` has it; or a list of polygons, each [x1, y1, x2, y2, ...], or one such polygon;
+                or RLE, a dict with "size", [height, width], and "counts", a list or COCO's compressed string.
             area: in pixels; None takes that of the mask, else of the box.
             crowd: a region to ignore.
             keypoints: [x, y, v, ...] for the keypoints of the category; v is 0 if not labelled, 1 hidden, 2 visible.
@@ -300,6 +300,10 @@ class DatasetBuilder:
         """Appends the mask: its kind and its span; or what is wrong with it."""
         if not given:
             return NO_MASK, 0, 0
+        if type(given) is tuple:  # as a record has it
+            given = {"size": list(given[1]), "counts": given[0].tolist()}
+        elif type(given) is list and type(given[0]) is np.ndarray:
+            given = [ring.ravel().tolist() for ring in given]
         if type(given) is str:
             given = unpacked(given)
             if type(given) is list and given and type(given[0]) is str and number(given[0]) is None:

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..canvas import Window, fit
 from ..config import AugmentConfig, ModelConfig
-from ..ops.rle import counts_from_bitmap
 from .augment import Geometry, jittered, move_keypoints, move_pixels, shown_pixels
-from .bitmaps import draw_window
+from .bitmaps import counts_of_window, draw_window, trimmed
 from .dataset import Record, Segmentation
 
 
@@ -193,9 +192,5 @@ def _joined(record: Record, pasted: Record) -> Record:
 
 def _on_image(bits: np.ndarray, window: tuple[slice, slice], size: tuple[int, int]) -> tuple[Segmentation, list[int]]:
     """A mask in a window of an image of `size` as run lengths, and its tight box, xyxy."""
-    whole = np.zeros(size, dtype=bool)
-    whole[window] = bits
-    rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
-    y, x = window[0].start, window[1].start
-    box = [x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1]
-    return (counts_from_bitmap(whole), size), box
+    bits, (y, x) = trimmed(bits, (window[0].start, window[1].start))
+    return (counts_of_window(bits, (y, x), size), size), [x, y, x + bits.shape[1], y + bits.shape[0]]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..ops.contour import signed_area
 from .problems import Report
+from .shapes import enclosed
 
 _FEWEST = 4  # objects whose polygons all run against those around them: by chance one file in sixteen
 _MOST_PAIRS = 20_000  # of an object's polygons whose bounds lie in each other's
@@ -99,10 +100,4 @@ def settle_holes(verdicts: Mapping[int, Nested | None], ids: np.ndarray, report:
 
 def _inside(ring: np.ndarray, other: np.ndarray) -> bool:
     """Whether most points of a ring lie in another, whose bounds hold it."""
-    (x, y), (next_x, next_y) = other.T, np.roll(other, -1, axis=0).T
-    points = ring[:: max(1, len(ring) // _POINTS)]
-    crosses = (y > points[:, 1:]) != (next_y > points[:, 1:])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = x + (points[:, 1:] - y) / (next_y - y) * (next_x - x)
-    odd = (crosses & (at > points[:, :1])).sum(axis=1) % 2
-    return bool(odd.mean() > 0.5)
+    return bool(enclosed(other, ring[:: max(1, len(ring) // _POINTS)]).mean() > 0.5)

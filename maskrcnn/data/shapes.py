@@ -9,10 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ops.coco_raster import coco_raster, in_fifths
 from ..ops.contour import Outline, signed_area
-from ..ops.rle import counts_from_bitmap
-from .bitmaps import draw_window
+from .bitmaps import counts_of_window, draw_rings, draw_window, trimmed
 from .dataset import Segmentation, Shape
 
 _RIGHT, _DOWN, _LEFT, _UP = range(4)
@@ -36,11 +34,10 @@ def shapes_of(segmentation: Segmentation, size: tuple[int, int]) -> list[Shape]:
 
 def shapes_of_bitmap(bitmap: np.ndarray) -> list[Shape]:
     """The parts of a bitmap, bool [H W], that are connected over pixel sides; pixels that touch at a corner are two."""
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
+    bits, (row, column) = trimmed(bitmap)
+    if not bits.size:
         return []
-    corner = np.array([columns[0], rows[0]])
-    found = [ring + corner for ring in _rings(bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])]
+    found = [ring + np.array([column, row]) for ring in _rings(bits)]
     outer = [ring for ring in found if signed_area(ring) > 0]
     return _grouped(outer, [(ring, _beside(ring)) for ring in found if signed_area(ring) < 0])
 
@@ -60,7 +57,7 @@ def _grouped(outer: Sequence[np.ndarray], holes: Sequence[tuple[np.ndarray, np.n
     )
     for hole, points in holes:
         near = (low <= points.min(axis=0)).all(axis=1) & (high >= points.max(axis=0)).all(axis=1)
-        around = (shapes[i] for i in np.flatnonzero(near) if _enclosed(shapes[i].outer, points).mean() > 0.5)
+        around = (shapes[i] for i in np.flatnonzero(near) if enclosed(shapes[i].outer, points).mean() > 0.5)
         if (shape := next(around, None)) is not None:
             shape.holes.append(hole)
     return shapes
@@ -74,17 +71,7 @@ def _beside(hole: np.ndarray) -> np.ndarray:
 
 def segmentation_of_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """The pixels inside an odd number of rings, each drawn by cocoapi's rule, as run lengths of an image of `size`."""
-    bitmap = np.zeros(size, dtype=bool)
-    if rings:
-        corners = np.concatenate([np.zeros((0, 2)), *rings])
-        low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, size[::-1])
-        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low, size[::-1])
-        window = bitmap[low[1] : high[1], low[0] : high[0]]
-        one, origin, scale = np.array([[0, 1]]), low[None].astype(np.float64), np.ones((1, 2))
-        for ring in rings:
-            parts = np.array([0, len(ring)])
-            window ^= coco_raster(in_fifths(ring), parts, one, origin, scale, (window.shape[0], window.shape[1]))[0]
-    return counts_from_bitmap(bitmap), size
+    return counts_of_window(*draw_rings(rings, size, even_odd=True), size), size
 
 
 def _rings(bitmap: np.ndarray) -> list[np.ndarray]:
@@ -129,7 +116,7 @@ def _rings(bitmap: np.ndarray) -> list[np.ndarray]:
     return rings
 
 
-def _enclosed(ring: np.ndarray, points: np.ndarray) -> np.ndarray:
+def enclosed(ring: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Which of the points [k 2], which lie on no edge, are inside the ring, bool [k]."""
     (x, y), (next_x, next_y) = ring.T[:, None], np.roll(ring, -1, axis=0).T[:, None]
     crosses = (y > points[:, 1:]) != (next_y > points[:, 1:])

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import ConfigError
 from ..ops.rle import counts_from_bitmap
-from .bitmaps import draw_bitmap
+from .bitmaps import draw_bitmap, trimmed
 from .dataset import Record, Segmentation
 
 # Takes the image, uint8 [H W C], boxes [n 4] (xyxy, float32), masks, bool [n H W], and keypoints [n J 3] or None.
@@ -166,9 +166,8 @@ def _tight_boxes(masks: np.ndarray) -> np.ndarray:
     """float32 [n 4]; zeros for an empty mask."""
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
     for box, mask in zip(boxes, masks, strict=True):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(rows):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        bits, (y, x) = trimmed(mask)
+        box[:] = x, y, x + bits.shape[1], y + bits.shape[0]
     return boxes
 
 

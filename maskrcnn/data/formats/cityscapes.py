@@ -117,8 +117,8 @@ def read(source: Source, options: ReadOptions) -> Dataset:
             crowd = value < _MOST
             class_id = value if crowd else value // _MOST
             if class_id in _CLASS_IDS:
-                rle = {"size": list(labels.shape), "counts": counts.tolist()}
-                builder.add_object(image_id, class_id, id=next_id, segmentation=rle, crowd=crowd)
+                mask = counts, labels.shape
+                builder.add_object(image_id, class_id, id=next_id, segmentation=mask, crowd=crowd)
                 next_id += 1
     return builder.build(digest.hexdigest())
 

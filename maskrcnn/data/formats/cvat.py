@@ -23,15 +23,15 @@ from ...errors import DataError
 from ...files import fingerprint, replacing
 from ...images import IMAGE_SUFFIXES, MAX_PIXELS
 from ...ops.rle import counts_from_bitmap
-from ..bitmaps import draw_bitmap
+from ..bitmaps import counts_of_window, draw_bitmap, draw_rings, trimmed
 from ..builder import DatasetBuilder
 from ..dataset import Dataset, Record
 from ..names import names_below
 from ..validate import FAR
 from . import ReadOptions, Source
 from .files import MOST_BYTES, add_image_file, categories_by_name
-from .outlines import ellipse
-from .rings import rings_of, rle_of_window, window_of
+from .outlines import ellipse, stated_points, turned
+from .rings import rings_of
 from .writing import FormatWriter
 from .xmls import elements, has_root, number, printable
 
@@ -174,7 +174,7 @@ def _attributes(values: dict[str, Any]) -> str:
 
 def _mask(rings: list[np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
     """A mask element's attributes."""
-    part, (top, left) = window_of(rings, size)
+    part, (top, left) = trimmed(*draw_rings(rings, size, even_odd=True))
     runs = counts_from_bitmap(part.T).tolist()  # which go down the columns
     place = {"left": left, "top": top, "width": part.shape[1], "height": part.shape[0]}
     return {"rle": ", ".join(map(str, runs)), **place}
@@ -306,10 +306,8 @@ class _Shapes:
     def _segmentation(self, child: Element) -> Any:
         """Polygons or run lengths; empty for an upright box; None if it cannot be read."""
         if child.tag == "polygon":
-            pairs = [pair.split(",") for pair in child.get("points", "").split(";")]
-            values = [number(value) for pair in pairs for value in pair]
-            known = all(value is not None and abs(value) < FAR for value in values)
-            return [values] if known and all(len(pair) == 2 for pair in pairs) and len(pairs) > 2 else None
+            polygon = stated_points([pair.split(",") for pair in child.get("points", "").split(";")])
+            return None if polygon is None or len(polygon) < 3 else [polygon]
         if child.tag == "mask":
             return self._mask(child)
         turn = number(child.get("rotation", "0"))
@@ -326,11 +324,9 @@ class _Shapes:
         if child.tag == "ellipse":
             corners = ellipse(a, b, c, d, angle)
         else:
-            cosine, sine = math.cos(angle), math.sin(angle)
             offsets = np.array([[a - c, b - d], [c - a, b - d], [c - a, d - b], [a - c, d - b]]) / 2
-            turned = offsets @ np.array([[cosine, sine], [-sine, cosine]])  # clockwise on the screen
-            corners = np.array([a + c, b + d]) / 2 + turned
-        return [np.round(corners, 6).ravel().tolist()]
+            corners = turned(offsets, angle, (a + c) / 2, (b + d) / 2)
+        return [np.round(corners, 6)]
 
     def _mask(self, child: Element) -> Any:
         height, width = self.size
@@ -344,7 +340,7 @@ class _Shapes:
         if None in runs or min(runs) < 0 or sum(runs) != own_width * own_height or sum(runs) > MAX_PIXELS:
             return None
         pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(own_height, own_width)
-        return rle_of_window(pixels, left, top, self.size)
+        return counts_of_window(pixels, (top, left), self.size), self.size
 
     def _joined(self, shapes: list[Any]) -> Any:
         """One segmentation of several."""
@@ -352,11 +348,8 @@ class _Shapes:
             return [polygon for shape in shapes for polygon in shape]
         whole = np.zeros(self.size, dtype=bool)
         for shape in shapes:
-            if isinstance(shape, list):
-                whole |= draw_bitmap([np.array(polygon).reshape(-1, 2) for polygon in shape], self.size)
-            else:
-                whole |= draw_bitmap((np.array(shape["counts"]), self.size), self.size)
-        return {"size": list(self.size), "counts": counts_from_bitmap(whole).tolist()}
+            whole |= draw_bitmap(shape, self.size)
+        return counts_from_bitmap(whole), self.size
 
 
 def _integer(text: str | None) -> Any:

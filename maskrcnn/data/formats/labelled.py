@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...errors import DataError
 from ..builder import DatasetBuilder
+from ..dataset import Segmentation
 from ..names import Found, ImageFinder
 from . import ReadOptions, Source
 from .embedded import unpack
 from .files import categories_by_name, size_of
-from .outlines import Stated
 
 _Shapes = TypeVar("_Shapes")
 
@@ -24,7 +24,7 @@ class Thing(NamedTuple):
     """An object, as `DatasetBuilder.add_object` takes it."""
 
     label: str
-    segmentation: Stated = None
+    segmentation: Segmentation = None
     box: list[float] | None = None
     crowd: bool = False
     score: Any = None

@@ -21,6 +21,8 @@ from PIL import Image
 from ...errors import DataError
 from ...files import write_json
 from ...images import MAX_PIXELS, read_image
+from ...ops.rle import counts_from_bitmap
+from ..bitmaps import counts_of_window, draw_bitmap, trimmed
 from ..dataset import Dataset, Record, Shape
 from ..names import Found, ImageFinder, names_below
 from ..validate import integer, is_text, show
@@ -29,15 +31,12 @@ from .embedded import unpack
 from .files import fingerprint_of, load_json, peek, size_of, split_folders
 from .labelled import Labelled, Thing, Unusable, builder_of
 from .outlines import (
-    Stated,
-    bitmap_of,
     bitmap_of_shapes,
     ellipse,
     segmentation,
     shapes_of_object,
     stated_points,
 )
-from .rings import rle_of_window
 from .writing import FormatWriter, relative
 
 _VERSION = "5.4.1"  # of LabelMe, whose layout is written
@@ -197,14 +196,14 @@ def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> Thing:
         return Thing(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
     windows = [_window(shape, size) for shape in members if shape.get("shape_type") == "mask"]
     rings = [_ring(shape) for shape in members if shape.get("shape_type") != "mask"]
-    mask: Stated = segmentation(rings, size) if rings else None
+    mask = segmentation(rings, size) if rings else None
     if len(members) == len(windows) == 1:
-        mask = rle_of_window(*windows[0], size)
+        mask = counts_of_window(*windows[0], size), size
     elif windows:
-        whole = bitmap_of(mask, size)
-        for pixels, left, top in windows:
+        whole = draw_bitmap(mask, size)
+        for pixels, (top, left) in windows:
             whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] |= pixels
-        mask = rle_of_window(whole, 0, 0, size)
+        mask = counts_from_bitmap(whole), size
     return Thing(label, mask, None, crowd, score)
 
 
@@ -212,14 +211,14 @@ def _without(thing: Thing, background: dict[str, Any], size: tuple[int, int]) ->
     """An object without the pixels of a shape that was drawn over it."""
     if thing.segmentation is None:
         return thing
-    before = bitmap_of(thing.segmentation, size)
+    before = draw_bitmap(thing.segmentation, size)
     if background.get("shape_type") == "mask":
-        pixels, left, top = _window(background, size)
+        pixels, (top, left) = _window(background, size)
         after = before.copy()
         after[top : top + pixels.shape[0], left : left + pixels.shape[1]] &= ~pixels
     else:
-        after = before & ~bitmap_of(segmentation([_ring(background)], size), size)
-    return thing if (after == before).all() else thing._replace(segmentation=rle_of_window(after, 0, 0, size))
+        after = before & ~draw_bitmap([_ring(background)], size)
+    return thing if (after == before).all() else thing._replace(segmentation=(counts_from_bitmap(after), size))
 
 
 def _ring(shape: dict[str, Any]) -> np.ndarray:
@@ -239,9 +238,9 @@ def _ring(shape: dict[str, Any]) -> np.ndarray:
     return points
 
 
-def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
-    """The pixels of a shape that is a bitmap in a box, bool [h w], and their left and top in the image. What is outside
-    of the image is cut off. Raises `Unusable`.
+def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of a shape that is a bitmap in a box, bool [h w], and their (row, column) in the image. What is
+    outside it is cut off. Raises `Unusable`.
     """
     ((x, y), *_), data = _ring(shape).round().astype(int).tolist(), shape.get("mask")
     try:
@@ -258,7 +257,7 @@ def _window(shape: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, i
     except DataError as error:
         raise Unusable("mask that cannot be decoded", f": {error}") from error
     left, top = min(max(x, 0), size[1]), min(max(y, 0), size[0])
-    return pixels[top - y :, left - x :][: size[0] - top, : size[1] - left], left, top
+    return pixels[top - y :, left - x :][: size[0] - top, : size[1] - left], (top, left)
 
 
 class Writer(FormatWriter):
@@ -313,15 +312,12 @@ class Writer(FormatWriter):
 
 def _mask_shape(record: Record, parts: Sequence[Shape]) -> dict[str, Any]:
     """A bitmap in its box, whose last pixel LabelMe counts in."""
-    bitmap = bitmap_of_shapes(parts, record.size)
-    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-    if not len(rows):
-        rows = columns = np.zeros(1, dtype=int)
-    top, bottom, left, right = int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+    bits, (top, left) = trimmed(bitmap_of_shapes(parts, record.size))
+    bits = bits if bits.size else np.zeros((1, 1), dtype=bool)
     file = io.BytesIO()
-    Image.fromarray(bitmap[top : bottom + 1, left : right + 1].astype(np.uint8) * 255).save(file, "PNG")
+    Image.fromarray(bits.astype(np.uint8) * 255).save(file, "PNG")
     return {
         "shape_type": "mask",
-        "points": [[float(left), float(top)], [float(right), float(bottom)]],
+        "points": [[float(left), float(top)], [left + bits.shape[1] - 1.0, top + bits.shape[0] - 1.0]],
         "mask": base64.b64encode(file.getvalue()).decode(),
     }

@@ -18,7 +18,8 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import replacing
-from ..dataset import Dataset, Record
+from ...ops.rle import counts_from_bitmap
+from ..dataset import Dataset, Record, Segmentation
 from ..names import ImageFinder, names_below
 from ..validate import FAR, show
 from . import ReadOptions, Source
@@ -26,8 +27,7 @@ from .brush import decode_brush, encode_brush
 from .files import fingerprint_of, image_folder, one_file_each
 from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
-from .outlines import Stated, bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
-from .rings import rle_of_window
+from .outlines import bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
 from .writing import FormatWriter
 
 _FILE, _CONFIG = "label_studio.json", "label_config.xml"
@@ -129,13 +129,13 @@ def _thing(region: Region, size: tuple[int, int] | None) -> Thing:
     return Thing(region.labels[0], mask, box, region.crowd)
 
 
-def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | None, Stated]:
+def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | None, Segmentation]:
     """The box of an upright rectangle, else the mask. Raises `Unusable`."""
     value = region.value
     if region.rotation:
         raise Unusable("region of an image that was turned in Label Studio", f"by {show(region.rotation)} degrees")
     if "rle" in value:
-        return None, rle_of_window(decode_brush(value["rle"], size), 0, 0, size)
+        return None, (counts_from_bitmap(decode_brush(value["rle"], size)), size)
     scale = np.array([size[1], size[0]]) / 100
     if "points" in value:
         points = stated_points(value["points"])
@@ -143,18 +143,18 @@ def _box_or_mask(region: Region, size: tuple[int, int]) -> tuple[list[float] | N
             raise Unusable("polygon whose points are not numbers", show(value["points"]))
         if value.get("closed") is False:
             raise Unusable("polygon that is not closed", f"{len(points)} points")
-        return None, [(points * scale).round(9).ravel().tolist()]
+        return None, [(points * scale).round(9)]
     if "radiusX" in value:
         x, y, radius_x, radius_y = _numbers(value, "x", "y", "radiusX", "radiusY")
         turn = math.radians(_numbers(value, "rotation")[0]) if value.get("rotation") else 0.0
         ring = ellipse(x * scale[0], y * scale[1], radius_x * scale[0], radius_y * scale[1], turn)
-        return None, [ring.ravel().tolist()]
+        return None, [ring]
     if "width" in value and "height" in value:
         x, y, width, height = _numbers(value, "x", "y", "width", "height")
         turn = math.radians(_numbers(value, "rotation")[0]) if value.get("rotation") else 0.0
         ring = rectangle(x * scale[0], y * scale[1], width * scale[0], height * scale[1], turn)
         if turn:
-            return None, [ring.round(9).ravel().tolist()]
+            return None, [ring.round(9)]
         low, high = ring.min(axis=0), ring.max(axis=0)
         return [*low.round(9).tolist(), *(high - low).round(9).tolist()], None
     raise Unusable("region of a kind that is not read", ", ".join(map(str, value))[:100])

@@ -246,7 +246,7 @@ class _Reader:
             image_id,
             self._ids[found.kind],
             id=self._next_id,
-            segmentation={"size": list(size), "counts": found.counts.tolist()},
+            segmentation=(found.counts, size),
             crowd=found.row is not None and found.row.crowd,
             score=None if found.row is None else found.row.score,
         )

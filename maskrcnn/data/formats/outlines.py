@@ -6,19 +6,15 @@ inside another is a hole in it, one inside the hole is an island, and all others
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
-from ...ops.coco_raster import coco_raster, in_fifths
-from ..bitmaps import draw_bitmap
-from ..dataset import Record, Shape
-from ..shapes import segmentation_of_rings, shapes_of, shapes_of_bitmap
+from ..bitmaps import counts_of_window, draw_bitmap, draw_rings
+from ..dataset import Record, Segmentation, Shape
+from ..shapes import shapes_of, shapes_of_bitmap
 from ..validate import FAR
-from .rings import rle_of_window
-
-Stated: TypeAlias = list[list[float]] | dict[str, Any] | None  # a segmentation as `DatasetBuilder.add_object` takes it
 
 _SAG = 0.05  # pixels between a circle and the polygon that stands for it
 _MOST_PAIRS = 20_000  # of outlines that may lie inside each other: each is drawn
@@ -31,15 +27,15 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float =
     turn = np.arange(steps) * (2 * math.pi / steps)
     same_area = math.sqrt(turn[1] / math.sin(turn[1]))  # as the ellipse; its corners are a little outside
     radius_x, radius_y = radius_x * same_area, radius_y * same_area
-    return _turned(np.stack([radius_x * np.cos(turn), radius_y * np.sin(turn)], axis=1), angle, x, y)
+    return turned(np.stack([radius_x * np.cos(turn), radius_y * np.sin(turn)], axis=1), angle, x, y)
 
 
 def rectangle(x: float, y: float, width: float, height: float, angle: float = 0.0) -> np.ndarray:
     """The outline of a rectangle, turned clockwise on the screen around its corner (x, y), float64 [4 2]."""
-    return _turned(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), angle, x, y)
+    return turned(np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64), angle, x, y)
 
 
-def _turned(points: np.ndarray, angle: float, x: float, y: float) -> np.ndarray:
+def turned(points: np.ndarray, angle: float, x: float, y: float) -> np.ndarray:
     """The points turned around the origin, which then moves to (x, y)."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return points @ np.array([[cosine, sine], [-sine, cosine]]) + np.array([x, y])
@@ -56,7 +52,7 @@ def stated_points(value: Any) -> np.ndarray | None:
     return points
 
 
-def segmentation(rings: Sequence[np.ndarray], size: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
+def segmentation(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Segmentation:
     """The mask of an object that is drawn as these outlines, in an image of `size`, (height, width): polygons if none
     lies inside another, else run lengths. Raises `DataError` if there are too many.
     """
@@ -64,14 +60,7 @@ def segmentation(rings: Sequence[np.ndarray], size: tuple[int, int]) -> list[lis
         depths = _depths(rings, size)
         if depths.any():
             return _composed(rings, depths, size)
-    return [ring.ravel().tolist() for ring in rings]
-
-
-def bitmap_of(stated: Stated, size: tuple[int, int]) -> np.ndarray:
-    """The mask of what `segmentation` gave, bool [H W]."""
-    if isinstance(stated, dict):
-        return draw_bitmap((np.array(stated["counts"], np.uint32), size), size)
-    return draw_bitmap([np.reshape(polygon, (-1, 2)) for polygon in stated or []], size)
+    return list(rings)
 
 
 def shapes_of_object(record: Record, i: int) -> list[Shape]:
@@ -89,7 +78,8 @@ def bitmap_of_shapes(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarr
     """The pixels of an object's parts, bool [H W], (H, W) = `size`."""
     drawn = np.zeros(size, dtype=bool)
     for shape in shapes:
-        drawn |= draw_bitmap(segmentation_of_rings([shape.outer, *shape.holes], size), size)
+        bits, (top, left) = draw_rings([shape.outer, *shape.holes], size, even_odd=True)
+        drawn[top : top + bits.shape[0], left : left + bits.shape[1]] |= bits
     return drawn
 
 
@@ -105,30 +95,20 @@ def _depths(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     depths = np.zeros(len(rings), dtype=np.int64)
     for outer, candidates in enumerate(inside):
         if len(candidates):
-            (top, left), around = _drawn(rings[outer], size)
+            around, (top, left) = draw_rings([rings[outer]], size)
         for inner in candidates.tolist():
-            (y, x), pixels = _drawn(rings[inner], size)
+            pixels, (y, x) = draw_rings([rings[inner]], size)
             behind = around[y - top : y - top + len(pixels), x - left : x - left + pixels.shape[1]]
             depths[inner] += bool(behind[pixels].all() and 0 < pixels.sum() < around.sum())
     return depths
 
 
-def _composed(rings: Sequence[np.ndarray], depths: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+def _composed(rings: Sequence[np.ndarray], depths: np.ndarray, size: tuple[int, int]) -> Segmentation:
     """Outlines of even depth are filled, those of odd depth are cut out, from the outermost to the innermost."""
-    (top, left), whole = _drawn(np.concatenate(rings), size)
+    whole, (top, left) = draw_rings([np.concatenate(rings)], size)
     whole[:] = False
     for i in np.argsort(depths, kind="stable").tolist():
-        (y, x), pixels = _drawn(rings[i], size)
+        pixels, (y, x) = draw_rings([rings[i]], size)
         window = whole[y - top : y - top + len(pixels), x - left : x - left + pixels.shape[1]]
         window[pixels] = depths[i] % 2 == 0
-    return rle_of_window(whole, left, top, size)
-
-
-def _drawn(ring: np.ndarray, size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
-    """The (top, left) of a window of the image around the outline, and the outline's pixels in it, bool."""
-    low = np.clip(np.floor(ring.min(axis=0)).astype(int) - 1, 0, size[::-1])
-    high = np.clip(np.ceil(ring.max(axis=0)).astype(int) + 1, low, size[::-1])
-    origin = low[None].astype(np.float64)
-    parts, window = np.array([0, len(ring)]), (int(high[1] - low[1]), int(high[0] - low[0]))
-    drawn = coco_raster(in_fifths(ring), parts, np.array([[0, 1]]), origin, np.ones((1, 2)), window)[0]
-    return (int(low[1]), int(low[0])), drawn
+    return counts_of_window(whole, (top, left), size), size

@@ -16,13 +16,13 @@ import numpy as np
 
 from ...errors import DataError
 from ...files import fingerprint
-from ..dataset import Dataset, Record
+from ..dataset import Dataset, Record, Segmentation
 from ..names import ImageFinder
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
 from .files import image_folder, one_file_each, size_of
 from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
-from .outlines import Stated, ellipse, segmentation, shapes_of_object
+from .outlines import ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class
 from .via_file import Entry, Region, kind_of, load
 from .writing import FormatWriter, relative
@@ -109,7 +109,7 @@ def _groups(regions: list[Region]) -> list[list[Region]]:
     return list(groups.values())
 
 
-def _box_or_mask(regions: list[Region], size: tuple[int, int] | None) -> tuple[list[float] | None, Stated]:
+def _box_or_mask(regions: list[Region], size: tuple[int, int] | None) -> tuple[list[float] | None, Segmentation]:
     """The box of rectangles, else the mask; without a size only whether there is an area. Raises `Unusable`."""
     rings = [_ring(region.shape) for region in regions]
     if all(str(region.shape.get("name")).endswith("rect") for region in regions):

@@ -395,7 +395,7 @@ def _add_objects(
             labels.get(entry.name, entry.name),
             id=builder.report.annotations_in_file + 1,
             box=entry.box,
-            segmentation=_rle(mask, size) if mask is not None else None if entry.polygon is None else [entry.polygon],
+            segmentation=(mask.counts, size) if mask is not None else entry.polygon,
             crowd=entry.difficult,
         )
     for mask in spare:
@@ -403,11 +403,7 @@ def _add_objects(
             builder.refuse("annotation", "mask without a class", f"pixels of number {mask.number}", image_id=id)
         else:
             own_id = builder.report.annotations_in_file + 1
-            builder.add_object(id, labels.get(mask.name, mask.name), id=own_id, segmentation=_rle(mask, size))
-
-
-def _rle(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
-    return {"size": list(size), "counts": mask.counts}
+            builder.add_object(id, labels.get(mask.name, mask.name), id=own_id, segmentation=(mask.counts, size))
 
 
 def _report(builder: DatasetBuilder, id: int, reason: str, detail: str) -> None:

@@ -33,7 +33,7 @@ class Mask(NamedTuple):
 
     number: int
     box: tuple[int, int, int, int]  # x1, y1, x2, y2 around them
-    counts: list[int]  # run lengths of the image
+    counts: np.ndarray  # uint32, run lengths of the image
     name: str | None  # of the class that most of the pixels have
 
 
@@ -82,7 +82,7 @@ def read_masks(
             own = classes[top : box[3], left : box[2]][bits]
             best = int(np.bincount(own).argmax())
             name = names[best][1] if best < len(names) and names[best][1] not in NO_CLASSES else None
-        found.append(Mask(int(number), box, counts.tolist(), name))
+        found.append(Mask(int(number), box, counts, name))
     return found
 
 
