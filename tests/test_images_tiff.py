@@ -136,6 +136,7 @@ def test_pixels_may_outlive_their_file() -> None:
     content = io.BytesIO()
     tifffile.imwrite(content, HWC)
     file = reader.open_tiff(io.BytesIO(content.getvalue()), "bytes", stack=False)
+    assert isinstance(file, reader.TiffFile)
     held = file.window((0, 0, 40, 50))
     file.close()
     assert np.array_equal(held, HWC)
