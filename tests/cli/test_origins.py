@@ -47,7 +47,7 @@ def test_predict_and_evaluate_read_a_foreign_file(
     data = write_coco(tmp_path, {"a.png": TWO_APART})
     code, told, _ = run(capsys, "predict", theirs, tmp_path / "images", "--out", tmp_path / "out", "--save", "coco")
     assert (code, "1 image," in told) == (0, True)
-    evaluate = ("evaluate", theirs, data, "--out", tmp_path / "m.json", "--workers", "0")
+    evaluate = ("evaluate", theirs, data, "--out", tmp_path / "measured", "--workers", "0")
     code, _, told = run(capsys, *evaluate)
     assert code == 2
     assert "'class-1', 'class-2', 'class-3' in the model" in told  # the file has no names, so none is matched
