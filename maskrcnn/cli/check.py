@@ -63,5 +63,5 @@ def check(
         require_usable(
             dataset, masks=config.mask_head.enabled, keypoints=keypoints, channels=config.input.channels, noted=False
         )
-    own, rest, division = divided(train, parts.get("val"), chosen)
+    own, rest, division = divided(parts["train"], parts.get("val"), chosen)
     require_all_readable(own, rest, division, config)
