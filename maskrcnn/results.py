@@ -375,10 +375,15 @@ class Result:
         masks, boxes = torch.from_numpy(self.small_masks[index]), torch.from_numpy(self._mask_boxes()[index])
         return paste(masks, boxes, self.size, threshold=self.threshold, rule=self.paste_rule).numpy()
 
+    @cached_property
+    def _runs(self) -> runs.Runs:
+        """The masks of a tiled image, decoded once for all objects."""
+        assert self.codes is not None
+        return runs.decode(self.codes.tolist())
+
     def _bitmap(self, i: int) -> tuple[np.ndarray, tuple[int, int]]:
         """The pixels of object i in their own box, and its corner, (y, x)."""
-        assert self.codes is not None
-        return runs.bitmap(runs.decode([self.codes[i]]), 0, self.size[0])
+        return runs.bitmap(self._runs, i, self.size[0])
 
     def _trace(self, i: int) -> Outline:
         part, (top, left) = self._bitmap(i)

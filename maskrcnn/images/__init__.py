@@ -82,8 +82,7 @@ def pixel_size(path: str | os.PathLike[str]) -> tuple[float, float] | None:
 def display_image(source: ImageLike, *, page: Page = None) -> np.ndarray:
     """uint8 [H W 3] to look at: the first three channels, or one or two in grey; deep ones by their percentiles."""
     with open_image(source, page=page) as image:
-        pixels = image.read(channels=None)
-    return pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
+        return image.display()
 
 
 class ImageSource:
@@ -100,7 +99,7 @@ class ImageSource:
     ) -> None:
         self._file, self.name = file, file.name
         if not file.windowed:
-            _check_pixels(file.size, self.name)
+            _check_pixels(file.size, self.name, way="save it as a TIFF in tiles, of which parts are read")
         self.pages: int = file.pages
         self._page = self._checked(page)
         turn, (height, width) = file.orientation, file.size
@@ -130,6 +129,11 @@ class ImageSource:
         if grey:
             return np.repeat(pixels, 3, axis=2)
         return np.array(pixels, order="C")  # a copy: a PIL image's view is read-only, and the source must not change
+
+    def display(self, box: Box | None = None) -> np.ndarray:
+        """A window, or all, as `display_image` gives it."""
+        pixels = self.read(channels=None, box=box)
+        return pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
 
     def bands(self) -> Iterator[Box]:
         """Windows that are the whole image together, from top to bottom; one if it is decoded whole."""
@@ -215,7 +219,8 @@ class ImageSource:
         file = self._file
         assert isinstance(file, TiffFile)
         depth = (file.channels + file.alpha) * file.dtype.itemsize
-        _check_pixels((box[2] - box[0], box[3] - box[1]), self.name, depth)
+        way = "of a TIFF only parts are read with --tile PIXELS, and in training on crops"
+        _check_pixels((box[2] - box[0], box[3] - box[1]), self.name, depth, way)
         if self._page is not None:
             return file.window(box, self._page)
         highest = file.window(box, 0).copy()
@@ -298,15 +303,15 @@ def _npy(source: Any, name: str) -> ArrayFile:
     return ArrayFile(array, name)
 
 
-def _check_pixels(size: tuple[int, int], name: str, depth: int = 1) -> None:
-    """`depth` is the bytes of a pixel; more than 8 count as several pixels."""
+def _check_pixels(size: tuple[int, int], name: str, depth: int = 1, way: str = "") -> None:
+    """`depth` is the bytes of a pixel; more than 8 count as several pixels. `way` is what the user can do."""
     height, width = size
     if height <= 0 or width <= 0:
         raise DataError(f"{name}: the image is empty, {height} x {width}")
     if height * width * -(-depth // 8) > MAX_PIXELS:
         large = f" of {depth} bytes" if depth > 8 else ""
         raise DataError(
-            f"{name}: {height} x {width} pixels{large} are more than the {MAX_PIXELS:,} of images.MAX_PIXELS"
+            f"{name}: {height} x {width} pixels{large} are more than the {MAX_PIXELS:,} of images.MAX_PIXELS; {way}"
         )
 
 

@@ -20,7 +20,6 @@ from ..evaluation.errors import (
     Judgement,
 )
 from ..evaluation.sparse import Objects
-from ..images import display_image
 from ..ops.contour import Outline, trace
 from ..ops.runs import bitmap
 from ..visualize import Colour, draw
@@ -91,18 +90,21 @@ def draw_mistakes(
     dataset: Dataset, judgement: Judgement, thresholds: np.ndarray, i: int
 ) -> tuple[Image.Image, Image.Image]:
     """Image i with its objects, and with its detections. Raises `DataError` if it cannot be read."""
-    image = display_image(dataset.path(i))
     truth, found = judgement.truth, judgement.found
     objects = np.flatnonzero(truth.images == i)
     detections = np.flatnonzero((found.images == i) & judgement.above(thresholds))
     wrong, lost = _mistakes(judgement, thresholds)
-    part = _part(image.shape[:2], [truth.boxes[objects][lost[objects]], found.boxes[detections][wrong[detections]]])
+    height, width = dataset.sizes[i].tolist()
+    boxes = [truth.boxes[objects][lost[objects]], found.boxes[detections][wrong[detections]]]
+    x1, y1, x2, y2 = part = _part((height, width), boxes)
+    with dataset.open(i) as source:
+        image = source.display((y1, x1, y2, x2))
     is_crowd = ~judgement.real
     colours = [_GREY if is_crowd[n] else _MISSED if lost[n] else _COLOURS[CORRECT] for n in objects.tolist()]
     kinds = judgement.kinds[detections].tolist()
     return (
-        _drawn(image, part, truth, objects, colours, dataset),
-        _drawn(image, part, found, detections, [_COLOURS[kind] for kind in kinds], dataset),
+        _drawn(image, height, part, truth, objects, colours, dataset),
+        _drawn(image, height, part, found, detections, [_COLOURS[kind] for kind in kinds], dataset),
     )
 
 
@@ -121,21 +123,23 @@ def _counted(judgement: Judgement, thresholds: np.ndarray, i: int) -> str:
 
 def _drawn(
     image: np.ndarray,
+    height: int,
     part: tuple[int, int, int, int],
     side: Objects,
     rows: np.ndarray,
     colours: Sequence[Colour],
     dataset: Dataset,
 ) -> Image.Image:
+    """The chosen objects on a part of their image, whose whole has this height."""
     x1, y1, x2, y2 = part
-    outlines = [_outline(side, n, image.shape[0], part) for n in rows.tolist()]
+    outlines = [_outline(side, n, height, part) for n in rows.tolist()]
     boxes = side.boxes[rows].copy()
     boxes[:, 2:] += boxes[:, :2]
     boxes = np.clip(boxes - [x1, y1, x1, y1], 0, [x2 - x1, y2 - y1] * 2)
     seen = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1)).tolist()
     labels = side.labels[rows]
     return draw(
-        np.ascontiguousarray(image[y1:y2, x1:x2]),
+        image,
         boxes[seen],
         None if side.scores is None else side.scores[rows][seen],
         np.array([dataset.categories[label].id for label in labels[seen].tolist()], dtype=np.int64),

@@ -68,10 +68,14 @@ def test_the_limit_of_pixels_is_that_of_a_window(tmp_path: Path, monkeypatch: py
     assert told.exit_code == 0, told.output
     assert "every image can be read" in told.output
     final = train_small(tmp_path, tmp_path / "run", "model.input.max_size=96", epochs=1)
-    metrics = maskrcnn.evaluate(final, tmp_path, precision="fp32", workers=0)
+    monkeypatch.setattr("maskrcnn.reports.mistakes._CROP", 100)
+    metrics = maskrcnn.evaluate(final, tmp_path, precision="fp32", workers=0, out=tmp_path / "figures")
     assert not any("could not be read" in note for note in metrics["notes"])
     assert "images predicted in tiles: 1" in metrics["notes"]
-    with pytest.raises(DataError, match=r"images\.MAX_PIXELS"):
+    page = (tmp_path / "figures" / "report.html").read_text()
+    assert "1.png: ground truth" in page
+    assert "MAX_PIXELS" not in page
+    with pytest.raises(DataError, match=r"images\.MAX_PIXELS; of a TIFF only parts are read with --tile"):
         maskrcnn.evaluate(final, tmp_path, workers=0, tile="off")
 
 
@@ -92,8 +96,9 @@ def test_of_stacks_a_page_is_seen(tmp_path: Path) -> None:
     run, other = load_checkpoint(final), load_checkpoint(alone)
     assert run.config.input.page == 2
     assert all((run.state[name] == other.state[name]).all() for name in run.state)  # it saw the same
-    metrics = maskrcnn.evaluate(final, tmp_path, workers=0, precision="fp32")
+    metrics = maskrcnn.evaluate(final, tmp_path, workers=0, precision="fp32", out=tmp_path / "figures")
     assert not any("could not be read" in note for note in metrics["notes"])
+    assert "a stack of" not in (tmp_path / "figures" / "report.html").read_text()
     again = maskrcnn.evaluate(alone, tmp_path, workers=0, precision="fp32", page=2)
     assert metrics["box"] == again["box"]
     predictor, path = maskrcnn.load(final), tmp_path / "images" / "2.png"
