@@ -42,8 +42,9 @@ def check(
     asked = [*(settings or []), *(["model.mask_head.enabled=false"] if no_masks else [])]
     chosen, lines = preview(train, asked, model=model, gpu=choose_device(None).type == "cuda")
     config, page = chosen.model, chosen.model.input.page or None
-    parts = {"train": replace(train, page=page)}
-    print(describe(parts["train"], config, verify=verify))
+    train = replace(train, page=page)
+    parts = {"train": train}
+    print(describe(train, config, verify=verify))
     if val_source is not None:
         print()
         held = read_dataset(val_source, images, strict=strict, keypoints=keypoints, unlabelled=unlabelled, page=page)
