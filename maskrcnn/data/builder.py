@@ -20,8 +20,8 @@ from .problems import Id, Kind, Report
 from .stated_sizes import settle_sizes
 from .validate import (
     FAR,
+    ObjectCheck,
     Stated,
-    check_objects,
     doubles,
     flag,
     good_boxes,
@@ -195,9 +195,8 @@ class DatasetBuilder:
         bounds = stated.bounds()
         settle_sizes(self._images, integers[:, 0], bounds, self._rle_sizes, integers[:, 5] == RLE, self.report)
         images = self._images.build()
-        objects = check_objects(
-            stated, images.ids, images.table.sizes, self.report, images.joined, bounds, self._rle_sizes
-        )
+        sizes, joined = images.table.sizes, images.joined
+        objects = ObjectCheck(stated, images.ids, sizes, self.report, joined, bounds, self._rle_sizes).table()
         self.report.lost_with_image += int((~np.isin(integers[:, 0], images.rows)).sum())
         return Dataset(self.source, self.categories, images.table, objects, fingerprint, self.report, images.rows)
 
@@ -373,7 +372,7 @@ class DatasetBuilder:
         if isinstance(counts, str):
             if not counts.isascii() or not counts:
                 return self._no_rle("RLE counts that cannot be decoded", show(counts))
-            self._characters += counts.encode()  # all strings are decoded together, in `check_objects`
+            self._characters += counts.encode()  # all strings are decoded together, in `ObjectCheck`
             self._string_stops.append(len(self._characters))
             return RLE, -1, len(self._string_stops) - 2
         first = len(self._counts)

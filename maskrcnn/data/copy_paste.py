@@ -140,15 +140,8 @@ def _hide(record: Record, cover: np.ndarray, min_visible: float) -> Record:
         x, y = (keypoints[..., axis].astype(int).clip(0, cover.shape[1 - axis] - 1) for axis in (0, 1))
         hidden = cover[y, x] & (keypoints[..., 2] > 1)
         keypoints[..., 2] = np.where(hidden, 1, keypoints[..., 2])
-    return record._replace(
-        boxes=boxes[keep],
-        labels=record.labels[keep],
-        ignore=ignore[keep],
-        keypoints=None if keypoints is None else keypoints[keep],
-        annotation_ids=record.annotation_ids[keep],
-        segmentations=[segmentation for segmentation, kept in zip(segmentations, keep, strict=True) if kept],
-        areas=areas[keep],
-    )
+    moved = {"boxes": boxes, "ignore": ignore, "keypoints": keypoints, "segmentations": segmentations, "areas": areas}
+    return record._replace(**moved).select(keep)
 
 
 def _record_of(
@@ -169,12 +162,10 @@ def _record_of(
         labelled = keypoints[..., 2] > 0  # as annotated, without the shift, which comes with the image's own move
         keypoints[..., :2] += np.array([left, top]) - model.keypoint_head.shift
         keypoints = np.where(labelled[..., None], keypoints, 0).astype(np.float32)
-    return other._replace(
+    return other.select(np.array(index))._replace(
         boxes=np.array([box for _, box in placed], dtype=np.float32),
-        labels=other.labels[index],
         ignore=np.zeros(len(index), dtype=bool),
         keypoints=keypoints,
-        annotation_ids=other.annotation_ids[index],
         segmentations=[segmentation for segmentation, _ in placed],
         areas=np.array([np.count_nonzero(part.bits) for part in parts], dtype=np.float64),
     )

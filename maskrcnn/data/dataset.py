@@ -56,6 +56,14 @@ class Record(NamedTuple):
         """The image, open while a `with` block runs. Raises `DataError` then, also for another size than annotated."""
         return open_image(self.path, page=self.page, annotated_size=self.size)
 
+    def select(self, keep: np.ndarray) -> "Record":
+        """The objects at these indices, int64, or for which `keep`, bool [n], is True."""
+        rows = np.flatnonzero(keep) if keep.dtype == bool else keep
+        names = ("boxes", "labels", "ignore", "keypoints", "annotation_ids", "areas", "scores")
+        columns = {name: column[rows] for name in names if (column := getattr(self, name)) is not None}
+        lists = {name: given for name in ("segmentations", "shapes") if (given := getattr(self, name)) is not None}
+        return self._replace(**columns, **{name: [given[i] for i in rows.tolist()] for name, given in lists.items()})
+
     def score(self, i: int) -> float | None:
         """The score of object i, if it has one."""
         return float(self.scores[i]) if self.scores is not None and np.isfinite(self.scores[i]) else None

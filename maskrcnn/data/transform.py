@@ -15,7 +15,7 @@ import torch
 from ..errors import ConfigError
 from ..ops.rle import counts_from_bitmap
 from .bitmaps import draw_bitmap, trimmed
-from .dataset import Record, Segmentation
+from .dataset import Record
 
 # Takes the image, uint8 [H W C], boxes [n 4] (xyxy, float32), masks, bool [n H W], and keypoints [n J 3] or None.
 # Returns the same four for the same n objects in the same order. The boxes may be None: then they are those of the
@@ -133,23 +133,13 @@ def _record(record: Record, returned: tuple[Any, Any, Any, Any], size: tuple[int
     if keypoints is not None:
         found = np.asarray(returned[3], dtype=np.float32)
         _expect(found, keypoints.shape, "keypoints", n, where)
-        keypoints = found[keep]
-    index = np.flatnonzero(keep)
-    return record._replace(
-        size=size,
-        boxes=boxes[index],
-        labels=record.labels[index],
-        ignore=record.ignore[index],
-        keypoints=keypoints,
-        annotation_ids=record.annotation_ids[index],
-        segmentations=[_segmentation(record, i, masks[i], size) for i in index.tolist()],
-        areas=masks[index].sum(axis=(1, 2)).astype(np.float64),
-    )
-
-
-def _segmentation(record: Record, i: int, mask: np.ndarray, size: tuple[int, int]) -> Segmentation:
-    """Run lengths of the mask; None if the object never had one."""
-    return None if record.segmentations[i] is None else (counts_from_bitmap(mask), size)
+        keypoints = found
+    # An object that never had a mask gets none.
+    given = zip(masks, record.segmentations, strict=True)
+    segmentations = [None if before is None else (counts_from_bitmap(mask), size) for mask, before in given]
+    areas = masks.sum(axis=(1, 2)).astype(np.float64)
+    moved = record._replace(size=size, boxes=boxes, keypoints=keypoints, segmentations=segmentations, areas=areas)
+    return moved.select(np.asarray(keep))
 
 
 def _expect(array: np.ndarray, shape: tuple[int, ...], what: str, n: int, where: str) -> None:

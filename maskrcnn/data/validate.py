@@ -174,24 +174,6 @@ class Stated(NamedTuple):
         return bounds
 
 
-def check_objects(
-    stated: Stated,
-    image_ids: Sequence[int | str],
-    sizes: np.ndarray,
-    report: Report,
-    joined: np.ndarray,
-    bounds: np.ndarray,
-    rle_sizes: Mapping[int, tuple[int, int]],
-) -> ObjectTable:
-    """The valid objects, sorted by image; every other one, and every repair, goes to the report.
-
-    `image_ids` and `sizes` (int64 [N 2], height and width) are those of the images; `joined` (bool [N]) says which were
-    listed more than once. `bounds` are those of `stated`, `rle_sizes` the sizes, by object, of run lengths that state
-    another size than their image.
-    """
-    return _Check(stated, image_ids, sizes, report, joined, bounds, rle_sizes).table()
-
-
 def good_boxes(given: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """bool [n]: boxes [x, y, width, height] that can stand alone, of images with these limits (float64 [n 4])."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -201,7 +183,14 @@ def good_boxes(given: np.ndarray, limits: np.ndarray) -> np.ndarray:
         return near & np.all(inside[:, 2:] > inside[:, :2], axis=1)
 
 
-class _Check:
+class ObjectCheck:
+    """Finds the valid objects; every other one, and every repair, goes to the report.
+
+    `image_ids` and `sizes` (int64 [N 2], height and width) are those of the images; `joined` (bool [N]) says which were
+    listed more than once. `bounds` are those of `stated`, `rle_sizes` the sizes, by object, of run lengths that state
+    another size than their image.
+    """
+
     def __init__(
         self,
         stated: Stated,
@@ -224,6 +213,7 @@ class _Check:
         self.turned = np.zeros(len(self.rows), bool)  # run lengths that state the width first
 
     def table(self) -> ObjectTable:
+        """The valid objects, sorted by image."""
         n, scores = len(self.rows), self.stated.reals[:, 5]
         self._scale_boxes()
         mask_boxes, areas = np.full((n, 4), np.nan), np.full(n, np.nan)

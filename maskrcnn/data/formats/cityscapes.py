@@ -160,15 +160,7 @@ class Writer(FormatWriter):
         ids = [self._class_ids[label] for label in record.labels.tolist()]
         keep = np.array([id is not None for id in ids], dtype=bool)
         self.lost["object of a class that Cityscapes does not have"] += int((~keep).sum())
-        segmentations = [s for s, kept in zip(record.segmentations, keep.tolist(), strict=True) if kept]
-        columns = {
-            name: column[keep]
-            for name in ("boxes", "labels", "ignore", "keypoints", "annotation_ids", "areas", "scores")
-            if (column := getattr(record, name)) is not None
-        }
-        return record._replace(segmentations=segmentations, shapes=None, **columns), [
-            id for id in ids if id is not None
-        ]
+        return record.select(keep)._replace(shapes=None), [id for id in ids if id is not None]
 
     def _name(self, record: Record, folder: str) -> tuple[str, str]:
         """`city/base` of an image, as no other has it, and its suffix."""

@@ -10,9 +10,10 @@ CVAT's run lengths go along the rows of the mask's box, background first, and it
 import math
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape, quoteattr
 
@@ -23,17 +24,17 @@ from ...errors import DataError
 from ...files import fingerprint, replacing
 from ...images import IMAGE_SUFFIXES, MAX_PIXELS
 from ...ops.rle import counts_from_bitmap
-from ..bitmaps import counts_of_window, draw_bitmap, draw_rings, trimmed
-from ..builder import DatasetBuilder
-from ..dataset import Dataset, Record
+from ..bitmaps import counts_of_window, draw_rings, trimmed
+from ..dataset import Dataset, Record, Segmentation
 from ..names import names_below
-from ..validate import FAR
+from ..validate import FAR, integer
 from . import ReadOptions, Source
-from .files import MOST_BYTES, add_image_file, categories_by_name
-from .outlines import ellipse, stated_points, turned
+from .files import MOST_BYTES, size_of
+from .labelled import Labelled, Thing, Unusable, builder_of
+from .outlines import ellipse, stated_points, turned, united
 from .rings import rings_of
 from .writing import FormatWriter
-from .xmls import elements, has_root, number, printable
+from .xmls import elements, has_root, number, printable, side
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _SUBSETS = {"train": "Train", "val": "Validation", "test": "Test"}
@@ -43,22 +44,6 @@ _CROWD = (
     "<attribute><name>is_crowd</name><mutable>False</mutable><input_type>checkbox</input_type>"
     "<default_value>false</default_value><values>false</values></attribute>"
 )
-
-
-class _Image(NamedTuple):
-    name: str
-    height: int | None
-    width: int | None
-    shapes: int
-
-
-class _Contents(NamedTuple):
-    """What must be known of a file before its objects are read."""
-
-    labels: list[str]  # of objects, as the file declares them
-    used: set[str]  # by objects
-    images: dict[str, list[_Image]]  # by subset
-    tracks: int
 
 
 def find(place: Path, options: ReadOptions) -> dict[str, Source]:
@@ -74,7 +59,7 @@ def find(place: Path, options: ReadOptions) -> dict[str, Source]:
         return named
     splits: dict[str, Source] = {}
     for path in files:
-        for subset in _contents(path).images or [""]:
+        for subset in [image.get("subset", "") for image in elements(path, ("image",), MOST_BYTES)] or [""]:
             splits.setdefault(_split_of(subset), Source("cvat", path, _split_of(subset)))
     return {"all": Source("cvat", files[0])} if list(splits) == ["default"] else splits
 
@@ -84,29 +69,43 @@ def read(source: Source, options: ReadOptions) -> Dataset:
 
     Raises `DataError`, naming the file, if it cannot be read or holds the tracks of "CVAT for video".
     """
-    path, contents = source.path, _contents(source.path)
-    if contents.tracks and not contents.images:
+    path, labels, used, tracks = source.path, dict[str, None](), set[str](), 0
+    images: dict[str, list[Labelled]] = {}  # by subset
+    for element in elements(path, ("meta", "image", "track"), MOST_BYTES):
+        if element.tag == "meta":
+            labels |= dict.fromkeys(_declared(element))
+        elif element.tag == "image":
+            used |= {child.get("label", "") for child in element if child.tag in _OBJECTS}
+            images.setdefault(element.get("subset", ""), []).append(_labelled(element))
+        tracks += element.tag == "track"
+    if tracks and not images:
         raise DataError(
-            f"{path}: has {contents.tracks} tracks of 'CVAT for video 1.1'; export the task as 'CVAT for images 1.1'"
+            f"{path}: has {tracks} tracks of 'CVAT for video 1.1'; export the task as 'CVAT for images 1.1'"
         )
-    if not contents.labels and not contents.used:
+    if not labels and not used:
         raise DataError(
-            f"{path}: none of its {sum(map(len, contents.images.values()))} images has an object; boxes, polygons, "
-            "masks and ellipses are objects, tags (of whole images), points and polylines are none"
+            f"{path}: none of its {sum(map(len, images.values()))} images has an object; boxes, polygons, masks and "
+            "ellipses are objects, tags (of whole images), points and polylines are none"
         )
     # A file that is a split by its own name has no subset of that name.
-    subsets = [subset for subset in contents.images if _split_of(subset) == source.split] or list(contents.images)
+    subsets = [subset for subset in images if _split_of(subset) == source.split] or list(images)
     folders = _folders(path, subsets, options)
-    builder = DatasetBuilder(path, _categories(contents), folders, strict=options.strict)
-    listed = [image for subset in subsets for image in contents.images[subset]]
-    ids = _add_images(builder, listed, options)
-    if len(subsets) == len(contents.images) or folders[0].name in subsets:  # else the folder has others' images, too
-        _add_unlisted(builder, folders[0], {image.name for image in listed}, len(ids), options)
-    labels = {category.name: category.id for category in builder.categories}
-    for element in elements(path, ("image",), MOST_BYTES):
-        id = ids.get(element.get("name", "")) if element.get("subset", "") in subsets else None
-        if id is not None:
-            _Shapes(builder, id, element, labels).add()
+    found, left_out = _joined([image for subset in subsets for image in images[subset]]), []
+    if options.unlabelled == "skip":
+        left_out = [("image without shapes", name) for name, image in found.items() if not image.things]
+    if len(subsets) == len(images) or folders[0].name in subsets:  # else the folder has others' images, too
+        others = _unlisted(folders[0], found.keys(), beside=path.parent)
+        if options.unlabelled == "background":
+            found |= {name: Labelled(name, size_of(folders[0] / name)) for name in others}
+        else:
+            left_out += [("image without annotations", name) for name in others]
+    names = [*labels, *sorted(used.difference(labels, ("",)))]  # in the file's order, then what else objects have
+    categories = [Category(id, name) for id, name in enumerate(names, start=1)]
+    skipped = {name for _, name in left_out}
+    kept = [image for name, image in found.items() if name not in skipped]
+    builder = builder_of(source, kept, categories, folders, options)
+    for reason, name in left_out:
+        builder.refuse("image", reason, name)
     return builder.build(fingerprint(path))
 
 
@@ -189,35 +188,12 @@ def _split_of(subset: str) -> str:
     return _SPLITS.get(subset.lower(), subset if _is_plain(subset) else "default")
 
 
-def _contents(path: Path) -> _Contents:
-    contents = _Contents([], set(), {}, 0)
-    tracks = 0
-    for element in elements(path, ("meta", "image", "track"), MOST_BYTES):
-        if element.tag == "meta":
-            for label in element.iter("label"):
-                name, kind = label.findtext("name"), label.findtext("type")
-                if name and kind not in _NO_CLASSES and label.find("parent") is None:
-                    contents.labels.append(name)
-        elif element.tag == "track":
-            tracks += 1
-        else:
-            contents.used.update(child.get("label", "") for child in element if child.tag in _OBJECTS)
-            sides = [_whole(element.get(side)) for side in ("height", "width")]
-            image = _Image(element.get("name", ""), sides[0], sides[1], sum(child.tag != "tag" for child in element))
-            contents.images.setdefault(element.get("subset", ""), []).append(image)
-    return contents._replace(tracks=tracks)
-
-
-def _whole(text: str | None) -> int | None:
-    value = number(text)
-    return int(value) if value is not None and 0 < value < 1e9 else None
-
-
-def _categories(contents: _Contents) -> list[Category]:
-    """The labels in the file's order; what objects have beyond them follows, by name."""
-    labels = list(dict.fromkeys(contents.labels))
-    others = [c.name for c in categories_by_name(contents.used.difference(labels, ("",)))]
-    return [Category(id, name) for id, name in enumerate([*labels, *others], start=1)]
+def _declared(meta: Element) -> Iterator[str]:
+    """The labels of objects that a file declares."""
+    for label in meta.iter("label"):
+        name, kind = label.findtext("name"), label.findtext("type")
+        if name and kind not in _NO_CLASSES and label.find("parent") is None:
+            yield name
 
 
 def _folders(path: Path, subsets: list[str], options: ReadOptions) -> list[Path]:
@@ -231,128 +207,97 @@ def _is_plain(subset: str) -> bool:
     return subset not in ("", ".", "..") and not any(character in subset for character in "/\\:\0")
 
 
-def _add_images(builder: DatasetBuilder, images: list[_Image], options: ReadOptions) -> dict[str, int]:
-    """Adds the images in the order of their names, numbered from 1; the id of each name."""
-    ids: dict[str, int] = {}
-    for image in sorted(images, key=lambda image: image.name):
-        if image.name in ids:
-            builder.report.add("repair", "image that is listed twice, its shapes joined", image.name)
-        elif not image.shapes and options.unlabelled == "skip":
-            builder.refuse("image", "image without shapes", image.name)
-        else:
-            ids[image.name] = len(ids) + 1
-            builder.add_image(ids[image.name], image.name, image.height, image.width)
-    return ids
+def _joined(images: list[Labelled]) -> dict[str, Labelled]:
+    """The images by their names, each with all that is drawn in it."""
+    found: dict[str, Labelled] = {}
+    for image in images:
+        if before := found.get(image.name):
+            repairs = *before.repairs, ("image that is listed twice, its shapes joined", image.name), *image.repairs
+            things, faults = (*before.things, *image.things), (*before.faults, *image.faults)
+            image = before._replace(things=things, faults=faults, repairs=repairs)
+        found[image.name] = image
+    return found
 
 
-def _add_unlisted(builder: DatasetBuilder, folder: Path, listed: set[str], last: int, options: ReadOptions) -> None:
-    """Images that the file does not list are unlabelled: left out and counted, unless they are background."""
+def _unlisted(folder: Path, listed: Iterable[str], beside: Path) -> list[str]:
+    """The images in a folder that the file does not list."""
     names = names_below(folder, IMAGE_SUFFIXES)
-    if folder == builder.source.parent:  # beside the XML only what is beside it: anything may be below
+    if folder == beside:  # beside the XML only what is beside it: anything may be below
         names = takewhile(lambda name: "/" not in name, names)
-    known = {name.replace("\\", "/") for name in listed}
-    for name in sorted(name for name in names if name not in known):
-        if options.unlabelled == "background":
-            last += 1
-            add_image_file(builder, last, folder / name, name)
+    return sorted(set(names).difference(name.replace("\\", "/") for name in listed))
+
+
+def _labelled(element: Element) -> Labelled:
+    """An image with its shapes as objects."""
+    height, width = side(element.get("height")), side(element.get("width"))
+    size = (height, width) if height and width else None
+    alone, groups = [], dict[tuple[str, str], list[tuple[Element, Segmentation]]]()
+    faults, repairs = [], []
+    for child in element:
+        label = child.get("label", "")
+        if child.tag == "tag":
+            repairs.append(("tag of a whole image, ignored", label))
+            continue
+        try:
+            mask = _segmentation(child, size or (0, 0))
+        except Unusable as error:
+            faults.append((error.args[0], label))
+            continue
+        if mask is not None and (group := child.get("group_id", "0")) != "0":
+            groups.setdefault((group, label), []).append((child, mask))
         else:
-            builder.refuse("image", "image without annotations", name)
+            alone.append([(child, mask)])
+    for members in groups.values():
+        if len(members) > 1:
+            what = f"{len(members)} {members[0][0].tag}s"
+            repairs.append(("shapes of one group and label, joined to one object", what))
+    things = []
+    for members in (*alone, *groups.values()):
+        things.append(_thing(members[0][0], united([mask for _, mask in members], size or (0, 0))))
+    return Labelled(element.get("name", ""), size, things, faults, repairs)
 
 
-class _Shapes:
-    """The shapes of an image as objects."""
-
-    def __init__(self, builder: DatasetBuilder, id: int, element: Element, labels: dict[str, int]) -> None:
-        self.builder, self.id, self.element, self.labels = builder, id, element, labels
-        self.size = _whole(element.get("height")) or 0, _whole(element.get("width")) or 0
-
-    def add(self) -> None:
-        groups: dict[tuple[str, str], list[tuple[Element, Any]]] = {}
-        for child in self.element:
-            if child.tag == "tag":
-                self.builder.report.add("repair", "tag of a whole image, ignored", child.get("label", ""), self.id)
-            elif child.tag not in _OBJECTS:
-                self._refuse(f"{child.tag}, which encloses no area", child)
-            elif (shape := self._segmentation(child)) is None:
-                self._refuse(f"{child.tag} that cannot be read", child)
-            elif shape and (group := child.get("group_id", "0")) != "0":
-                groups.setdefault((group, child.get("label", "")), []).append((child, shape))
-            else:
-                self._add(child, shape)
-        for members in groups.values():
-            if len(members) > 1:
-                reason = "shapes of one group and label, joined to one object"
-                self.builder.report.add("repair", reason, f"{len(members)} {members[0][0].tag}s", self.id)
-            self._add(members[0][0], self._joined([shape for _, shape in members]))
-
-    def _refuse(self, reason: str, child: Element) -> None:
-        self.builder.refuse("annotation", reason, child.get("label", ""), image_id=self.id)
-
-    def _add(self, child: Element, shape: Any) -> None:
-        label, box = child.get("label", ""), None
-        crowd = next((a.text for a in child.iter("attribute") if a.get("name") in ("is_crowd", "iscrowd")), None)
-        if not shape:
-            x1, y1, x2, y2 = (number(child.get(side)) for side in ("xtl", "ytl", "xbr", "ybr"))
-            box = None if None in (x1, y1, x2, y2) else [x1, y1, x2 - x1, y2 - y1]  # type: ignore[operator]
-        self.builder.add_object(
-            self.id,
-            self.labels.get(label, label),
-            id=self.builder.report.annotations_in_file + 1,
-            box=box,
-            segmentation=shape,
-            crowd=(crowd or "").strip().lower() in ("true", "1"),
-        )
-
-    def _segmentation(self, child: Element) -> Any:
-        """Polygons or run lengths; empty for an upright box; None if it cannot be read."""
-        if child.tag == "polygon":
-            polygon = stated_points([pair.split(",") for pair in child.get("points", "").split(";")])
-            return None if polygon is None or len(polygon) < 3 else [polygon]
-        if child.tag == "mask":
-            return self._mask(child)
-        turn = number(child.get("rotation", "0"))
-        if child.tag == "ellipse":
-            values = [number(child.get(key)) for key in ("cx", "cy", "rx", "ry")]
-        elif turn == 0:
-            return []
-        else:
-            values = [number(child.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")]
-        if turn is None or not all(value is not None and abs(value) < FAR for value in [*values, turn]):
-            return None
-        a, b, c, d = np.array(values, dtype=np.float64)
-        angle = math.radians(turn)
-        if child.tag == "ellipse":
-            corners = ellipse(a, b, c, d, angle)
-        else:
-            offsets = np.array([[a - c, b - d], [c - a, b - d], [c - a, d - b], [a - c, d - b]]) / 2
-            corners = turned(offsets, angle, (a + c) / 2, (b + d) / 2)
-        return [np.round(corners, 6)]
-
-    def _mask(self, child: Element) -> Any:
-        height, width = self.size
-        place = [_integer(child.get(key)) for key in ("left", "top", "width", "height")]
-        if None in place or not height:
-            return None
-        left, top, own_width, own_height = place
-        if not (0 < own_width <= width - left and 0 < own_height <= height - top and left >= 0 and top >= 0):
-            return None
-        runs = [_integer(run) for run in child.get("rle", "").split(",")]
-        if None in runs or min(runs) < 0 or sum(runs) != own_width * own_height or sum(runs) > MAX_PIXELS:
-            return None
-        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(own_height, own_width)
-        return counts_of_window(pixels, (top, left), self.size), self.size
-
-    def _joined(self, shapes: list[Any]) -> Any:
-        """One segmentation of several."""
-        if all(isinstance(shape, list) for shape in shapes):
-            return [polygon for shape in shapes for polygon in shape]
-        whole = np.zeros(self.size, dtype=bool)
-        for shape in shapes:
-            whole |= draw_bitmap(shape, self.size)
-        return counts_from_bitmap(whole), self.size
+def _thing(child: Element, mask: Segmentation) -> Thing:
+    box = None
+    crowd = next((a.text for a in child.iter("attribute") if a.get("name") in ("is_crowd", "iscrowd")), None)
+    if mask is None:
+        x1, y1, x2, y2 = (number(child.get(name)) for name in ("xtl", "ytl", "xbr", "ybr"))
+        box = None if None in (x1, y1, x2, y2) else [x1, y1, x2 - x1, y2 - y1]  # type: ignore[operator]
+    return Thing(child.get("label", ""), mask, box, (crowd or "").strip().lower() in ("true", "1"))
 
 
-def _integer(text: str | None) -> Any:
-    """The whole number in a text, or None."""
-    value = number(text)
-    return int(value) if value is not None and value.is_integer() and abs(value) < 2**31 else None
+def _segmentation(child: Element, size: tuple[int, int]) -> Segmentation:
+    """The mask of a shape; None for an upright box. Raises `Unusable`."""
+    if child.tag not in _OBJECTS:
+        raise Unusable(f"{child.tag}, which encloses no area", "")
+    turn = number(child.get("rotation", "0"))
+    if child.tag == "box" and turn == 0:
+        return None
+    wrong = Unusable(f"{child.tag} that cannot be read", "")
+    if child.tag == "polygon":
+        polygon = stated_points([pair.split(",") for pair in child.get("points", "").split(";")])
+        if polygon is None or len(polygon) < 3:
+            raise wrong
+        return [polygon]
+    if child.tag == "mask":
+        place = (child.get(name) for name in ("left", "top", "width", "height"))
+        stated = [integer(text) for text in (*place, *child.get("rle", "").split(","))]
+        known = [value for value in stated if value is not None]
+        if len(known) < len(stated):
+            raise wrong
+        left, top, width, height, *runs = known
+        inside = 0 < width <= size[1] - left and 0 < height <= size[0] - top and left >= 0 and top >= 0
+        if not inside or min(runs) < 0 or sum(runs) != height * width or sum(runs) > MAX_PIXELS:
+            raise wrong
+        pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        return counts_of_window(pixels, (top, left), size), size
+    sides = ("cx", "cy", "rx", "ry") if child.tag == "ellipse" else ("xtl", "ytl", "xbr", "ybr")
+    stated = [turn, *(number(child.get(name)) for name in sides)]
+    known = [value for value in stated if value is not None and abs(value) < FAR]
+    if len(known) < len(stated):
+        raise wrong
+    angle, (a, b, c, d) = math.radians(known[0]), known[1:]
+    if child.tag == "ellipse":
+        return [ellipse(a, b, c, d, angle).round(6)]
+    offsets = np.array([[a - c, b - d], [c - a, b - d], [c - a, d - b], [a - c, d - b]]) / 2
+    return [turned(offsets, angle, (a + c) / 2, (b + d) / 2).round(6)]

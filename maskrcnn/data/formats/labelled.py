@@ -1,17 +1,18 @@
-"""What LabelMe, VIA and Label Studio have in common: images, found or embedded, and objects that are drawn in them."""
+"""What labelling tools have in common: images, found or embedded, and objects that are drawn in them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ...categories import Category
 from ...errors import DataError
 from ..builder import DatasetBuilder
 from ..dataset import Segmentation
 from ..names import Found, ImageFinder
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import categories_by_name, size_of
+from .files import size_of
 
 _Shapes = TypeVar("_Shapes")
 
@@ -31,14 +32,14 @@ class Thing(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """An image, where it is, and what is drawn in it."""
+    """An image and what is drawn in it."""
 
     name: str
-    root: Path
     size: tuple[int, int] | None = None  # (height, width); None if there is no such file, or it cannot be read
     things: Sequence[Thing] = ()
     faults: Sequence[tuple[str, str]] = ()  # of shapes that are no things, reason and detail
     repairs: Sequence[tuple[str, str]] = ()
+    root: Path | None = None  # the folder of an image that was embedded
 
 
 def find_image(images: ImageFinder, names: Sequence[str], embedded: str, own_name: str, source: Path) -> Labelled:
@@ -48,11 +49,11 @@ def find_image(images: ImageFinder, names: Sequence[str], embedded: str, own_nam
     (root,) = images.roots
     for name in names:
         if isinstance(found := images.find(name), Found):
-            return Labelled(found.name, root, size_of(root / found.name))
+            return Labelled(found.name, size_of(root / found.name))
     if embedded:
         cache, name = unpack(embedded, own_name, root, source)
-        return Labelled(name, cache, size_of(cache / name))
-    return Labelled(names[0], root)
+        return Labelled(name, size_of(cache / name), root=cache)
+    return Labelled(names[0])
 
 
 def with_things(image: Labelled, stated: Iterable[_Shapes], thing_of: Callable[[_Shapes], Thing]) -> Labelled:
@@ -70,24 +71,28 @@ def with_things(image: Labelled, stated: Iterable[_Shapes], thing_of: Callable[[
 
 
 def builder_of(
-    source: Source, images: Iterable[Labelled], classes: Iterable[str], root: Path, options: ReadOptions
+    source: Source,
+    images: Iterable[Labelled],
+    categories: Sequence[Category],
+    roots: Sequence[Path],
+    options: ReadOptions,
 ) -> DatasetBuilder:
     """A builder with all images, numbered from 1 in the order of their names, and their objects.
 
-    The images of the data set are below `root`, but for those that were embedded.
+    The images are below the first of the `roots` that has them, but for those that were embedded.
     """
-    ordered, categories = sorted(images, key=lambda image: image.name), categories_by_name(classes)
+    ordered = sorted(images, key=lambda image: image.name)
     labels, ids = {category.name: category.id for category in categories}, count(1)
-    roots = list(dict.fromkeys([root, *(image.root for image in ordered)]))
+    roots = list(dict.fromkeys([*roots, *(image.root for image in ordered if image.root is not None)]))
     builder = DatasetBuilder(source.path, categories, roots, strict=options.strict)
     for number, image in enumerate(ordered, start=1):
         builder.add_image(number, image.name, *(image.size or (None, None)))
-        for reason, detail in image.repairs:
-            builder.report.add("repair", reason, detail, number)
         for reason, detail in image.faults:
             builder.refuse("annotation", reason, detail, image_id=number)
+        for reason, detail in image.repairs:
+            builder.report.add("repair", reason, detail, number)
         for label, mask, box, crowd, score in image.things:
             builder.add_object(
-                number, labels[label], id=next(ids), box=box, segmentation=mask, crowd=crowd, score=score
+                number, labels.get(label, label), id=next(ids), box=box, segmentation=mask, crowd=crowd, score=score
             )
     return builder

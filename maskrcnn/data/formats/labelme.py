@@ -28,7 +28,7 @@ from ..names import Found, ImageFinder, names_below
 from ..validate import integer, is_text, show
 from . import ReadOptions, Source
 from .embedded import unpack
-from .files import fingerprint_of, load_json, peek, size_of, split_folders
+from .files import categories_by_name, fingerprint_of, load_json, peek, size_of, split_folders
 from .labelled import Labelled, Thing, Unusable, builder_of
 from .outlines import (
     bitmap_of_shapes,
@@ -36,6 +36,7 @@ from .outlines import (
     segmentation,
     shapes_of_object,
     stated_points,
+    united,
 )
 from .writing import FormatWriter, relative
 
@@ -91,7 +92,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         if name not in found and name not in refused:
             size = size_of(images.roots[0] / name) if options.unlabelled == "background" else None
             if size is not None:
-                found[name] = Labelled(name, images.roots[0], size)
+                found[name] = Labelled(name, size)
             else:
                 refused[name] = "image without an annotation file, left out", name
     classes = {thing.label for image in found.values() for thing in image.things}
@@ -99,7 +100,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         faults = [fault for image in found.values() for fault in image.faults]
         first = f"; the first of {len(faults)} other shapes: {faults[0][0]} ({faults[0][1]})" if faults else ""
         raise DataError(f"{source.path}: none of its {len(found)} images has an object with a box or a mask{first}")
-    builder = builder_of(source, found.values(), classes, images.roots[0], options)
+    builder = builder_of(source, found.values(), categories_by_name(classes), images.roots, options)
     for reason, detail in refused.values():
         builder.refuse("image", reason, detail)
     return builder.build(fingerprint_of(files))
@@ -130,7 +131,7 @@ def _read_file(path: Path, images: ImageFinder, options: ReadOptions) -> Labelle
             "it is another image, or it was resized after it was labelled"
         )
     objects, faults = _objects(shapes, stated or size, path.name)
-    return Labelled(name, root, stated or size, objects, faults)
+    return Labelled(name, stated or size, objects, faults, root=root)
 
 
 def _find_image(path: Path, content: dict[str, Any], images: ImageFinder) -> tuple[Path, str]:
@@ -196,14 +197,8 @@ def _object(members: list[dict[str, Any]], size: tuple[int, int]) -> Thing:
         return Thing(label, None, [*low.tolist(), *(high - low).tolist()], crowd, score)
     windows = [_window(shape, size) for shape in members if shape.get("shape_type") == "mask"]
     rings = [_ring(shape) for shape in members if shape.get("shape_type") != "mask"]
-    mask = segmentation(rings, size) if rings else None
-    if len(members) == len(windows) == 1:
-        mask = counts_of_window(*windows[0], size), size
-    elif windows:
-        whole = draw_bitmap(mask, size)
-        for pixels, (top, left) in windows:
-            whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] |= pixels
-        mask = counts_from_bitmap(whole), size
+    masks = [segmentation(rings, size)] if rings else []
+    mask = united([*masks, *((counts_of_window(*window, size), size) for window in windows)], size)
     return Thing(label, mask, None, crowd, score)
 
 

@@ -24,7 +24,7 @@ from ..names import ImageFinder, names_below
 from ..validate import FAR, show
 from . import ReadOptions, Source
 from .brush import decode_brush, encode_brush
-from .files import fingerprint_of, image_folder, one_file_each
+from .files import categories_by_name, fingerprint_of, image_folder, one_file_each
 from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
 from .labelstudio_file import ONE_TASK, Region, Task, load, names_of, rank
 from .outlines import bitmap_of_shapes, ellipse, rectangle, shapes_of_object, stated_points
@@ -90,7 +90,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         except Unusable as error:
             left_out.append(error.args)
             lost += len(task.regions or ())
-    builder = builder_of(source, labelled, classes, root, options)
+    builder = builder_of(source, labelled, categories_by_name(classes), [root], options)
     builder.report.lost_with_image += lost
     for reason, detail in (*faults, *left_out):
         builder.refuse("image", reason, detail)

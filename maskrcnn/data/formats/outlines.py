@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...ops.rle import counts_from_bitmap
 from ..bitmaps import counts_of_window, draw_bitmap, draw_rings
 from ..dataset import Record, Segmentation, Shape
 from ..shapes import shapes_of, shapes_of_bitmap
@@ -61,6 +62,18 @@ def segmentation(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Segmenta
         if depths.any():
             return _composed(rings, depths, size)
     return list(rings)
+
+
+def united(masks: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
+    """The mask of an object whose shapes have these masks, each with a pixel or more, in an image of `size`."""
+    if len(masks) == 1:
+        return masks[0]
+    if all(isinstance(mask, list) for mask in masks):
+        return [ring for mask in masks if isinstance(mask, list) for ring in mask]
+    whole = np.zeros(size, dtype=bool)
+    for mask in masks:
+        whole |= draw_bitmap(mask, size)
+    return counts_from_bitmap(whole), size
 
 
 def shapes_of_object(record: Record, i: int) -> list[Shape]:

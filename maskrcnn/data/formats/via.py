@@ -20,7 +20,7 @@ from ..dataset import Dataset, Record, Segmentation
 from ..names import ImageFinder
 from ..validate import FAR, is_text, show
 from . import ReadOptions, Source
-from .files import image_folder, one_file_each, size_of
+from .files import categories_by_name, image_folder, one_file_each, size_of
 from .labelled import Labelled, Thing, Unusable, builder_of, find_image, with_things
 from .outlines import ellipse, segmentation, shapes_of_object
 from .via_classes import OWN, ClassOf, choose_class
@@ -64,7 +64,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         found[image.name] = image, entry
     left_out = [name for name in images.images() if name not in found]
     if options.unlabelled == "background":
-        found |= {name: (Labelled(name, root, size_of(root / name)), Entry(name, [], {})) for name in left_out}
+        found |= {name: (Labelled(name, size_of(root / name)), Entry(name, [], {})) for name in left_out}
         left_out = []
     elif options.unlabelled == "skip":
         left_out += [name for name, (_, entry) in found.items() if not entry.regions]
@@ -77,7 +77,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
         with_things(image, _groups(entry.regions), partial(_thing, entry=entry, class_of=class_of, size=image.size))
         for image, entry in found.values()
     )
-    builder = builder_of(source, labelled, filter(None, classes), root, options)
+    builder = builder_of(source, labelled, categories_by_name(filter(None, classes)), [root], options)
     if class_of.note:
         builder.report.add("repair", class_of.note)
     for name, count in merged.items():

@@ -33,7 +33,7 @@ from . import ReadOptions, Source
 from .files import add_image_file, categories_by_name, read_lines, split_folders
 from .voc_masks import CLASSES, NO_CLASSES, PALETTE, VOID, Mask, class_names, read_masks
 from .writing import FormatWriter
-from .xmls import has_root, load_xml, number, printable
+from .xmls import has_root, load_xml, number, printable, side
 
 _MOST_BYTES = 1 << 24  # of an XML
 _IMAGES = ("JPEGImages", "images", "Images", "JPEGimages", "img", "imgs")
@@ -341,8 +341,8 @@ def _parse(path: Path) -> _File | None:
         return None
     one_based = _ONE_BASED.search(root.findtext("source/database") or "") is not None
     height, width = (
-        _whole(root.findtext(f"size/{side}") or root.findtext(f"imagesize/{other}"))
-        for side, other in (("height", "nrows"), ("width", "ncols"))
+        side(root.findtext(f"size/{name}") or root.findtext(f"imagesize/{other}")) or 0
+        for name, other in (("height", "nrows"), ("width", "ncols"))
     )
     image = PurePosixPath((root.findtext("filename") or "").strip().replace("\\", "/")).name
     objects = tuple(_object(entry, one_based) for entry in root.iterfind("object") if entry.findtext("deleted") != "1")
@@ -371,11 +371,6 @@ def _polygon(entry: Element) -> list[float] | None:
         count = next(n for n in range(len(own) + 1) if f"x{n + 1}" not in own)
         values = [own.get(f"{axis}{n + 1}") for n in range(count) for axis in ("x", "y")]
     return [value for value in values if value is not None] if values and None not in values else None
-
-
-def _whole(text: str | None) -> int:
-    value = number(text)
-    return int(value) if value is not None and 0 < value < 1e9 else 0
 
 
 def _add_objects(

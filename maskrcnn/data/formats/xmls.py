@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from ...errors import DataError
 from ...files import open_regular
+from ..validate import integer
 from .files import peek
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that no XML can hold
@@ -75,6 +76,12 @@ def number(value: Any) -> float | None:
         return float(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def side(text: str | None) -> int | None:
+    """A side of an image in pixels; None if the text is none."""
+    value = integer(text)
+    return value if value is not None and 0 < value < 1e9 else None
 
 
 def printable(text: str) -> str:
