@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maskrcnn.data.formats import coco as reader
 from maskrcnn.data.formats import coco_text, read_dataset
 from maskrcnn.errors import DataError
-from tests.data.test_coco import (
+from tests.data.coco_files import (
     BROKEN,
     COUNTS,
     GOOD,

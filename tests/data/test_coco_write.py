@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from maskrcnn.categories import Category
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.dataset import Record, Shape
 from maskrcnn.data.formats import find, read_dataset, writer
-from tests.data.test_coco import coco, same_objects, with_keypoints, write
+from maskrcnn.data.formats.coco import write as write_coco
+from tests.data.coco_files import COMPRESSED, coco, same_objects, with_keypoints, write
 
 PEAR = (Category(3, "pear"),)
 RING = np.array([[0.0, 0], [8, 0], [8, 6], [0, 6]])
@@ -127,3 +129,37 @@ def test_a_writer_that_is_not_closed_leaves_the_old_file(image, tmp_path) -> Non
             out.close()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["annotations.json"]
     assert json.loads((tmp_path / "out" / "annotations.json").read_text())["images"][0]["id"] == 7
+
+
+def test_a_whole_data_set_is_written_and_read_again(tmp_path) -> None:
+    path = write(tmp_path, coco())
+    data, copied = read_dataset(path), tmp_path / "copy.json"
+    write_coco(data, copied)
+    again = read_dataset(copied, strict=True)
+    assert again.report.problems == []
+    same_objects(data, again)
+    written = json.loads(copied.read_text())
+    assert [annotation["id"] for annotation in written["annotations"]] == [2, 1, 3, 4]
+    assert written["annotations"][1] == coco()["annotations"][0] | {"iscrowd": 0}
+    assert written["annotations"][2]["segmentation"] == {"size": [10, 12], "counts": COMPRESSED}
+    assert COCO(str(copied)).getAnnIds(imgIds=[3]) == [1, 3, 4]
+
+
+def test_keypoints_and_scores_are_written(tmp_path) -> None:
+    content = with_keypoints()
+    content["annotations"][1]["score"] = 0.1
+    data, copied = read_dataset(write(tmp_path, content), keypoints=True), tmp_path / "copy.json"
+    assert data.objects.scores.tolist()[1] == 0.1
+    write_coco(data, copied)
+    same_objects(data, read_dataset(copied, keypoints=True, strict=True))
+    fish = json.loads(copied.read_text())["categories"][1]
+    assert fish["skeleton"] == [[1, 2], [1, 3]]
+    assert fish["keypoints"] == ["nose", "Left_fin", "right_fin"]
+
+
+def test_a_part_or_nothing_is_written_too(tmp_path) -> None:
+    data, copied = read_dataset(write(tmp_path, coco())), tmp_path / "copy.json"
+    write_coco(data.subset([1]), copied)
+    assert read_dataset(copied).objects.ids.tolist() == [1, 3, 4]
+    write_coco(data.subset([]), copied)
+    assert json.loads(copied.read_text())["images"] == []

@@ -9,7 +9,7 @@ from maskrcnn.data.contradictions import recoded_rows
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.usable import reason_to_stop
 from maskrcnn.ops.rle import counts_from_bitmap
-from tests.data.test_coco import GOOD, coco, write
+from tests.data.coco_files import GOOD, coco, write
 
 HEIGHT, WIDTH = 40, 60
 CORNERS = np.array([(4, 3, 10, 8), (31, 5, 52, 11), (35, 22, 58, 31), (8, 20, 21, 38), (40, 12, 49, 20)])

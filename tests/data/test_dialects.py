@@ -9,7 +9,7 @@ import pytest
 from maskrcnn.data.formats import find, read_dataset
 from maskrcnn.data.validate import flag, integer, number, real
 from maskrcnn.errors import DataError
-from tests.data.test_coco import COMPRESSED, COUNTS, GOOD, SQUARE, coco, write
+from tests.data.coco_files import COMPRESSED, COUNTS, GOOD, SQUARE, coco, write
 
 
 @pytest.mark.parametrize(

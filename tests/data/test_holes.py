@@ -6,7 +6,7 @@ import pytest
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.holes import judge_rings, may_have_holes
-from tests.data.test_coco import coco, write
+from tests.data.coco_files import coco, write
 
 SIZE = 40
 OUTER = [2, 2, 20, 2, 20, 20, 2, 20]

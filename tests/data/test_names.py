@@ -9,7 +9,7 @@ import pytest
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.names import Found, ImageFinder, Lost, names_below
 from maskrcnn.errors import DataError
-from tests.data.test_coco import coco, write
+from tests.data.coco_files import coco, write
 
 NFD = unicodedata.normalize("NFD", "größe 1.png")
 

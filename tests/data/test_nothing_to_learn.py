@@ -7,7 +7,7 @@ from maskrcnn.categories import Category
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.usable import never_learned, reason_to_stop, require_common_class, require_usable, shared_images
 from maskrcnn.errors import DataError
-from tests.data.test_coco import GOOD, coco, write
+from tests.data.coco_files import GOOD, coco, write
 
 BOX = {"id": 1, "image_id": 3, "category_id": 90, "bbox": [2, 3, 6, 4]}
 

@@ -7,7 +7,7 @@ from PIL import Image
 from maskrcnn.data.formats import read_dataset
 from maskrcnn.data.usable import reason_to_stop
 from maskrcnn.ops.rle import counts_from_bitmap
-from tests.data.test_coco import coco, write
+from tests.data.coco_files import coco, write
 
 HEIGHT, WIDTH = 40, 80
 CORNERS = [(4, 3, 20, 18), (60, 5, 78, 21), (55, 22, 79, 36), (8, 20, 31, 38)]
