@@ -309,7 +309,7 @@ class DatasetBuilder:
                 return _Fault("segmentation that is neither polygons nor RLE", show(" ".join(given)))
         if type(given) is list and given and type(given[0]) is dict:
             given = given[0] if len(given) == 1 else _flat(given)
-        while type(given) is list and _depth(given) > 3:  # polygons with their holes, as in GeoJSON
+        while _depth(given) > 3:  # polygons with their holes, as in GeoJSON
             given = [ring for part in given if isinstance(part, list) for ring in part]
         if type(given) is dict:
             return self._add_rle(row, given)
@@ -400,7 +400,7 @@ class _Fault(NamedTuple):
 def _depth(given: Any) -> int:
     """How many lists are around the first entry that is none."""
     depth = 0
-    while isinstance(given, list) and given:
+    while type(given) is list and given:
         given, depth = given[0], depth + 1
     return depth
 

@@ -30,7 +30,7 @@ from .contradictions import (
 )
 from .dataset import NO_MASK, POLYGONS, RLE, ObjectTable
 from .geometry import polygon_measures, rle_measures
-from .holes import judge_rings, may_have_holes, settle_holes
+from .holes import judge_polygons, settle_holes
 from .problems import Kind, Report
 from .shapes import segmentation_of_rings
 
@@ -57,6 +57,8 @@ def number(text: str) -> int | float | None:
 
 def integer(value: Any) -> int | None:
     """`value` as an int64 if it is a whole number (12, 12.0 or "12", but not True), else None."""
+    if type(value) is int:
+        return value if _LEAST <= value <= _MOST else None
     if type(value) is str:
         value = number(value)
     if type(value) is float and value.is_integer():
@@ -424,16 +426,16 @@ class ObjectCheck:
         several = np.flatnonzero((self.kinds == POLYGONS) & self.alive & (np.diff(self.spans).ravel() > 1))
         if not len(several):
             return counts
-        stated = self.stated.reals[:, 4]
-        candidates = several[may_have_holes(self.part_boxes, self.part_areas, self.spans[several])]
 
         def rings(i: int) -> list[np.ndarray]:
             edges = offsets[self.spans[i, 0] : self.spans[i, 1] + 1].tolist()
             return [points[a:b] for a, b in pairwise(edges)]
 
-        verdicts = {i: judge_rings(rings(i), float(stated[i])) for i in candidates.tolist()}
+        stated = self.stated.reals[several, 4]
+        judged = judge_polygons(points, offsets, self.part_boxes, self.part_areas, self.spans[several], stated)
+        nested = {int(several[i]): verdict for i, verdict in judged.items()}
         pieces, end = [counts], len(counts)
-        for i, reason in settle_holes(verdicts, self.ids, self.report).items():
+        for i, reason in settle_holes(nested, self.ids, self.report).items():
             runs = segmentation_of_rings(rings(i), (int(self.sizes[i, 0]), int(self.sizes[i, 1])))[0].astype(np.uint32)
             pieces.append(runs)
             self.kinds[i], self.spans[i] = RLE, (end, end + len(runs))

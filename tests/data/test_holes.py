@@ -5,7 +5,10 @@ import pytest
 
 from maskrcnn.data.bitmaps import draw_bitmap
 from maskrcnn.data.formats import read_dataset
-from maskrcnn.data.holes import judge_rings, may_have_holes
+from maskrcnn.data.geometry import polygon_measures
+from maskrcnn.data.holes import judge_polygons
+from maskrcnn.data.shapes import enclosed
+from maskrcnn.ops.contour import signed_area
 from tests.data.coco_files import coco, write
 
 SIZE = 40
@@ -58,16 +61,53 @@ def test_areas_of_other_objects_decide(tmp_path) -> None:
     assert "1 objects have a polygon" in report.contradictions[0].sentence
 
 
+def judged(objects):
+    """The verdict on each object, its polygons and its stated area; None if no polygon lies in another."""
+    rings = [np.reshape(ring, (-1, 2)) * 1.0 for polygons, _ in objects for ring in polygons]
+    points, offsets = np.concatenate(rings), np.cumsum([0, *map(len, rings)])
+    _, boxes, areas = polygon_measures(points, offsets, 1e6)
+    ends = np.cumsum([len(polygons) for polygons, _ in objects])
+    spans = np.stack([ends - [len(polygons) for polygons, _ in objects], ends], axis=1)
+    found = judge_polygons(points, offsets, boxes, areas, spans, np.array([area for _, area in objects], float))
+    return [found.get(i) for i in range(len(objects))]
+
+
 def test_an_island_in_a_hole_and_shapes_whose_bounds_overlap() -> None:
-    rings = [np.reshape(ring, (-1, 2)) * 1.0 for ring in (OUTER, AGAINST, [10, 10, 12, 10, 12, 12, 10, 12])]
-    assert judge_rings(rings, HOLE + 4) == ("hole", True)
-    hook = np.array([[0, 0], [30, 0], [30, 30], [28, 30], [28, 2], [0, 2]], float)
-    assert judge_rings([hook, rings[0]], 0) is None  # in the bounds of the hook, not in it
+    island, hook = [10, 10, 12, 10, 12, 12, 10, 12], [0, 0, 30, 0, 30, 30, 28, 30, 28, 2, 0, 2]
+    assert judged([([OUTER, AGAINST, island], HOLE + 4), ([hook, OUTER], 0)]) == [
+        ("hole", True),
+        None,  # in the bounds of the hook, not in it
+    ]
 
 
-def test_bounds_choose_the_objects_to_look_at() -> None:
-    boxes = np.array(
-        [[0, 0, 9, 9], [2, 2, 3, 3], [0, 0, 4, 4], [5, 5, 9, 9], [0, 0, 9, 9], [20, 0, 24, 4], [21, 1, 22, 2]]
-    )
-    areas = np.array([81, 1, 16, 16, 81, 16, 1])
-    assert may_have_holes(boxes, areas, np.array([[0, 2], [2, 4], [4, 7]])).tolist() == [True, False, True]
+def test_all_objects_at_once_and_each_by_itself_are_judged_alike(rng) -> None:
+    """Beside a plain loop over the pairs of each object; those of more than 16 polygons have a way of their own."""
+    objects = []
+    for parts in rng.integers(2, 25, 150).tolist():
+        sizes = rng.uniform(0, 12, parts)
+        rings = [rng.uniform(0, 9, 2) + size * rng.random((rng.integers(3, 50), 2)) for size in sizes]
+        objects.append(([ring.ravel().tolist() for ring in rings], rng.choice([0.0, 40.0, 80.0])))
+    answers = judged(objects)
+    for (polygons, _), answer in zip(objects, answers, strict=True):
+        rings = [np.reshape(ring, (-1, 2)) for ring in polygons]
+        signed = [signed_area(ring) for ring in rings]
+        around = [
+            [j for j, other in enumerate(rings) if abs(signed[i]) < abs(signed[j]) and lies_in(ring, other)]
+            for i, ring in enumerate(rings)
+        ]
+        assert (answer is None) == (not any(around))
+        if answer is not None:
+            nearest = [min(others, key=lambda j: abs(signed[j])) if others else None for others in around]
+            assert answer.against == all(signed[i] * signed[j] < 0 for i, j in enumerate(nearest) if j is not None)
+    assert judged(objects[:1]) == answers[:1]
+
+
+def lies_in(ring, other):
+    if (ring.min(axis=0) < other.min(axis=0)).any() or (ring.max(axis=0) > other.max(axis=0)).any():
+        return False
+    return enclosed(other, ring[:: max(1, len(ring) // 16)]).mean() > 0.5
+
+
+def test_an_object_with_more_pairs_than_can_be_looked_at_is_left_as_it_is() -> None:
+    rings = [[-r, -r, r, -r, r, r, -r, r] for r in range(1, 260)]
+    assert judged([(rings, 100.0)]) == [("nothing", False)]
