@@ -110,6 +110,7 @@ class TinyTask(Task):
     ) -> None:
         nn.Module.__init__(self)
         self.run, self.model = run, cast(Any, Tiny(norm))
+        self.measured = self.best = None
         self.judge, self.poison, self.kill_at, self.taken = judge, poison, kill_at, 0
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:

@@ -1,6 +1,6 @@
 """Annotation files of tools that are not read: what they are by their content, and what to export instead.
 
-Without it, such a file is only "not COCO", which says nothing to whoever was told by the tool that it exports json.
+Without it, such a file is only "not COCO", which helps nobody whose tool calls its export json.
 """
 
 import itertools
