@@ -93,7 +93,7 @@ def settle_holes(nested: Mapping[int, Nested], ids: np.ndarray, report: Report) 
 def _pairs(
     points: np.ndarray, offsets: np.ndarray, boxes: np.ndarray, areas: np.ndarray, spans: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Polygons that lie in others of their object, and those others, int64 [P] each; then the objects that have too many
+    """Polygons that lie in others of their object, and those others, int64 [P] each; then the objects with too many
     polygons in the bounds of others to look at.
     """
     lengths = spans[:, 1] - spans[:, 0]
