@@ -147,6 +147,7 @@ class BoxHeadConfig:
     smooth_l1_beta: NotNegative = 1.0
     score_threshold: Fraction = 0.05
     nms_iou: Fraction = 0.5
+    nms: Literal["class", "agnostic"] = "class"  # whether a box is suppressed by those of its class, or by any
     min_size: NotNegative = 0.0
     max_detections: Count = 100
 

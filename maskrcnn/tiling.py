@@ -10,7 +10,8 @@ lengths, never boxes:
 2. Two detections of one class from different tiles *match* if their parts in the common zone have an IoU of 0.5 or
    more. They also belong together if one lies within the other there (0.7 of its pixels), as one of two arms does that
    meet in the next tile; unless it has a match of its own in the other's tile, or lies within a second one in its own
-   tile: then it is an object inside another one.
+   tile: then it is an object inside another one. If the model suppresses boxes of any class (`model.box_head.nms`),
+   detections of two classes match, too; the best one's class counts.
 3. Of two complete detections that belong together, the one with the better score stays. A complete one replaces a cut
    one if its tile sees all of that one's box. All others are parts of an object that is larger than the overlap: their
    masks and boxes are united, the best score counts, and of each keypoint the surest place.
@@ -155,7 +156,9 @@ def detect(
     engine = replace(engine, config=replace(engine.config, input=rule))
     batches = _batches(engine, window, windows, batch)
     found = [_encoded(result) for images in batches for result in engine.results(images)]
-    pieces = join_pieces(_pieces(found, windows, size[0]), tiling, size)
+    pieces = join_pieces(
+        _pieces(found, windows, size[0]), tiling, size, agnostic=engine.config.box_head.nms == "agnostic"
+    )
     codes = None
     if pieces.runs is not None:
         codes = np.empty(len(pieces.boxes), dtype=object)
@@ -248,13 +251,13 @@ def _pieces(found: Sequence[Result], windows: np.ndarray, height: int) -> Pieces
     )
 
 
-def join_pieces(pieces: Pieces, tiling: Tiling, size: tuple[int, int]) -> Pieces:
+def join_pieces(pieces: Pieces, tiling: Tiling, size: tuple[int, int], *, agnostic: bool = False) -> Pieces:
     """The objects of the image, best first, by the rules in the docstring of this file."""
     margin = max(1.0, tiling.overlap / 16)  # boxes of cut objects do not end exactly on the border
     cut = _room(pieces.boxes, pieces.windows, size) <= margin
     kept = np.flatnonzero(~(cut & _seen_elsewhere(pieces.boxes, tiling, size, 2 * margin)))
     pieces, cut = pieces.select(kept), cut[kept]
-    left, right = _related(pieces, size[0])
+    left, right = _related(pieces, size[0], agnostic)
     complete = ~cut[left] & ~cut[right]
     alive = _suppress(pieces.scores, left[complete], right[complete])
     parts = np.zeros(len(left), dtype=bool)
@@ -292,10 +295,11 @@ def _within(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return np.asarray(((boxes[:, :2] >= windows[:, :2]) & (boxes[:, 2:] <= windows[:, 2:])).all(axis=1))
 
 
-def _related(pieces: Pieces, height: int) -> tuple[np.ndarray, np.ndarray]:
+def _related(pieces: Pieces, height: int, agnostic: bool) -> tuple[np.ndarray, np.ndarray]:
     """The pairs that belong together by rule 2."""
     windows = pieces.windows
-    left, right = overlapping(pieces.boxes, pieces.boxes, pieces.labels, pieces.labels)
+    groups = np.zeros_like(pieces.labels) if agnostic else pieces.labels
+    left, right = overlapping(pieces.boxes, pieces.boxes, groups, groups)
     same = (windows[left] == windows[right]).all(axis=1)
     in_one_tile = left[same & (left != right)], right[same & (left != right)]
     left, right = left[~same & (left < right)], right[~same & (left < right)]
@@ -306,7 +310,7 @@ def _related(pieces: Pieces, height: int) -> tuple[np.ndarray, np.ndarray]:
     left, right, common, own, other = (array[kept] for array in (left, right, common, own, other))
     match = common >= _MATCH * (own + other - common)
     inner, outer = np.where(own <= other, (left, right), (right, left))
-    within = common >= _WITHIN * np.minimum(own, other)
+    within = (common >= _WITHIN * np.minimum(own, other)) & (pieces.labels[left] == pieces.labels[right])
     if within.any():
         tile = np.unique(windows, axis=0, return_inverse=True)[1].ravel()
         count = int(tile.max()) + 1
@@ -366,8 +370,8 @@ def _united(pieces: Pieces, alive: np.ndarray, left: np.ndarray, right: np.ndarr
     boxes = np.concatenate([np.full((count, 2), np.inf), np.full((count, 2), -np.inf)], axis=1).astype(np.float32)
     np.minimum.at(boxes[:, :2], group, pieces.boxes[:, :2])
     np.maximum.at(boxes[:, 2:], group, pieces.boxes[:, 2:])
-    scores = np.zeros(count, dtype=np.float32)
-    np.maximum.at(scores, group, pieces.scores)
+    best = np.lexsort((-pieces.scores, group))[np.searchsorted(np.sort(group), np.arange(count))]
+    scores = pieces.scores[best]
     keypoints = None
     if pieces.keypoints is not None:
         surest = np.lexsort((-pieces.keypoints[:, :, 2].T, np.broadcast_to(group, pieces.keypoints.shape[1::-1])))
@@ -377,7 +381,7 @@ def _united(pieces: Pieces, alive: np.ndarray, left: np.ndarray, right: np.ndarr
     united = Pieces(
         boxes,
         scores,
-        pieces.labels[first],
+        pieces.labels[best],
         pieces.windows[first],
         None if pieces.runs is None else masks.union(pieces.runs, group, count),
         keypoints,

@@ -42,7 +42,7 @@ class Seen:
         for tile in range(len(self.tiling.windows(self.size))):
             self.add(tile, bitmap, score=score, label=label)
 
-    def joined(self, *, masks: bool = True) -> list[tuple[int, float, Any]]:
+    def joined(self, *, masks: bool = True, agnostic: bool = False) -> list[tuple[int, float, Any]]:
         """(label, score, mask or box) of the objects."""
         parts, boxes, scores, labels, windows = zip(*self.rows, strict=True)
         split = runs.move(runs.from_bitmaps(parts), self.size[0], self.size[0], (0, 0))
@@ -50,7 +50,7 @@ class Seen:
             np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels), np.array(windows),
             split if masks else None,
         )  # fmt: skip
-        found = join_pieces(pieces, self.tiling, self.size)
+        found = join_pieces(pieces, self.tiling, self.size, agnostic=agnostic)
         assert (np.diff(found.scores) <= 0).all()
         shown: Any = found.boxes.tolist()
         if found.runs is not None:
@@ -161,6 +161,18 @@ def test_a_part_of_another_class_is_dropped_if_the_other_tile_sees_the_object() 
     seen.add(0, rectangle(20, 10, 50, 30), score=0.6, label=1)
     seen.add(1, rectangle(20, 10, 50, 30), score=0.9, label=2)
     assert [(label, score) for label, score, _ in seen.joined()] == [(1, 0.6)]
+
+
+@pytest.mark.parametrize(("x1", "x2"), [(44, 56), (20, 80)])
+def test_tiles_that_disagree_on_a_class_see_one_object_if_suppression_is_agnostic(x1: int, x2: int) -> None:
+    """Complete in both tiles, and cut by both; on it lies a smaller object of another class."""
+    seen, large, small = Seen(), rectangle(x1, 10, x2, 30), rectangle(46, 12, 54, 18)
+    seen.add(0, large, score=0.6, label=1)
+    seen.add(1, large, score=0.8, label=2)
+    for tile in (0, 1):
+        seen.add(tile, small, score=0.7, label=3)
+    check(seen.joined(agnostic=True), [(2, large), (3, small)])
+    assert len(seen.joined()) == 3
 
 
 def test_arms_that_meet_in_the_next_tile_are_one_object() -> None:

@@ -48,14 +48,17 @@ def candidates(
 
 
 def select(candidates: Detections, images: Images, config: BoxHeadConfig, arithmetic: BoxArithmetic) -> Detections:
-    """Non-maximum suppression within a class, then the best `config.max_detections`, best first."""
-    boxes = candidates.boxes
+    """Non-maximum suppression, then the best `config.max_detections`, best first.
+
+    Boxes suppress others of their class or, if `config.nms` is "agnostic", of any: one object, one class.
+    """
+    boxes, labels = candidates.boxes, candidates.labels
     if arithmetic.frame == "image":
         boxes = to_image(boxes, images.scales, arithmetic.inclusive)
     index, kept = nms(
         boxes,
         candidates.scores,
-        candidates.labels,
+        labels if config.nms == "class" else torch.zeros_like(labels),
         candidates.valid,
         iou=config.nms_iou,
         top=config.max_detections,
@@ -65,7 +68,7 @@ def select(candidates: Detections, images: Images, config: BoxHeadConfig, arithm
     return Detections(
         torch.where(kept[..., None], boxes, 0.0),
         torch.where(kept, candidates.scores.gather(1, index), 0.0),
-        torch.where(kept, candidates.labels.gather(1, index), 0),
+        torch.where(kept, labels.gather(1, index), 0),
         None,
         None,
         kept,

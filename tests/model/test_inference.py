@@ -51,6 +51,14 @@ def test_suppression_within_a_class_best_first_clipped() -> None:
     assert not got.labels[~got.valid].any()
 
 
+def test_agnostic_suppression_leaves_one_class_of_an_object() -> None:
+    """As above, but the second box suppresses the first of both classes, and its own lesser class."""
+    scores = [[0.6, 0.2, 0.2], [0.7, 0.1, 0.2], [0.0, 0.04, 0.96], [0.0, 0.3, 0.7]]
+    got = found(scores, nms="agnostic")
+    assert got.labels[got.valid].tolist() == [0, 1]
+    assert got.boxes[got.valid].tolist() == [[11, 10, 31, 30], [0, 0, 100, 5]]
+
+
 def test_a_score_at_the_threshold_is_not_enough_and_slots_are_limited() -> None:
     got = found([[0.5, 0.25, 0.25]] * 4, score_threshold=0.5)
     assert not got.valid.any()

@@ -245,6 +245,7 @@ def test_settings_that_torchvision_cannot_express_are_a_table_unless_forced(tmp_
         ("detectron2", lambda c: with_profile(c, "detectron"), "box_arithmetic.inclusive"),
         ("detectron2", lambda c: replace(c, mask_head=replace(c.mask_head, loss="softmax")), "mask_head.loss"),
         ("torchvision", lambda c: replace(c, pool=replace(c.pool, operator="roi_pool")), "pool.operator"),
+        ("detectron2", lambda c: replace(c, box_head=replace(c.box_head, nms="agnostic")), "box_head.nms"),
         ("torchvision", lambda c: replace(c, pool=replace(c.pool, aggregate="max")), "pool.aggregate"),
         ("detectron2", lambda c: with_profile(c, "torchvision"), "anchors.rounding"),
     ],

@@ -66,6 +66,7 @@ def inexpressible(config: ModelConfig, to: str) -> list[tuple[str, Any, str]]:
         "input.min_size": (config.input.min_size or "more than 0",),  # both always resize
         "input.zoom": (1.0,),
         "input.range": ([],),
+        "box_head.nms": ("class",),
         "pool.operator": ("roi_align",),
         "pool.aggregate": ("average",),
         "mask_head.loss": ("sigmoid",),
