@@ -1,24 +1,21 @@
-"""What a run reports: losses, collected step by step, and records for a file, the console and other listeners.
-
-A listener is a function of a kind ("start", "step", "evaluation", "end") and a record of plain numbers.
-"""
+"""What a run reports: losses, collected step by step, and the callbacks of every run, for its file and the console."""
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import flat
-from ..errors import ConfigError, TrainingError
+from ..errors import TrainingError
 from ..files import replacing, write_json
 from ..reports.run_report import read_history
+from .callbacks import Record
+from .callbacks.csv import CsvTable
 from .run import Run
 
-Listener = Callable[[str, Mapping[str, Any]], None]
 LOG = "log.jsonl"
 NORM = "gradient_norm"
 
@@ -88,25 +85,34 @@ class Meter:
         return result
 
 
-def run_listeners(run: Run) -> list[Listener]:
-    """The listeners of every run: log.jsonl, the console, and TensorBoard if it was asked for."""
-    listeners: list[Listener] = [JsonLines(run.out / LOG), Console(run.steps)]
-    if run.tensorboard:
-        listeners.append(tensorboard_listener(run.out / "tensorboard"))
-    return listeners
+def own_callbacks(run: Run) -> list[Any]:
+    """Those of every run: log.jsonl, log.csv and the console."""
+    return [JsonLines(run.out / LOG), CsvTable(run.out / LOG), Console(run.steps)]
 
 
 class JsonLines:
-    """One line a record. A "start" drops what an earlier start wrote after the step that is resumed."""
+    """One line a record. A start drops what an earlier start wrote after the step that is resumed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
-        if kind == "start" and self._path.exists():
+    def on_start(self, record: Record) -> None:
+        if self._path.exists():
             kept = [old for old in read_history(self._path) if old.get("step", 0) <= record["step"]]
             with replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(old) + "\n" for old in kept), encoding="utf-8")
+        self._add("start", {"step": record["step"], "steps": record["steps"]})
+
+    def on_step(self, record: Record) -> None:
+        self._add("step", record)
+
+    def on_evaluation(self, record: Record) -> None:
+        self._add("evaluation", record)
+
+    def on_end(self, record: Record) -> None:
+        self._add("end", record)
+
+    def _add(self, kind: str, record: Record) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **record}) + "\n")
@@ -124,21 +130,25 @@ class Console:
             self._bar = Progress(BarColumn(bar_width=20), TextColumn("{task.description}"))
             self._task = self._bar.add_task("", total=total)
 
-    def __call__(self, kind: str, record: Mapping[str, Any]) -> None:
-        if kind == "step" and self._bar is None:
+    def on_step(self, record: Record) -> None:
+        if self._bar is None:
             print(_step_line(record, self._total), flush=True)
-        elif kind == "step":
-            beside = (  # fits on a terminal of 80 columns
-                f"{record['step']}/{self._total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
-                f"{record['seconds_per_step']:.2f} s/step eta {duration(record['eta_seconds'])}"
-            )
-            self._bar.start()
-            self._bar.update(self._task, completed=record["step"], description=beside)
-        elif kind == "evaluation" and self._bar is None:
+            return
+        beside = (  # fits on a terminal of 80 columns
+            f"{record['step']}/{self._total} loss {record['loss']:.3f} lr {record['lr']:.2g} "
+            f"{record['seconds_per_step']:.2f} s/step eta {_rest(record)}"
+        )
+        self._bar.start()
+        self._bar.update(self._task, completed=record["step"], description=beside)
+
+    def on_evaluation(self, record: Record) -> None:
+        if self._bar is None:
             print(_evaluation_line(record), flush=True)
-        elif kind == "evaluation":
+        else:
             self._bar.console.print(_evaluation_line(record), markup=False, highlight=False)
-        elif kind == "end" and self._bar is not None:
+
+    def on_end(self, record: Record) -> None:
+        if self._bar is not None:
             self._bar.stop()
 
 
@@ -147,8 +157,16 @@ def _step_line(record: Mapping[str, Any], total: int) -> str:
     return (
         f"step {record['step']}/{total} epoch {record['epoch']:.2f} loss {record['loss']:.3f} ({losses}) "
         f"lr {record['lr']:.2g} {record['seconds_per_step']:.2f} s/step {record['memory_gib']:.1f} GiB "
-        f"eta {duration(record['eta_seconds'])}"
+        f"eta {_rest(record)}"
     )
+
+
+def _rest(record: Mapping[str, Any]) -> str:
+    """How long the rest takes. No number is better than one that holds the compilation of kernels."""
+    if record["eta_seconds"] is None:
+        return "soon"
+    more = record["eta_without_evaluations"]
+    return duration(record["eta_seconds"]) + (f" + {more} evaluation{'s' if more > 1 else ''}" if more else "")
 
 
 def _evaluation_line(record: Mapping[str, Any]) -> str:
@@ -171,24 +189,6 @@ def duration(seconds: float) -> str:
     """h:mm:ss"""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def tensorboard_listener(folder: Path) -> Listener:
-    """A listener that writes TensorBoard events. Raises `ConfigError` if the extra is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("TensorBoard is not installed: pip install 'maskrcnn[tensorboard]'") from error
-    writer = SummaryWriter(str(folder))
-
-    def listen(kind: str, record: Mapping[str, Any]) -> None:
-        for name, value in flat(record).items():
-            if isinstance(value, (int, float)) and name != "step":
-                writer.add_scalar(f"{kind}/{name.replace('.', '/')}", float(value), record.get("step", 0))
-        if kind == "end":
-            writer.close()
-
-    return listen
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -17,23 +17,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..config import to_dict
 from ..device import arithmetic, to_device
 from ..errors import TrainingError
 from ..files import write_json
+from ..reports.run_report import read_history
 from ..structures import Losses
+from .callbacks import Callbacks
 from .distributed import wrap
-from .log import NORM, Listener, Meter, peak_memory_gib, run_listeners
+from .log import LOG, NORM, Meter, own_callbacks, peak_memory_gib
 from .optim import build_optimizer, clip, learning_rate, set_rate
-from .report import leave_report
+from .pace import Pace, evaluations_between
+from .report import drawn_images, leave_report
 from .run import BEST, FINAL, LAST, METRICS, STATE, Run, copy_file
 from .state import Average, Progress, State, load_state, save_state
 from .task import Inputs, Task
 
 
-def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
+def fit(task: Task, callbacks: Sequence[Any] = ()) -> Path:
     """Trains to the end of the run, from the state in its folder if there is one; returns the final checkpoint's path.
 
-    `listeners` hear of the run in addition to its own (`log.py`). Raises `TrainingError` if a loss is not finite, and
+    `callbacks` hear of the run in addition to its own (`log.py`). Raises `TrainingError` if a loss is not finite, and
     `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
     run, state = task.run, begin(task)
@@ -45,21 +49,26 @@ def fit(task: Task, listeners: Sequence[Listener] = ()) -> Path:
         run.ranks.say(f"{run.out}: resuming after step {progress.step} of {run.steps}")
     compute_loss, batches = wrap(task, run.ranks), micro_batches(task, progress)
     meter, began = Meter(run, progress.seconds), time.perf_counter() - progress.seconds
-    with telling(run, progress, listeners) as tell, catching_signals() as stop:
+    pace = Pace(run, progress.step, progress.seconds, past_evaluations(run))
+    with telling(run, progress, callbacks) as tell, catching_signals() as stop:
         task.train()
         while not is_finished(progress, run):
             train_step(state, compute_loss, batches, meter, run)  # data, loss, backward, step
             progress.step += 1
             progress.seconds = time.perf_counter() - began
+            pace.add(progress.step, progress.seconds)
             due, stopping = what_is_due(progress.step, run), run.ranks.any(stop.requested)
+            due = due._replace(log=due.log or pace.is_early(progress.step))
             if any(due) or stopping:
                 meter.check()  # so that nothing is saved of a loss that is not finite
             if due.log:
-                tell("step", step_record(state, meter, run))
+                tell("step", step_record(state, meter, run, pace))
             if due.evaluate:
                 record = evaluate(state, task)
-                began += record["seconds"]  # an evaluation is no training time
                 tell("evaluation", record)
+                tell.when_wanted("images", lambda: {"step": progress.step, "images": drawn_images(task)})
+                pace.evaluations.append(time.perf_counter() - began - progress.seconds)
+                began += pace.evaluations[-1]  # an evaluation is no training time
             if due.save or stopping:
                 save(state, task)
             if stopping and not is_finished(progress, run):
@@ -159,9 +168,7 @@ class Due(NamedTuple):
 def what_is_due(step: int, run: Run) -> Due:
     """After `step` steps of the run. Everything is due at its end."""
     config, end = run.config.train, step == run.steps
-    epochs, before, now = config.evaluate_every, run.epochs_after(step - 1), run.epochs_after(step)
-    passed = epochs > 0 and math.floor(now / epochs + 1e-9) > math.floor(before / epochs + 1e-9)
-    evaluate = run.val_data is not None and (end or passed)
+    evaluate = evaluations_between(step - 1, step, run) > 0
     log, save = (end or (every > 0 and step % every == 0) for every in (config.log_every, config.checkpoint_every))
     return Due(log, evaluate, save or evaluate)
 
@@ -237,29 +244,33 @@ def score_of(metrics: Mapping[str, Any]) -> float:
 
 
 @contextmanager
-def telling(run: Run, progress: Progress, listeners: Sequence[Listener]) -> Iterator[Listener]:
-    """Yields a function that tells all listeners, on the first rank. Tells of the start, and of the end in any case."""
-    every = [*run_listeners(run), *listeners] if run.ranks.first else []
-
-    def tell(kind: str, record: Mapping[str, Any]) -> None:
-        for listener in every:
-            listener(kind, record)
-
-    tell("start", {"step": progress.step, "steps": run.steps})
-    reason = ""
+def telling(run: Run, progress: Progress, callbacks: Sequence[Any]) -> Iterator[Callbacks]:
+    """Yields what tells all callbacks, on the first rank. Tells of the start, and of the end in any case."""
+    first = run.ranks.first
+    tell = Callbacks(own_callbacks(run) if first else (), callbacks if first else (), run.ranks.say)
+    settings = to_dict(run.config)
+    tell("start", {"step": progress.step, "steps": run.steps, "out": str(run.out), "settings": settings})
+    reason, finished = "", False
     try:
         yield tell
-        reason = "finished" if progress.step >= run.steps else "no improvement"
+        reason, finished = "finished" if progress.step >= run.steps else "no improvement", True
     except BaseException as error:
         reason = str(error) or type(error).__name__
         raise
     finally:  # after an error, too: a progress bar gives the terminal back
-        tell("end", {"step": progress.step, "reason": reason})
+        tell("end", {"step": progress.step, "reason": reason, "finished": finished})
 
 
-def step_record(state: State, meter: Meter, run: Run) -> dict[str, Any]:
+def past_evaluations(run: Run) -> list[float]:
+    """The seconds of the evaluations that earlier starts of the run made."""
+    history = read_history(run.out / LOG) if (run.out / LOG).exists() else []
+    return [record["seconds"] for record in history if record.get("kind") == "evaluation"]
+
+
+def step_record(state: State, meter: Meter, run: Run, pace: Pace) -> dict[str, Any]:
     """The record of the steps since the last one."""
     progress = state.progress
+    rest, without = pace.rest(progress.step, progress.seconds)
     means, seconds_per_step = meter.read(progress.seconds)
     means = run.ranks.mean(means)  # the loss of all images, see `divide`
     return {
@@ -271,7 +282,8 @@ def step_record(state: State, meter: Meter, run: Run) -> dict[str, Any]:
         "lr": state.optimizer.param_groups[0]["lr"],
         "seconds_per_step": seconds_per_step,
         "seconds": progress.seconds,
-        "eta_seconds": progress.seconds / progress.step * (run.steps - progress.step),
+        "eta_seconds": rest,
+        "eta_without_evaluations": without,
         "memory_gib": peak_memory_gib(run.ranks.device),
     }
 

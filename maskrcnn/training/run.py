@@ -55,7 +55,6 @@ class Run:
     start: Checkpoint | None = None  # weights to start from
     stage: str | None = None  # the part of a training in two stages that this run is
     proposals: str | None = None  # SHA-256 of the file of proposals that the stage learns from
-    tensorboard: bool = False
     transform: Transform | None = None  # the user's function on training images
     asked: tuple[str, ...] = ()  # names of the settings that the user chose
     recipe: str | None = None  # that chose the others; of a run that goes on, the one asked for
@@ -89,7 +88,6 @@ def prepare_run(
     images: str | Path | None,
     out: str | Path | None,
     strict: bool,
-    tensorboard: bool,
     ranks: Ranks,
     recipe: str | None = None,
     staged: bool = False,
@@ -141,7 +139,7 @@ def prepare_run(
         )
     precision = resolve_precision(settled.train.precision, ranks.device)
     return Run(
-        settled, train_data, val_data, folder, ranks, precision, strict, weights, start, tensorboard=tensorboard,
+        settled, train_data, val_data, folder, ranks, precision, strict, weights, start,
         transform=transform, asked=tuple(sorted(asked.names)), recipe=name, choices=tuple(lines), division=division,
     )  # fmt: skip
 

@@ -32,9 +32,10 @@ def train(
     masks: bool = True,
     keypoints: bool = False,
     strict: bool = False,
-    tensorboard: bool = False,
+    log: str | None = None,
     device: str | None = None,
     transform: Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Path:
     """Trains a Mask R-CNN on annotated images and returns the path of `model.safetensors` in the run's folder.
 
@@ -65,13 +66,15 @@ def train(
         masks: Learn masks; without them it is Faster R-CNN with RoIAlign.
         keypoints: Also train keypoints, as defined in the json.
         strict: Stop at the first bad record instead of skipping it.
-        tensorboard: Also write a TensorBoard log.
+        log: Also log to tensorboard, wandb or mlflow, or to several: tensorboard,wandb.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
         transform: Your own augmentation, a function of image, boxes, masks and keypoints; see docs/train.md.
+        callbacks: Objects with on_step, on_evaluation or others of the methods in docs/train.md.
 
     Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not
     finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
+    from .callbacks import check_callbacks, open_logs
     from .distributed import join_ranks
     from .loop import fit
     from .run import claim_folder, describe, prepare_run
@@ -79,6 +82,7 @@ def train(
     from .two_stage import check_stages, train_in_stages
 
     wanted = check_stages(stages, proposals)
+    check_callbacks(callbacks)
     named = {
         "train.epochs": epochs,
         "model.input.channels": channels,
@@ -94,11 +98,12 @@ def train(
     with join_ranks(device) as ranks:
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
-            images=images, out=out, strict=strict, tensorboard=tensorboard, ranks=ranks, recipe=recipe,
+            images=images, out=out, strict=strict, ranks=ranks, recipe=recipe,
             staged=bool(wanted), transform=transform, split=split, group_by=group_by, unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:
-            return train_in_stages(run, wanted, proposals)
+            return train_in_stages(run, wanted, proposals, log, callbacks)
+        every = [*open_logs(log, run.out), *callbacks]
         claim_folder(run)
-        return fit(Task(run, build_model(run)))
+        return fit(Task(run, build_model(run)), every)

@@ -31,6 +31,7 @@ from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses, Proposals
 from ..weights.checkpoint import load_checkpoint, read_tensors, restore, write_tensors
 from ..weights.read import locate, read_checkpoint
+from .callbacks import open_logs
 from .distributed import Ranks
 from .loop import fit
 from .run import FINAL, METRICS, Run, claim_folder, copy_file, holds_run
@@ -57,7 +58,9 @@ def check_stages(stages: str | Sequence[str] | None, proposals: str | Path | Non
     return wanted
 
 
-def train_in_stages(run: Run, stages: Sequence[str], proposals: str | Path | None) -> Path:
+def train_in_stages(
+    run: Run, stages: Sequence[str], proposals: str | Path | None, log: str | None = None, callbacks: Sequence[Any] = ()
+) -> Path:
     """Trains the stages in folders inside the run's, and returns the last one's checkpoint.
 
     "rpn" leaves its proposals for the training images in `rpn/proposals.safetensors`, and is not trained further once
@@ -73,8 +76,9 @@ def train_in_stages(run: Run, stages: Sequence[str], proposals: str | Path | Non
             final = part.out / FINAL
         else:
             run.ranks.say(f"stage rpn, in {part.out}")
+            every = [*open_logs(log, part.out), *callbacks]
             claim_folder(part)
-            final = fit(RPNTask(part, build_model(part)))
+            final = fit(RPNTask(part, build_model(part)), every)
             write_stage_proposals(file, final, part)
     if "heads" in stages:
         file = file if proposals is None else Path(proposals)
@@ -85,8 +89,9 @@ def train_in_stages(run: Run, stages: Sequence[str], proposals: str | Path | Non
         kept = read_proposals(file)  # and check it before the folder is claimed for it
         check_network(kept, part, file)
         check_covers(kept, part.train_data, file)
+        every = [*open_logs(log, part.out), *callbacks]
         claim_folder(part)
-        final = publish_stage(fit(HeadsTask(part, build_model(part), kept, file)), run)
+        final = publish_stage(fit(HeadsTask(part, build_model(part), kept, file), every), run)
     return final
 
 

@@ -187,7 +187,7 @@ light = sorted(name for name in set(sys.modules) - loaded if not name.startswith
 for name in maskrcnn.__all__:
     getattr(maskrcnn, name)
 import maskrcnn.cli.main, maskrcnn.model.build, maskrcnn.training.loop, maskrcnn.evaluation.run
-late = ("numba", "triton", "hotcoco", "rich", "tensorboard", "torchvision", "cv2")
+late = ("numba", "triton", "hotcoco", "rich", "tensorboard", "wandb", "mlflow", "torchvision", "cv2")
 heavy = [name for name in late if name in sys.modules and name not in loaded]
 print(json.dumps({"unchanged": state() == before, "light": light, "heavy": heavy}))
 """

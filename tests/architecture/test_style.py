@@ -12,6 +12,7 @@ from tests.architecture.layers import PACKAGE, modules
 from tests.architecture.sizes import MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, warnings
 
 ROOT = PACKAGE.parent
+CATCH_EVERYTHING = {"training.callbacks"}  # code of others, which may raise anything; it is told of
 BANNED_NAMES = {
     "utils",
     "util",
@@ -108,7 +109,8 @@ def test_no_except_clause_catches_everything(module: str) -> None:
             assert node.type is not None, f"bare except, line {node.lineno}"
             caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
             ends_in_raise = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
-            assert ends_in_raise or not caught & {"Exception", "BaseException"}, f"line {node.lineno}"
+            everything = bool(caught & {"Exception", "BaseException"})
+            assert ends_in_raise or not everything or module in CATCH_EVERYTHING, f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("module", MODULES)

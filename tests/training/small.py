@@ -39,7 +39,6 @@ def make_run(data: Path, *settings: str, **arguments: Any) -> tuple[Run, list[st
         "out": data / "run",
         **dict.fromkeys(("weights", "config", "schedule", "val", "images")),
         "strict": False,
-        "tensorboard": False,
         "ranks": Ranks(),
     }
     run = prepare_run(data, settings, **{**defaults, **arguments})

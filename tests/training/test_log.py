@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrcnn.errors import ConfigError, TrainingError
-from maskrcnn.training.log import NORM, Console, Meter, duration, tensorboard_listener
+from maskrcnn.errors import TrainingError
+from maskrcnn.training.log import NORM, Console, Meter, duration
 from tests.training.stand_in import make_run
 
 RECORD = {
@@ -18,6 +18,7 @@ RECORD = {
     "seconds_per_step": 0.5,
     "memory_gib": 1.5,
     "eta_seconds": 3725.4,
+    "eta_without_evaluations": 0,
 }
 
 
@@ -71,14 +72,20 @@ def test_a_gradient_may_overflow_with_fp16_and_only_then(tmp_path: Path) -> None
 
 def test_one_line_an_interval_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(40)
-    console("start", {"step": 0})
-    console("step", RECORD)
-    console("evaluation", {"step": 20, "metrics": {"box": {"AP": 0.25, "AP50": None}}, "seconds": 3.0, "best": True})
-    console("end", {"step": 20})
+    console.on_step(RECORD)
+    console.on_evaluation({"step": 20, "metrics": {"box": {"AP": 0.25, "AP50": None}}, "seconds": 3.0, "best": True})
+    console.on_end({"step": 20})
     assert capsys.readouterr().out.splitlines() == [
         "step 20/40 epoch 0.50 loss 1.250 (rpn_class 0.750 mask 0.500) lr 0.005 0.50 s/step 1.5 GiB eta 1:02:05",
         "step 20: box AP 0.250 AP50 -, 3 s (best so far)",
     ]
+
+
+def test_the_rest_of_a_run_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    for changes in ({"eta_seconds": None}, {"eta_without_evaluations": 1}, {"eta_without_evaluations": 6}):
+        Console(40).on_step({**RECORD, **changes})
+    ends = [line.partition("eta ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert ends == ["soon", "1:02:05 + 1 evaluation", "1:02:05 + 6 evaluations"]
 
 
 def test_a_bar_on_a_terminal_fits_and_gives_the_cursor_back(
@@ -88,8 +95,8 @@ def test_a_bar_on_a_terminal_fits_and_gives_the_cursor_back(
     for name, value in {"COLUMNS": "80", "TERM": "xterm", "TTY_COMPATIBLE": "1"}.items():
         monkeypatch.setenv(name, value)
     console = Console(40)
-    console("step", RECORD)
-    console("end", {"step": 20})
+    console.on_step(RECORD)
+    console.on_end({"step": 20})
     out = capsys.readouterr().out
     assert "20/40 loss 1.250 lr 0.005 0.50 s/step eta 1:02:05" in out
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # shown again, after it was hidden
@@ -97,18 +104,10 @@ def test_a_bar_on_a_terminal_fits_and_gives_the_cursor_back(
 
 def test_proposals_are_judged_by_their_recall(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"AR": 0.5, "AR50": 0.75, "AR75": 0.25, "objects": 8}
-    Console(40)("evaluation", {"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
+    Console(40).on_evaluation({"step": 20, "metrics": {"proposals": figures}, "seconds": 3.0, "best": False})
     assert capsys.readouterr().out == "step 20: proposals AR 0.500 AR50 0.750, 3 s\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_a_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match="pip install"):
-        tensorboard_listener(tmp_path)

@@ -25,13 +25,15 @@ from tests.training.stand_in import IMAGES, Rising, Tiny, TinyTask, judge_weight
 
 
 class Heard:
-    """A listener that keeps what it hears."""
+    """A callback that keeps what it hears."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, Any]] = []
 
-    def __call__(self, kind: str, record: Any) -> None:
-        self.records.append((kind, record))
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda record: self.records.append((name.removeprefix("on_"), record))
 
     def of(self, wanted: str) -> list[Any]:
         return [record for kind, record in self.records if kind == wanted]
@@ -74,15 +76,16 @@ def test_a_signal_saves_and_the_rest_equals_an_undisturbed_run(
     fit(make_task(tmp_path / "whole"))
     out, heard = tmp_path / "stopped", Heard()
 
-    def interrupt(kind: str, record: Any) -> None:
-        if kind == "step" and record["step"] == 8:
-            os.kill(os.getpid(), number)
+    class Interrupt:
+        def on_step(self, record: Any) -> None:
+            if record["step"] == 8:
+                os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with pytest.raises(
         KeyboardInterrupt, match=f"^{number.name}: saved after step 9; the same command resumes the run"
     ):
-        fit(make_task(out), (interrupt, heard))
+        fit(make_task(out), (Interrupt(), heard))
     assert signal.getsignal(number) is before
     assert progress_in(out)["step"] == 9  # the step after the signal was finished
     assert heard.of("end")[0]["reason"].startswith(f"{number.name}: saved")
@@ -119,7 +122,7 @@ def test_a_log_of_a_killed_run_loses_what_will_be_repeated(tmp_path: Path) -> No
     path = tmp_path / "log.jsonl"
     lines = [{"kind": "start", "step": 0}, {"kind": "step", "step": 2}, {"kind": "step", "step": 6}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "st')
-    JsonLines(path)("start", {"step": 5})
+    JsonLines(path).on_start({"step": 5, "steps": 9})
     assert [line["step"] for line in lines_of(path)] == [0, 2, 5]
 
 
@@ -238,7 +241,7 @@ def test_patience_ends_the_run_and_the_best_weights_are_kept(
     fit(make_task(tmp_path, judge=judge, **settings), (heard,))
     progress = progress_in(tmp_path)
     assert judge.calls == 5  # three rises, two without
-    assert heard.of("end") == [{"step": 30, "reason": "no improvement"}]
+    assert heard.of("end") == [{"step": 30, "reason": "no improvement", "finished": True}]
     assert (progress["best"], progress["step"]) == (0.03, 30)
     assert read_tensors(tmp_path / FINAL, "tiny", 1)[1]["step"] == 18
     assert json.loads((tmp_path / METRICS).read_text())["box"]["AP"] == 0.03
