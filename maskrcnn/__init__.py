@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .config import TTA, Config, ModelConfig, TrainConfig
     from .data.convert import convert_data
     from .evaluation.run import evaluate
+    from .model.parts import Parts
     from .predict import Predictor, load
     from .results import Result
     from .training.train import train
@@ -27,6 +28,7 @@ __all__ = [
     "DataError",
     "MaskRCNNError",
     "ModelConfig",
+    "Parts",
     "Predictor",
     "Result",
     "TrainConfig",
@@ -41,6 +43,7 @@ _HOMES = {
     "Config": "config",
     "ModelConfig": "config",
     "TrainConfig": "config",
+    "Parts": "model.parts",
     "Predictor": "predict",
     "load": "predict",
     "Result": "results",

@@ -21,6 +21,7 @@ from .device import DTYPES, Precision, arithmetic, choose_device, choose_precisi
 from .errors import ConfigError
 from .model.build import build
 from .model.mask_rcnn import MaskRCNN
+from .model.parts import USUAL, Parts, without_losses
 from .model.tta import Views
 from .ops import ahead
 from .results import Result, from_detections
@@ -59,13 +60,15 @@ def open_model(
     device: str | torch.device | None = None,
     settings: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    parts: Parts = USUAL,
 ) -> tuple[MaskRCNN, tuple[Category, ...]]:
     """The model in a checkpoint of any origin (see `maskrcnn.load`), on its device, and its categories."""
     checkpoint = read_checkpoint(source, settings=settings, classes=classes)
+    parts.require(checkpoint.provenance.get("parts", {}), source)
     target = choose_device(device)
     _compile_ahead(choose_precision("auto", target, checkpoint.config.profile), target)
-    model = build(checkpoint.config, draw=False)
-    restore(model, checkpoint.state, source)
+    model = build(checkpoint.config, draw=False, parts=parts)
+    restore(model, without_losses(checkpoint.state), source)
     return model.to(target).eval(), checkpoint.categories
 
 

@@ -29,6 +29,7 @@ from .errors import ConfigError, DataError
 from .images import ImageSource, Page, open_image
 from .inputs import expand, is_one
 from .model.mask_rcnn import MaskRCNN
+from .model.parts import USUAL, Parts
 from .results import Result
 from .structures import Images
 from .tiling import OVERLAP, Tiling, check_tile, detect, plan
@@ -45,6 +46,7 @@ def load(
     device: str | torch.device | None = None,
     settings: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    parts: Parts = USUAL,
 ) -> "Predictor":
     """The `Predictor` of a checkpoint.
 
@@ -55,10 +57,11 @@ def load(
         settings: what a file of another framework cannot say, such as "box_head.score_threshold=0.5"; by default the
             origin's values.
         classes: the names of such a file's classes, in order; by default COCO's.
+        parts: the own parts that a checkpoint was trained with, see docs/train.md.
 
     Raises `CheckpointError` naming the file if it cannot be read or is of no known kind.
     """
-    model, categories = open_model(path, device=device, settings=settings, classes=classes)
+    model, categories = open_model(path, device=device, settings=settings, classes=classes, parts=parts)
     return Predictor(model, categories)
 
 

@@ -66,8 +66,8 @@ def _fold(block: ConvNorm) -> None:
 
 def _read_channels_as_they_come(model: MaskRCNN) -> None:
     """Reorders the weights of the first convolutions to the image's channel order, instead of reordering each image."""
-    if not model.normalise.reverse_channels:
-        return
+    if not model.normalise.reverse_channels or not isinstance(model.backbone, ResNet):
+        return  # nobody knows the first convolution of an own backbone
     for module in model.modules():  # also of an RPN with its own backbone
         if isinstance(module, ResNet):
             stem = module.stem.conv

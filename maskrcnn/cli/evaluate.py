@@ -16,7 +16,7 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 TASKS = ("box", "mask", "keypoint")
 
 
-@options_of(run, without=("out", "tta", "masks"))
+@options_of(run, without=("out", "tta", "masks", "parts"))
 def evaluate(
     *,
     out: Annotated[

@@ -60,7 +60,8 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
     file, found = locate(source, offline=True), read_start(source, offline=True)
     rows: list[tuple[str, Any]] = [("file", f"{file}, {file.stat().st_size / 2**20:.1f} MiB")]
     if found.categories:
-        rows += _model(found.config)
+        own = found.provenance.get("parts") and sum(tensor.numel() for tensor in found.state.values())
+        rows += _model(found.config, own)
         rows += [("class", f"{category.id:>4}  {category.name}") for category in found.categories]
     else:
         rows.append(("backbone", f"only a backbone, to start a training from, such as that of {found.config.name}"))
@@ -68,11 +69,11 @@ def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
     return found.config, rows
 
 
-def _model(config: "ModelConfig") -> list[tuple[str, Any]]:
+def _model(config: "ModelConfig", own: int | None = None) -> list[tuple[str, Any]]:
     from ..tiling import seen
     from ..weights.interop.infer import empty_model
 
-    parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
+    parameters = own or sum(parameter.numel() for parameter in empty_model(config).parameters())
     image, keypoint = config.input, config.keypoint_head
     size = "not resized" if image.zoom == 1 else f"resized by a factor of {image.zoom:g}"
     size += f", to a longer side of at most {image.max_size} pixels"

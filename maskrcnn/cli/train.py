@@ -8,7 +8,7 @@ from ..training.train import train as run
 from .options import options_of
 
 
-@options_of(run, without=("overrides", "masks", "transform", "callbacks"))
+@options_of(run, without=("overrides", "masks", "transform", "callbacks", "parts"))
 def train(
     *,
     settings: Annotated[

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..data.loader import EvalLoader
     from ..engine import Engine
+    from ..model.parts import Parts
     from ..tiling import Tiling
     from .coco import Curves
     from .errors import Judgement
@@ -44,6 +45,7 @@ def evaluate(
     masks: bool = True,
     strict: bool = False,
     device: str | None = None,
+    parts: "Parts | None" = None,
 ) -> dict[str, Any]:
     """The metrics of a checkpoint on a data set in COCO's format: boxes, masks and keypoints, as far as both have them.
 
@@ -67,6 +69,7 @@ def evaluate(
         masks: Measure masks, if the model has them.
         strict: A bad annotation or image is an error; default: it is left out and counted.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
+        parts: The own parts that the checkpoint was trained with, see docs/train.md.
 
     Raises `CheckpointError`, `ConfigError` and `DataError`, also if there is nothing to measure: no object, no readable
     image, no class that the model has, or no mask for a model with masks.
@@ -78,6 +81,7 @@ def evaluate(
     from ..data.pixels import survey
     from ..data.usable import require_common_class, require_usable
     from ..engine import Engine, open_model
+    from ..model.parts import USUAL
     from ..tiling import check_tile
 
     started = time.perf_counter()
@@ -86,7 +90,7 @@ def evaluate(
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
     tile = check_tile(tile, overlap)
-    model, categories = open_model(weights, device=device)
+    model, categories = open_model(weights, device=device, parts=parts or USUAL)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     seen = chosen_page(page, max_project, engine.config.input)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views

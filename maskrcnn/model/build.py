@@ -17,18 +17,24 @@ from .keypoint_head import KeypointHead
 from .layers import Normalise, init_msra
 from .mask_head import MaskHead, MaskMLPHead
 from .mask_rcnn import MaskRCNN
+from .parts import USUAL, Parts
 from .pooler import Pool
 from .rpn import RPN
 
 
-def build(config: ModelConfig, *, draw: bool = True) -> MaskRCNN:
+def build(config: ModelConfig, *, draw: bool = True, parts: Parts = USUAL) -> MaskRCNN:
     """A `MaskRCNN` with fresh weights or, unless `draw`, with undefined ones that will be replaced, which is faster.
 
-    Raises `ConfigError` for a combination that makes no sense.
+    `parts` of the user's own take the place of the usual ones. Raises `ConfigError` for a combination that makes no
+    sense.
     """
     _check(config)
     with nullcontext() if draw else _WithoutDraws():
-        return _assemble(config)
+        model = _assemble(config, parts)
+    for name in ("box_loss", "mask_loss", "keypoint_loss"):
+        if (loss := getattr(parts, name)) is not None:
+            setattr(model, name, loss)
+    return model
 
 
 class _WithoutDraws(TorchFunctionMode):
@@ -41,14 +47,14 @@ class _WithoutDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _assemble(config: ModelConfig) -> MaskRCNN:
+def _assemble(config: ModelConfig, parts: Parts) -> MaskRCNN:
     box, mask, keypoint, image = config.box_head, config.mask_head, config.keypoint_head, config.input
     if not len(image.mean) == len(image.std) == image.channels:
         raise ConfigError(
             f"model.input.mean and std must have a value for each of model.input.channels, {image.channels}; "
             f"they have {len(image.mean)} and {len(image.std)}"
         )
-    backbone, neck = _features(config)
+    backbone, neck = _features(config, parts)
     strides, channels = backbone.strides[-1:], backbone.channels[-1]
     rpn_strides = strides
     if config.backbone.features == "fpn":
@@ -70,12 +76,12 @@ def _assemble(config: ModelConfig) -> MaskRCNN:
         config,
         backbone=backbone,
         neck=neck,
-        rpn=_rpn(config, channels, rpn_strides),
+        rpn=_rpn(config, channels, rpn_strides, parts),
         box_pool=_res5_pool(config, strides, channels) if res5 else _pool(config, strides, box.pool_size),
-        box_head=BoxHead(box_channels, config.classes, box),
+        box_head=(parts.box_head or _box_head)(box_channels, config),
         detail_pool=detail_pool,
-        mask_head=_mask_head(config, detail_channels) if mask.enabled else None,
-        keypoint_head=KeypointHead(detail_channels, keypoint) if keypoint.enabled else None,
+        mask_head=(parts.mask_head or _mask_head)(detail_channels, config) if mask.enabled else None,
+        keypoint_head=(parts.keypoint_head or _keypoint_head)(detail_channels, config) if keypoint.enabled else None,
     )
 
 
@@ -112,12 +118,29 @@ def _check(config: ModelConfig) -> None:
         )
 
 
-def _features(config: ModelConfig) -> tuple[ResNet, nn.Module]:
+def _features(config: ModelConfig, parts: Parts) -> tuple[Any, nn.Module]:
     """Backbone and neck: FPN, or the last map alone."""
-    backbone = ResNet(config.input.channels, config.backbone)
+    own = parts.backbone is not None
+    backbone: Any = _own_backbone(config, parts) if own else ResNet(config.input.channels, config.backbone)
     if config.backbone.features == "fpn":
         return backbone, FPN(backbone.channels, config.fpn.channels, norm=config.fpn.norm)
     return backbone, LastMap()
+
+
+def _own_backbone(config: ModelConfig, parts: Parts) -> nn.Module:
+    assert parts.backbone is not None
+    backbone: Any
+    backbone, name = parts.backbone(config), parts.names["backbone"]
+    channels, strides = getattr(backbone, "channels", ()), getattr(backbone, "strides", ())
+    if not channels or len(channels) != len(strides):
+        raise ConfigError(
+            f"the backbone that {name} makes needs the attributes channels and strides, a list with a number for each "
+            f"of its maps; they are {channels} and {strides}"
+        )
+    if config.backbone.features == "c4":
+        raise ConfigError("a C4 model splits its ResNet, so it takes no other backbone: take an FPN, C5 or DC5 model")
+    backbone.channels, backbone.strides = [*channels], [*strides]
+    return backbone
 
 
 class LastMap(nn.Module):
@@ -127,12 +150,12 @@ class LastMap(nn.Module):
         return [maps[-1]]
 
 
-def _rpn(config: ModelConfig, channels: int, strides: list[int]) -> RPN:
+def _rpn(config: ModelConfig, channels: int, strides: list[int], parts: Parts) -> RPN:
     features = None
     if config.rpn.features == "own":
-        backbone, neck = _features(config)
-        parts = (("normalise", Normalise(config.input)), ("backbone", backbone), ("neck", neck))
-        features = nn.Sequential(OrderedDict(parts))
+        backbone, neck = _features(config, parts)
+        own = (("normalise", Normalise(config.input)), ("backbone", backbone), ("neck", neck))
+        features = nn.Sequential(OrderedDict(own))
     return RPN(
         channels,
         config.anchors,
@@ -166,7 +189,15 @@ def _res5_pool(config: ModelConfig, strides: list[int], channels: int) -> Pool:
     )
 
 
-def _mask_head(config: ModelConfig, channels: int) -> nn.Module:
+def _box_head(channels: int, config: ModelConfig) -> nn.Module:
+    return BoxHead(channels, config.classes, config.box_head)
+
+
+def _keypoint_head(channels: int, config: ModelConfig) -> nn.Module:
+    return KeypointHead(channels, config.keypoint_head)
+
+
+def _mask_head(channels: int, config: ModelConfig) -> nn.Module:
     if config.mask_head.kind in ("mlp2", "mlp3"):
         return MaskMLPHead(channels, config.classes, config.mask_head, channels=config.box_head.channels)
     return MaskHead(channels, config.classes, config.mask_head)

@@ -46,6 +46,7 @@ class MaskRCNN(nn.Module):
         self.box_pool, self.box_head = box_pool, box_head
         self.detail_pool = detail_pool  # of masks and keypoints; None if they share the box branch's (C4)
         self.mask_head, self.keypoint_head = mask_head, keypoint_head
+        self.box_loss, self.mask_loss, self.keypoint_loss = box_loss, mask_loss, keypoint_loss
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +80,7 @@ class MaskRCNN(nn.Module):
         rois = self.sample(pyramid, proposals, gt, images)
         features = self.box_pool(pyramid, rois.boxes, rois.valid)  # [B R C S S]
         class_logits, box_deltas = on_valid(self.box_head, rois.valid, features)
-        box_terms = box_loss(class_logits, box_deltas, rois, config.box_head)
+        box_terms = self.box_loss(class_logits, box_deltas, rois, config.box_head)
         if self.mask_head is None and self.keypoint_head is None:
             return *box_terms, None, None
         fg = drop_empty_slots(foreground(rois, config.box_head))  # [B F ...]
@@ -91,10 +92,10 @@ class MaskRCNN(nn.Module):
         if self.mask_head is not None:
             logits = on_valid(self.mask_head, fg.valid, features, fg.labels)
             targets = mask_targets(fg, gt, config.mask_head, side=logits.shape[-1])
-            mask_term = mask_loss(logits, targets, with_known_masks(fg, gt))
+            mask_term = self.mask_loss(logits, targets, with_known_masks(fg, gt))
         if self.keypoint_head is not None:
             heatmaps = on_valid(self.keypoint_head, fg.valid, features)
-            keypoint_term = keypoint_loss(heatmaps, *keypoint_targets(fg, gt, side=heatmaps.shape[-1]))
+            keypoint_term = self.keypoint_loss(heatmaps, *keypoint_targets(fg, gt, side=heatmaps.shape[-1]))
         return *box_terms, mask_term, keypoint_term
 
     def sample(self, pyramid: Pyramid, proposals: Proposals, gt: GroundTruth, images: Images) -> RoIs:

@@ -24,6 +24,7 @@ from ..data.usable import never_learned, require_readable, require_usable, share
 from ..device import Precision, choose_precision
 from ..errors import ConfigError
 from ..files import fingerprint, replacing, write_json
+from ..model.parts import USUAL, Parts
 from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
 from .distributed import Ranks
@@ -55,6 +56,7 @@ class Run:
     start: Checkpoint | None = None  # weights to start from
     stage: str | None = None  # the part of a training in two stages that this run is
     proposals: str | None = None  # SHA-256 of the file of proposals that the stage learns from
+    parts: Parts = USUAL  # of the model, of the user's own
     transform: Transform | None = None  # the user's function on training images
     asked: tuple[str, ...] = ()  # names of the settings that the user chose
     recipe: str | None = None  # that chose the others; of a run that goes on, the one asked for
@@ -91,6 +93,7 @@ def prepare_run(
     ranks: Ranks,
     recipe: str | None = None,
     staged: bool = False,
+    parts: Parts = USUAL,
     transform: Transform | None = None,
     split: str | None = None,
     group_by: str | None = None,
@@ -102,6 +105,8 @@ def prepare_run(
     recipe. A folder that holds a run already has all settings: then nothing is chosen again. Raises `DataError`,
     `ConfigError` and `CheckpointError`.
     """
+    if staged and parts.names:
+        raise ConfigError("training in stages, or on proposals, takes no own parts: leave out stages and proposals")
     if staged and transform is not None:
         raise ConfigError("training in stages takes no transform: the proposals of an image would not move with it")
     place = Path(data)
@@ -139,7 +144,7 @@ def prepare_run(
         )
     precision = resolve_precision(settled.train.precision, ranks.device)
     return Run(
-        settled, train_data, val_data, folder, ranks, precision, strict, weights, start,
+        settled, train_data, val_data, folder, ranks, precision, strict, weights, start, parts=parts,
         transform=transform, asked=tuple(sorted(asked.names)), recipe=name, choices=tuple(lines), division=division,
     )  # fmt: skip
 
@@ -376,6 +381,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "stage": run.stage,
         "proposals": run.proposals,
         "transform": name_of(run.transform),
+        "parts": run.parts.names,
     }
 
 

@@ -79,6 +79,8 @@ class Task(nn.Module):
         origin = {"data": run.train_data.fingerprint, "seed": run.config.train.seed, "release": __version__}
         if run.start is not None:  # its licence may bind the new weights
             origin["start"] = {"weights": Path(str(run.weights)).name, **run.start.provenance}
+        if run.parts.names:
+            origin["parts"] = run.parts.names
         categories = run.train_data.categories
         save_checkpoint(path, Checkpoint(run.config.model, categories, dict(self.tensors()), {**origin, **provenance}))
 
@@ -121,8 +123,10 @@ def build_model(run: Run) -> MaskRCNN:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.train.seed)
-        model = build(run.config.model)
+        model = build(run.config.model, parts=run.parts)
     if run.start is not None:
+        known = run.start.provenance.get("parts", {})
+        run.parts.require({part: name for part, name in known.items() if part == "backbone"}, run.weights)
         own = rpn_tensors(run.start.state) if run.config.model.rpn.features == "own" else {}
         start = run.start._replace(state={**run.start.state, **own})
         run.ranks.say(start_from(model, start, run.train_data.categories, str(run.weights)))

@@ -3,7 +3,10 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..model.parts import Parts
 
 
 def train(
@@ -36,6 +39,7 @@ def train(
     device: str | None = None,
     transform: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
+    parts: "Parts | None" = None,
 ) -> Path:
     """Trains a Mask R-CNN on annotated images and returns the path of `model.safetensors` in the run's folder.
 
@@ -70,10 +74,12 @@ def train(
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
         transform: Your own augmentation, a function of image, boxes, masks and keypoints; see docs/train.md.
         callbacks: Objects with on_step, on_evaluation or others of the methods in docs/train.md.
+        parts: Your own backbone, heads or losses, see docs/train.md.
 
     Raises `DataError`, `ConfigError` and `CheckpointError` before the first step, `TrainingError` if a loss is not
     finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
+    from ..model.parts import USUAL
     from .callbacks import check_callbacks, open_logs
     from .distributed import join_ranks
     from .loop import fit
@@ -99,7 +105,8 @@ def train(
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
             images=images, out=out, strict=strict, ranks=ranks, recipe=recipe,
-            staged=bool(wanted), transform=transform, split=split, group_by=group_by, unlabelled=unlabelled,
+            staged=bool(wanted), parts=parts or USUAL, transform=transform, split=split, group_by=group_by,
+            unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:

@@ -35,6 +35,7 @@ PUBLIC = {
     "DataError",
     "MaskRCNNError",
     "ModelConfig",
+    "Parts",
     "Predictor",
     "Result",
     "TTA",

@@ -44,6 +44,8 @@ def write_foreign(path: str | Path, checkpoint: Checkpoint, to: str, *, force: b
 def to_foreign(checkpoint: Checkpoint, to: str, *, force: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint under `to`'s names, in `to`'s order of rows. Raises as `write_foreign` does."""
     target, config = TARGETS[to], checkpoint.config
+    if own := checkpoint.provenance.get("parts"):
+        raise ConfigError(f"{to} has no place for parts of the model's author's own: {', '.join(own)}")
     if (rows := inexpressible(config, to)) and not force:
         table = "\n".join(f"  {name:<30} {value!s:<24} {there}" for name, value, there in rows)
         raise ConfigError(
