@@ -17,13 +17,16 @@ from .check import check
 from .convert import convert
 from .convert_data import convert_data
 from .demo import demo
+from .doctor import doctor
 from .evaluate import evaluate
 from .info import info
 from .predict import predict
 from .propose import propose
 from .train import train
 
-VERBS: tuple[Callable[..., None], ...] = (train, evaluate, predict, check, convert, convert_data, info, propose, demo)
+VERBS: tuple[Callable[..., None], ...] = (
+    train, evaluate, predict, check, convert, convert_data, info, propose, doctor, demo,
+)  # fmt: skip
 
 app = typer.Typer(
     help="Mask R-CNN: train on your own images, evaluate, and predict.",

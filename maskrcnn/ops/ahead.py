@@ -88,13 +88,18 @@ def compile_part(part: str, dtype: torch.dtype) -> None:
         encode(torch.zeros(1, 2, 2), boxes[0], (4, 4))
 
 
+def kept_in() -> Path | None:
+    """The folder in which Numba keeps what it compiled; None if it can keep nothing."""
+    from .kernels import nms_numba
+
+    folder = getattr(getattr(nms_numba._nms_images, "_cache", None), "cache_path", None)
+    return None if folder is None else Path(folder)
+
+
 @functools.cache
 def _mark(dtype: torch.dtype) -> Path | None:
     """A file in Numba's cache that says that this was done, for these very kernels; None if there is no cache."""
-    from .kernels import nms_numba
-
-    kept = getattr(nms_numba._nms_images, "_cache", None)
-    folder = getattr(kept, "cache_path", None)
+    folder = kept_in()
     if folder is None:
         return None
     sources = sorted(Path(__file__).parent.glob("kernels/*_numba.py"))
@@ -102,7 +107,7 @@ def _mark(dtype: torch.dtype) -> Path | None:
         torch.backends.cpu.get_cpu_capability(),
         [(source.name, source.stat().st_mtime_ns, source.stat().st_size) for source in sources],
     ))  # fmt: skip
-    return Path(folder) / f"ahead-{dtype}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    return folder / f"ahead-{dtype}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
 
 
 if __name__ == "__main__":
