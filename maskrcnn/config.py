@@ -261,6 +261,7 @@ class TrainConfig:
     ema: Decay = 0.0  # decay of the averaged weights that are evaluated and saved as best; 0 off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: Integer = 0
+    deterministic: bool = False  # slower algorithms on a GPU that repeat a run bit by bit; a CPU always does
     workers: CountOrZero = 2
     evaluate_every: NotNegative = 1.0  # epochs
     checkpoint_every: CountOrZero = 500  # optimiser steps

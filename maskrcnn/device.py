@@ -1,6 +1,8 @@
 """Where a model runs and in which precision: the choices behind `device=None` and `precision="auto"`."""
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, TypeVar
 
 import torch
@@ -17,6 +19,23 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within the block, if `wanted`, every operator gives the same bits in every run, or raises RuntimeError."""
+    if not wanted:
+        yield
+        return
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose algorithms by their time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def to_device(bundle: T, device: torch.device) -> T:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import to_dict
-from ..device import arithmetic, to_device
+from ..device import arithmetic, deterministic, to_device
 from ..errors import TrainingError
 from ..files import write_json
 from ..reports.run_report import read_history
@@ -50,7 +50,8 @@ def fit(task: Task, callbacks: Sequence[Any] = ()) -> Path:
     compute_loss, batches = wrap(task, run.ranks), micro_batches(task, progress)
     meter, began = Meter(run, progress.seconds), time.perf_counter() - progress.seconds
     pace = Pace(run, progress.step, progress.seconds, past_evaluations(run))
-    with telling(run, progress, callbacks) as tell, catching_signals() as stop:
+    exact = deterministic(run.config.train.deterministic)
+    with exact, telling(run, progress, callbacks) as tell, catching_signals() as stop:
         task.train()
         while not is_finished(progress, run):
             train_step(state, compute_loss, batches, meter, run)  # data, loss, backward, step

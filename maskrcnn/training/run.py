@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def prepare_run(
     recipe: str | None = None,
     staged: bool = False,
     parts: Parts = USUAL,
+    pick_batch: "Callable[[Run], tuple[int, str]] | None" = None,
     transform: Transform | None = None,
     split: str | None = None,
     group_by: str | None = None,
@@ -102,11 +103,13 @@ def prepare_run(
     """Reads the data and decides every setting. Arguments are those of `train`.
 
     `settings` such as "train.lr=0.01" win over what `schedule` sets, that over the file `config`, and that over the
-    recipe. A folder that holds a run already has all settings: then nothing is chosen again. Raises `DataError`,
-    `ConfigError` and `CheckpointError`.
+    recipe. `pick_batch` measures how many images a batch should have, and says why. A folder that holds a run already
+    has all settings: then nothing is chosen again. Raises `DataError`, `ConfigError` and `CheckpointError`.
     """
     if staged and parts.names:
         raise ConfigError("training in stages, or on proposals, takes no own parts: leave out stages and proposals")
+    if staged and pick_batch is not None:
+        raise ConfigError("batch auto measures steps of the whole model; training in stages needs a number")
     if staged and transform is not None:
         raise ConfigError("training in stages takes no transform: the proposals of an image would not move with it")
     place = Path(data)
@@ -128,6 +131,15 @@ def prepare_run(
         begun = asked.over(base)
         seen = measure(train_data, begun.model.input.channels, look=name != "paper")
         settled, more = choose(name, seen, base, asked, machine, kind)
+        if pick_batch is not None:
+            known = replace(settled, model=_with_classes(settled.model, train_data))
+            precision = resolve_precision(known.train.precision, ranks.device)
+            size, why = pick_batch(
+                Run(known, train_data, None, folder, ranks, precision, parts=parts, transform=transform)
+            )
+            with_batch = asked._replace(settings=[*asked.settings, f"train.batch={size}"])
+            settled, more = choose(name, seen, base, with_batch, machine, kind)
+            more.append(f"  batch: train.batch={size} ({why})")
         settled = free_new_stem(settled, start, asked.names)
         lines = [f"recipe: {name}, {why}", *lines, *more, *([pixels] if pixels else [])]
     else:

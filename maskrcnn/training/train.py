@@ -17,7 +17,7 @@ def train(
     recipe: str | None = None,
     out: str | Path | None = None,
     epochs: float | None = None,
-    batch: int | None = None,
+    batch: int | str | None = None,
     val: str | Path | None = None,
     channels: int | None = None,
     images: str | Path | None = None,
@@ -25,6 +25,7 @@ def train(
     config: str | Path | None = None,
     precision: str | None = None,
     seed: int | None = None,
+    deterministic: bool = False,
     patience: int | None = None,
     schedule: str | None = None,
     stages: str | Sequence[str] | None = None,
@@ -52,7 +53,7 @@ def train(
         recipe: scratch, finetune, paper or auto (default): the settings that you do not choose.
         out: Folder of the run; default: runs/NAME.
         epochs: Passes over the training images; default: the recipe's.
-        batch: Images per batch and process; default: the recipe's.
+        batch: Images per batch and process, or auto: as many as are fastest here; default: the recipe's.
         val: Data to evaluate on; default: the val of DATA, else a tenth of the training images.
         channels: Channels of an image; default: as the images have, 3 for grey and RGB.
         images: Folder of the images, if they are not beside the json.
@@ -60,6 +61,7 @@ def train(
         config: Settings as a TOML file.
         precision: fp32, bf16, fp16 or auto.
         seed: Random seed for weights, order, augmentation, sampling and split.
+        deterministic: Repeat a run bit by bit on a GPU, too, with slower algorithms; a CPU always does.
         patience: Stop after this many evaluations without improvement.
         schedule: 1x, s1x, 2x, 3x, paper, step or cosine.
         stages: rpn,heads: train the RPN first, then the heads on its proposals.
@@ -80,6 +82,7 @@ def train(
     finite, and `KeyboardInterrupt` after SIGINT or SIGTERM, when the run is saved.
     """
     from ..model.parts import USUAL
+    from .batch import measured_batch
     from .callbacks import check_callbacks, open_logs
     from .distributed import join_ranks
     from .loop import fit
@@ -87,14 +90,16 @@ def train(
     from .task import Task, build_model
     from .two_stage import check_stages, train_in_stages
 
+    pick_batch = measured_batch if batch == "auto" else None
     wanted = check_stages(stages, proposals)
     check_callbacks(callbacks)
     named = {
         "train.epochs": epochs,
         "model.input.channels": channels,
-        "train.batch": batch,
+        "train.batch": None if batch == "auto" else _count(batch),
         "train.precision": precision,
         "train.seed": seed,
+        "train.deterministic": deterministic or None,
         "train.patience": patience,
         "model.mask_head.enabled": None if masks else False,
         "model.keypoint_head.enabled": keypoints or None,
@@ -104,9 +109,8 @@ def train(
     with join_ranks(device) as ranks:
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
-            images=images, out=out, strict=strict, ranks=ranks, recipe=recipe,
-            staged=bool(wanted), parts=parts or USUAL, transform=transform, split=split, group_by=group_by,
-            unlabelled=unlabelled,
+            images=images, out=out, strict=strict, ranks=ranks, recipe=recipe, staged=bool(wanted), parts=parts or USUAL,
+            pick_batch=pick_batch, transform=transform, split=split, group_by=group_by, unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:
@@ -114,3 +118,12 @@ def train(
         every = [*open_logs(log, run.out), *callbacks]
         claim_folder(run)
         return fit(Task(run, build_model(run)), every)
+
+
+def _count(batch: int | str | None) -> int | None:
+    """The number in a word of the command line."""
+    from ..errors import ConfigError
+
+    if isinstance(batch, str) and not batch.isdecimal():
+        raise ConfigError(f"batch is a number of images, or auto; it got {batch!r}")
+    return None if batch is None else int(batch)
