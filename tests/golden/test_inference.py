@@ -14,15 +14,9 @@ from tests.golden.goldens import cases, checkpoint, close, golden, image, labels
 
 QUICK = {
     "detectron2-mask_rcnn_R_50_C4-shapes-375x500",
-    "detectron2-mask_rcnn_R_50_DC5-shapes-375x500",
     "detectron2-mask_rcnn_R_50_FPN-shapes-640x427",
-    "detectron2-faster_rcnn_R_50_FPN-shapes-375x500",
     "detectron2-keypoint_rcnn_R_50_FPN-shapes-375x500",
-    "detectron2-mask_rcnn_X_101_32x8d_FPN-shapes-375x500",
-    "torchvision-maskrcnn_resnet50_fpn-shapes-640x427",
     "torchvision-maskrcnn_resnet50_fpn_v2-shapes-375x500",
-    "torchvision-fasterrcnn_resnet50_fpn-shapes-375x500",
-    "torchvision-keypointrcnn_resnet50_fpn-shapes-375x500",
 }
 
 

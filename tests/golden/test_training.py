@@ -19,10 +19,7 @@ from maskrcnn.weights.checkpoint import Checkpoint, restore
 from maskrcnn.weights.interop.write import to_foreign
 from tests.golden.goldens import FOLDER, cases, checkpoint, golden
 
-QUICK = {
-    "detectron2-mask_rcnn_R_50_FPN-train-shapes-375x500",
-    "torchvision-maskrcnn_resnet50_fpn-train-shapes-375x500",
-}
+QUICK = {"detectron2-mask_rcnn_R_50_FPN-train-shapes-375x500"}
 # torchvision's keypoint models draw the shorter side anew for each image of a training; the losses tell which it was.
 SIDES = {
     ("torchvision-keypointrcnn_resnet50_fpn", "shapes-375x500"): ("input.min_size=736",),

@@ -20,6 +20,7 @@ CHOSEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_the_interpreter_passes_the_tests_of_the_operators() -> None:
     """The tests that each implementation has to pass, in a process in which Triton interprets its kernels."""
