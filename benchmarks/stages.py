@@ -3,24 +3,17 @@
     python -m benchmarks.stages [--quick]
 
 R-50-FPN in bf16, from an image of 640 x 480 in memory to 100 RLEs. torch's profiler gives the time of convolutions and
-matrix products; the rest is the wall-clock time minus that. Stages are timed by a clock around each step of
-`MaskRCNN.detect`.
+matrix products; the rest is the wall-clock time minus that. Stages are timed as by `maskrcnn benchmark`.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from pkgutil import resolve_name
-from typing import Any
-from unittest import mock
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from maskrcnn.benchmark import stage_seconds
 from maskrcnn.engine import Engine
 from maskrcnn.predict import Predictor
 
@@ -41,25 +34,6 @@ PRODUCTS = (
     "baddbmm",
     "linear",
     "matmul",
-)
-
-# The stages, by the names of their rows: parts of the model, then functions.
-PARTS = {
-    "normalisation": "normalise",
-    "backbone": "backbone",
-    "FPN": "neck",
-    "RPN head": "rpn",
-    "box RoIAlign": "box_pool",
-    "box head": "box_head",
-    "mask RoIAlign": "detail_pool",
-    "mask head": "mask_head",
-}
-FUNCTIONS = (
-    ("proposals", "maskrcnn.model.mask_rcnn.propose"),
-    ("detections", "maskrcnn.model.mask_rcnn.candidates"),
-    ("detections", "maskrcnn.model.mask_rcnn.select"),
-    ("sigmoid", "maskrcnn.model.mask_rcnn.mask_probabilities"),
-    ("to the image's pixels", "maskrcnn.engine.from_detections"),
 )
 
 
@@ -97,49 +71,9 @@ def own(watched: profile, names: Sequence[str]) -> float:
 
 def stages(predictor: Predictor, array: np.ndarray, rounds: int) -> list[Row | Left]:
     """The milliseconds of each stage, bf16. "between the stages" is what no clock measured."""
-    engine = Engine.of(predictor.model, predictor.categories, "bf16")  # a copy, as the clocks stay on its parts
-    assert isinstance(engine.backend, nn.Module)
-    spent: dict[str, float] = defaultdict(float)
-    kept: dict[str, list[float]] = defaultdict(list)
-    with clocks(engine.backend, spent):
-        for number in range(rounds + 1):
-            spent.clear()
-            start = time.perf_counter()
-            images = timed("resize and canvas", spent, engine.prepare)(array)
-            (result,) = engine.results(images)
-            timed("RLE", spent, partial(getattr, result))("rle")
-            whole = time.perf_counter() - start
-            spent["between the stages"] = whole - sum(spent.values())
-            spent["whole"] = whole
-            if number:  # the first one warms up
-                for name, seconds in spent.items():
-                    kept[name].append(1e3 * seconds)
-    return [Row(f"stage, bf16: {name}", middle(values), "ms") for name, values in kept.items()]
-
-
-@contextmanager
-def clocks(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
-    """Within the block, a clock runs around every stage."""
-    for name, part in PARTS.items():
-        module = model.get_submodule(part)
-        module.forward = timed(name, spent, module.forward)
-    with ExitStack() as stack:
-        for name, function in FUNCTIONS:
-            stack.enter_context(mock.patch(function, timed(name, spent, resolve_name(function))))
-        yield
-
-
-def timed(name: str, spent: dict[str, float], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`; the seconds that it takes are added to `spent[name]`."""
-
-    def run_it(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            spent[name] += time.perf_counter() - start
-
-    return run_it
+    engine = Engine.of(predictor.model, predictor.categories, "bf16")
+    seconds = stage_seconds(engine, [array], rounds)
+    return [Row(f"stage, bf16: {name}", middle([1e3 * one for one in each]), "ms") for name, each in seconds.items()]
 
 
 if __name__ == "__main__":

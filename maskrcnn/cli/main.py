@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import MaskRCNNError
+from .benchmark import benchmark
 from .check import check
 from .convert import convert
 from .convert_data import convert_data
@@ -25,7 +26,8 @@ from .propose import propose
 from .train import train
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, evaluate, predict, check, convert, convert_data, info, propose, doctor, demo,
+    train, evaluate, predict, check, convert, convert_data, info, propose, doctor, benchmark,
+    demo,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -109,8 +109,8 @@ def train(
     with join_ranks(device) as ranks:
         run = prepare_run(
             data, [*settings, *overrides], model=model, weights=weights, config=config, schedule=schedule, val=val,
-            images=images, out=out, strict=strict, ranks=ranks, recipe=recipe, staged=bool(wanted), parts=parts or USUAL,
-            pick_batch=pick_batch, transform=transform, split=split, group_by=group_by, unlabelled=unlabelled,
+            images=images, out=out, strict=strict, ranks=ranks, recipe=recipe, staged=bool(wanted), transform=transform,
+            parts=parts or USUAL, pick_batch=pick_batch, split=split, group_by=group_by, unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
         if wanted:

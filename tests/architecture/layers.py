@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("tiling",),
     ("predict", "evaluation", "reports", "training"),
-    ("demo", "doctor"),
+    ("demo", "doctor", "benchmark"),
     ("cli", "__init__", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
