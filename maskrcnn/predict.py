@@ -33,6 +33,8 @@ from .model.parts import USUAL, Parts
 from .results import Result
 from .structures import Images
 from .tiling import OVERLAP, Tiling, check_tile, detect, plan
+from .tracking import MEMORY, STRONG, WEAK, Tracker
+from .video.reading import Frame, frames, hidden, is_live, is_video, read_ahead
 
 _NAMED = 6  # classes in the repr of a predictor
 _WINDOW = 3  # batches read ahead, among which images of one canvas are sought
@@ -97,12 +99,12 @@ class Predictor:
         return f"Predictor({self.config.name} on {self.device}: {len(self.classes)} classes, {names})"
 
     def __call__(self, inputs: Any, **options: Any) -> Result | list[Result]:
-        """The `Result` of one image, or a list of them for a folder, a glob, a batch or an iterable.
+        """The `Result` of one image, or a list of them for a folder, a glob, a batch, a video or an iterable.
 
         Arguments and errors are those of `predict`; without an image left to see, as `on_error` wants, IndexError.
         """
         results = list(self.predict(inputs, **options))
-        return results[0] if is_one(inputs) else results
+        return results[0] if is_one(inputs) and not is_video(inputs) else results
 
     def predict(
         self,
@@ -119,12 +121,14 @@ class Predictor:
         max_project: bool = False,
         on_error: OnError = "raise",
         threads: int = 2,
+        every: int = 1,
     ) -> Iterator[Result]:
         """One `Result` per image, in the order of `inputs`, made when asked for.
 
         Args:
             inputs: a path, a folder, a glob, an array [H W] or [H W C], a PIL image, the bytes of a file, an open file,
-                a tensor [C H W] or [B C H W] (uint8, or float from 0 to 1), or any iterable of these.
+                a tensor [C H W] or [B C H W] (uint8, or float from 0 to 1), or any iterable of these. Or one video: a
+                file, an address (`rtsp://...`) or a camera (`camera:0`), of which each frame is an image.
             batch: images that run together, at most; only images with the same canvas can.
             precision: "fp32", "bf16", "fp16", or "auto": fp32 for weights of another framework, else bf16 if the device
                 is fast at it.
@@ -142,11 +146,12 @@ class Predictor:
             on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
                 function with the error and go on.
             threads: that read and resize images ahead.
+            every: of a video, see every so many frames only.
 
         Raises `ConfigError` for impossible arguments at once, `DataError` naming the file when its turn comes.
         """
-        if batch < 1 or threads < 1:
-            raise ConfigError(f"batch and threads must be 1 or more; they are {batch} and {threads}")
+        if min(batch, threads, every) < 1:
+            raise ConfigError(f"batch, threads and every must be 1 or more; they are {batch}, {threads} and {every}")
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
         seen = chosen_page(page, max_project, self.config.input)
@@ -154,7 +159,25 @@ class Predictor:
         engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
         cut = partial(plan, rule=engine.config.input, tile=tile, overlap=overlap)
         load = partial(load_image, engine=engine, cut=cut, page=seen)
+        if is_video(inputs):
+            return _watch(inputs, frames(inputs, every=every), load, engine, batch, on_error)
         return _stream(expand(inputs), load, engine, batch, on_error, threads)
+
+    def track(
+        self, video: Any, *, score_threshold: float = STRONG, memory: int = MEMORY, **options: Any
+    ) -> Iterator[Result]:
+        """The objects of each frame of a video, with `ids` that stay the same, made when asked for.
+
+        Args:
+            video: a file, an address or a camera as for `predict`; or images in order, such as a folder of frames.
+            score_threshold: score from which an object gets an id, 0..1; weaker detections only continue objects.
+            memory: frames that an object may be hidden and keep its id.
+            options: of `predict`.
+
+        Raises as `predict`.
+        """
+        tracker = Tracker(strong=score_threshold, weak=min(WEAK, score_threshold), memory=memory)
+        return map(tracker.update, self.predict(video, score_threshold=tracker.weak, **options))
 
     def engine(self, precision: str = "auto") -> Engine:
         """The engine over a prepared copy of the model, in a precision as for `predict`."""
@@ -289,6 +312,44 @@ def _stream(
                 slot.future.cancel()
     if skipped and on_error == "skip":
         warnings.warn(f"{skipped} images could not be read and were skipped", stacklevel=2)
+
+
+def _watch(
+    video: str | os.PathLike[str],
+    seen: Iterator[Frame],
+    load: Callable[[Any], LoadedImage | LargeImage],
+    engine: Engine,
+    batch: int,
+    on_error: OnError,
+) -> Iterator[Result]:
+    """One result for each frame. Frames are decoded and resized in a thread, a few ahead of the network."""
+    path = Path(hidden(video))
+
+    def run(some: list[tuple[Frame, LoadedImage | LargeImage]]) -> Iterator[Result]:
+        loaded = [image for _, image in some if isinstance(image, LoadedImage)]
+        if loaded:
+            results = engine.results(
+                join([each.images for each in loaded]), originals=[each.original for each in loaded]
+            )
+        else:
+            results = [image.predict(engine, batch) for _, image in some if isinstance(image, LargeImage)]
+        for (frame, _), result in zip(some, results, strict=True):
+            yield replace(result, path=path, frame=frame.number, time=frame.time, image_id=frame.number)
+
+    waiting: list[tuple[Frame, LoadedImage | LargeImage]] = []
+    ready = ((frame, load(frame.pixels)) for frame in seen)
+    with read_ahead(ready, 2 * batch, newest=is_live(video)) as ahead:
+        try:
+            for one in ahead:
+                waiting.append(one)
+                if len(waiting) == batch:
+                    yield from run(waiting)
+                    waiting = []
+        except DataError as error:
+            yield from run(waiting)
+            _report(error, on_error)
+        else:
+            yield from run(waiting)
 
 
 def _note_scaling(kind: str) -> bool:

@@ -66,6 +66,11 @@ class Instance:
         return self.result.names[self.index]
 
     @property
+    def id(self) -> int | None:
+        """The same in all frames of a video, or None if it was not tracked."""
+        return None if self.result.ids is None else int(self.result.ids[self.index])
+
+    @property
     def mask(self) -> np.ndarray:
         """bool [H W]. Raises `ConfigError` for a model without masks."""
         return self.result.mask(self.index)
@@ -102,6 +107,9 @@ class Result:
     image: np.ndarray | None = field(default=None)  # uint8 [H W C], where it did not
     page: Page = None  # of a file with several, from 1; "max": the maximum over all
     image_id: int | str | None = None  # for COCO rows; the file's name without suffix where None
+    frame: int | None = None  # of a video, from 1
+    time: float | None = None  # of the frame, seconds since the first one
+    ids: np.ndarray | None = None  # int64 [D], 1 or more: the same object in all frames; see `tracking.py`
     paste_rule: str = "grid"  # see ops.paste
     threshold: float = 0.5  # of masks
     inclusive: bool = False  # masks are laid over boxes that end on their last pixel (Detectron)
@@ -121,7 +129,8 @@ class Result:
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {name}" for name, count in self.counts.items()) or "nothing"
-        return f"Result({self.path.name if self.path else 'image'}, {self.size[0]} x {self.size[1]}: {found})"
+        name = (self.path.name if self.path else "image") + (f" frame {self.frame}" if self.frame is not None else "")
+        return f"Result({name}, {self.size[0]} x {self.size[1]}: {found})"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -130,8 +139,9 @@ class Result:
 
     @property
     def stem(self) -> str:
-        """What files of this result are called: the image's name without its suffix, or "image"."""
-        return self.path.stem if self.path else "image"
+        """What files of this result are called: the name of its image or video without suffix; frames are numbered."""
+        stem = self.path.stem if self.path else "image"
+        return stem if self.frame is None else f"{stem}-{self.frame:06}"
 
     @cached_property
     def names(self) -> list[str]:
@@ -198,9 +208,18 @@ class Result:
         if index.dtype == bool and index.shape != (len(self),):
             raise IndexError(f"a bool array needs one value for each of the {len(self)} objects; it has {index.shape}")
         rows = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
-        arrays = ("boxes", "scores", "labels", "small_masks", "codes", "keypoints")
+        arrays = ("boxes", "scores", "labels", "small_masks", "codes", "keypoints", "ids")
         kept = {name: getattr(self, name)[rows] for name in arrays if getattr(self, name) is not None}
-        return replace(self, **kept)
+        made = replace(self, **kept)
+        if self.__dict__.get("rle") is not None:  # made already
+            made.__dict__["rle"] = [self.__dict__["rle"][i] for i in rows.tolist()]
+        return made
+
+    def with_ids(self, ids: np.ndarray) -> "Result":
+        """The same objects with `ids`, int64 [D], of objects of a video."""
+        made = replace(self, ids=ids)
+        made.__dict__.update({name: self.__dict__[name] for name in ("rle", "outlines") if name in self.__dict__})
+        return made
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
         """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, keypoints of the category."""
@@ -211,6 +230,11 @@ class Result:
             {"image_id": chosen, "category_id": label, "bbox": box, "score": score}
             for label, box, score in zip(self.labels.tolist(), boxes, self.scores.tolist(), strict=True)
         ]
+        for row, known in zip(rows, [] if self.ids is None else self.ids.tolist(), strict=self.ids is not None):
+            row["track_id"] = known
+        if self.time is not None:
+            for row in rows:
+                row["time"] = round(self.time, 4)
         for row, mask in zip(rows, self.rle or [], strict=self.rle is not None):
             row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
         if self.keypoints is not None:
@@ -247,9 +271,10 @@ class Result:
             counts = _decoded([mask["counts"] for mask in self.rle])
             segmentations = [(lengths, self.size) for lengths in counts]
             areas = np.array([lengths[1::2].sum(dtype=np.int64) for lengths in counts], dtype=np.float64)
+        path = self.path if self.frame is None else None  # a frame's image is in no file
         return Record(
             image_id=image_id,
-            path=self.path or Path(f"{self.stem}.png"),
+            path=path or Path(f"{self.stem}.png"),
             size=self.size,
             boxes=boxes,
             labels=labels,
@@ -258,7 +283,7 @@ class Result:
             annotation_ids=np.arange(first_id, first_id + len(self), dtype=np.int64),
             segmentations=segmentations,
             areas=areas,
-            name=name or (self.path.name if self.path else f"{self.stem}.png"),
+            name=name or (path.name if path else f"{self.stem}.png"),
             scores=self.scores.astype(np.float64),
             shapes=[shapes_of_outline(outline) for outline in self.outlines or []]
             if shapes and self.rle is not None
@@ -304,7 +329,7 @@ class Result:
 
         return draw(
             self._pixels(), self.boxes, self.scores, self.labels, self.names,
-            outlines=self.outlines, keypoints=self.keypoints, categories=self.categories,
+            outlines=self.outlines, keypoints=self.keypoints, categories=self.categories, ids=self.ids,
         )  # fmt: skip
 
     def show(self) -> None:
@@ -338,8 +363,9 @@ class Result:
             raise ConfigError("to_supervision needs supervision: pip install supervision") from error
         names = {"class_name": np.array(self.names)}
         return supervision.Detections(
-            xyxy=self.boxes, mask=self.masks, confidence=self.scores, class_id=self.labels, data=names
-        )
+            xyxy=self.boxes, mask=self.masks, confidence=self.scores, class_id=self.labels, data=names,
+            tracker_id=self.ids,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         name = self.path.name if self.path else "image"

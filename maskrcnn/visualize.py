@@ -6,6 +6,7 @@ colour in every image; objects of one class differ in shade.
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,6 +34,7 @@ def draw(
     categories: Sequence[Category] = (),
     text: bool = True,
     colours: Sequence[Colour] | None = None,
+    ids: np.ndarray | None = None,
 ) -> Image.Image:
     """D objects on their image, RGB. The fields of a `results.Result`, which documents them.
 
@@ -46,12 +48,13 @@ def draw(
         keypoints: [D J 3], x, y, score, of all `categories`. Those with score 0 are left out.
         text: whether to write names and scores.
         colours: of the objects, instead of those of their classes.
+        ids: int [D], of objects in a video. Then these choose the colours, and are written in place of the scores.
     """
     drawing = _as_rgb(image)
     factor = max(1, round(_LEAST_SIDE / max(drawing.size)))
     if factor > 1:
         drawing = drawing.resize((drawing.width * factor, drawing.height * factor), Image.Resampling.BICUBIC)
-    colours = list(colours or object_colours(labels))
+    colours = list(colours or object_colours(labels, ids))
     boxes = boxes * factor
     measure = _measure(drawing.size, boxes)
     line = max(2, round(measure / 550))
@@ -75,7 +78,10 @@ def draw(
                 mine = keypoints[i, own[label]] * [factor, factor, 1]
                 _draw_keypoints(pen, mine, skeletons[label], line, colours[i])
     if text:
-        _write_names(pen, drawing.size, measure, boxes, scores, names, colours, one_class=len(categories) == 1)
+        order = np.arange(len(boxes)) if scores is None else np.argsort(-scores if ids is None else ids, kind="stable")
+        figures = None if scores is None else [f"{score:.2f}" for score in scores] if ids is None else ids.tolist()
+        words = _words(names, figures, one_class=len(categories) == 1)
+        _write_names(pen, drawing.size, measure, boxes, order.tolist(), words, colours)
     return drawing
 
 
@@ -93,11 +99,14 @@ def class_hue(label: int) -> float:
     return (0.44 + label * 0.6180339887) % 1.0  # steps of the golden ratio keep any number of ids apart
 
 
-def object_colours(labels: np.ndarray) -> list[Colour]:
+def object_colours(labels: np.ndarray, ids: np.ndarray | None = None) -> list[Colour]:
     """A colour for each object: the hue of its class, in a shade that depends on its place among objects of the class.
 
     labels: int [D], category ids.
+    ids: int [D], of objects in a video, which then have a colour each in all frames.
     """
+    if ids is not None:
+        return [_visible(np.array(colorsys.hls_to_rgb(class_hue(one), 0.55, 0.95)) * 255) for one in ids.tolist()]
     seen: dict[int, int] = {}
     colours = []
     for label in labels.tolist():
@@ -154,37 +163,38 @@ def _draw_keypoints(
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(20, 20, 20))
 
 
+def _words(names: Sequence[str], figures: Sequence[Any] | None, *, one_class: bool) -> list[str]:
+    """What is written at each object. If there is `one_class`, many objects show their scores or ids only."""
+    alone = len(names) > _CROWDED // 3 and one_class
+    if figures is None:
+        return [] if alone else list(names)
+    return [f"{figure}" if alone else f"{name} {figure}" for name, figure in zip(names, figures, strict=True)]
+
+
 def _write_names(
     pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
     measure: float,
     boxes: np.ndarray,
-    scores: np.ndarray | None,
-    names: Sequence[str],
+    order: Sequence[int],
+    words: Sequence[str],
     colours: list[Colour],
-    *,
-    one_class: bool,
 ) -> None:
-    """Name and score on a plate at each box. The best objects choose first, and avoid other plates and small objects.
+    """Its words on a plate at each box. The first in `order` choose first, and avoid other plates and small objects.
 
-    In a crowd, a name that finds no free place or is much wider than its object is left out. If there is `one_class`,
-    many objects show their scores only.
+    In a crowd, a name that finds no free place or is much wider than its object is left out.
     """
-    crowded = len(boxes) > _CROWDED
-    only_scores = len(boxes) > _CROWDED // 3 and one_class
-    if only_scores and scores is None:
+    if not words:
         return
+    crowded = len(boxes) > _CROWDED
     height = max(11.0, measure / 58)
     letters = round(max(10.0, height * 0.7) if crowded else height)
     font = ImageFont.load_default(letters)
     pad = max(2, letters // 5)
     small = boxes[(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < (8 * letters) ** 2]
     taken = np.zeros((0, 4))
-    order = range(len(boxes)) if scores is None else np.argsort(-scores, kind="stable").tolist()
     for i in order:
-        score = "" if scores is None else f"{scores[i]:.2f}"
-        words = score if only_scores else f"{names[i]} {score}".rstrip()
-        left, _, right, _ = font.getbbox(words)
+        left, _, right, _ = font.getbbox(words[i])
         width, height = round(right - left) + 2 * pad, round(letters * 1.15) + pad
         if crowded and width > 1.6 * (boxes[i, 2] - boxes[i, 0]):
             continue
@@ -198,7 +208,7 @@ def _write_names(
         pen.rounded_rectangle(place, radius=pad, fill=colours[i])
         at = (place[0] + pad - left, (place[1] + place[3]) / 2)
         ink = (0, 0, 0) if _brightness(colours[i]) > 125 else (255, 255, 255)
-        pen.text(at, words, fill=ink, font=font, anchor="lm")
+        pen.text(at, words[i], fill=ink, font=font, anchor="lm")
 
 
 def _places(box: np.ndarray, width: int, height: int) -> list[Area]:

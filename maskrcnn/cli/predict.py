@@ -3,12 +3,14 @@
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError, DataError
+from .video import EveryOption, TrackOption, given, predict_videos, videos_among
 from .views import TtaOption, ViewsOption, parse_views
 
 BESIDE = ("overlay", "coco", "csv", "parquet")  # what is written into --out itself
@@ -17,8 +19,12 @@ LISTED = 10  # most images named in the error about images that could not be rea
 
 def predict(
     weights: Annotated[Path, typer.Argument(help="Checkpoint file, folder of a run, or name of a model.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted globs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    images: Annotated[
+        list[str], typer.Argument(help="Images, folders, quoted globs; or videos: files, rtsp://..., camera:0.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; of one video also its name, such as out.mp4.")
+    ] = Path("predictions"),
     save: Annotated[
         str, typer.Option(help="Formats: overlay, coco, labelme, yolo, geojson, masks, csv, ...")
     ] = "overlay,coco",
@@ -39,34 +45,40 @@ def predict(
     max_project: Annotated[
         bool, typer.Option("--max-project", help="See the maximum over all pages of a TIFF stack.")
     ] = False,
+    track: TrackOption = False,
+    every: EveryOption = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: a GPU if there is one.")] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Skip images that cannot be read; do not fail.")] = False,
 ) -> None:
-    """Find objects in images; save overlays, COCO results, or other formats."""
+    """Find objects in images or videos; save overlays, COCO results, or other formats."""
     from ..data.formats import losses
     from ..inputs import expand
     from ..predict import load
     from ..saving import Saver
     from ..tiling import remark
 
+    seen: dict[str, Any] = {
+        "batch": batch, "precision": precision, "score_threshold": score_threshold, "max_detections": max_detections,
+        "tta": parse_views(tta, tta_views), "tile": tile, "overlap": overlap, "page": page, "max_project": max_project,
+    }  # fmt: skip
+    if videos := videos_among(images):
+        predict_videos(videos, weights, out, save, show=show, track=track, device=device, every=every, **seen)
+        return
     names, sources = _formats(save), list(expand(images))
     inputs = [source for source in sources if isinstance(source, Path)]
     _check_out(out, names, inputs)
     unread: list[DataError] = []
     predictor = load(weights, device=device)
-    results = predictor.predict(
-        sources, batch=batch, precision=precision, score_threshold=score_threshold, max_detections=max_detections,
-        tta=parse_views(tta, tta_views), tile=tile, overlap=overlap, page=page, max_project=max_project,
-        on_error=unread.append,
-    )  # fmt: skip
+    see = partial(predictor.track, **given(seen)) if track else partial(predictor.predict, **seen)
+    results = see(sources, on_error=unread.append)
     began, done, objects = time.perf_counter(), 0, 0
     with Saver(out, names, predictor.categories, show=show, inputs=inputs) as saver:
         for result in results:
             saver.add(result)
             shown = [name for name, score in zip(result.names, result.scores.tolist(), strict=True) if score >= show]
             found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown).items())
-            seen = remark(result, predictor.config.input)
-            print(f"{result.path}: {found or 'nothing'}{seen and f' ({seen})'}")
+            way = remark(result, predictor.config.input)
+            print(f"{result.path}: {found or 'nothing'}{way and f' ({way})'}")
             done, objects = done + 1, objects + len(shown)
         if unread and not done and not skip:
             raise _unread(unread)

@@ -55,8 +55,19 @@ def kind_of(prefix: bytes) -> str | None:
     return None
 
 
+def is_film(prefix: bytes) -> bool:
+    """Whether a file that is no image and begins so is a video: MP4 and MOV, Matroska and WebM, AVI, FLV, MPEG."""
+    return (
+        prefix[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
+        or prefix.startswith((b"\x1a\x45\xdf\xa3", b"FLV\1", b"\0\0\1\xba", b"\0\0\1\xb3"))
+        or (prefix[:4] == b"RIFF" and prefix[8:12] == b"AVI ")
+    )
+
+
 def what_else(prefix: bytes) -> str:
     """What a file is that is no image, and what to do about it, as the end of a sentence."""
+    if is_film(prefix):
+        return "a video; `predict` takes it by itself, and `train` its frames as images"
     if prefix.lstrip()[:1] == b"{":
         return "text, perhaps JSON"
     return start_of(prefix) or f"not an image; expected one of {', '.join(FORMATS)}"

@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("images", "canvas", "inputs", "model", "accelerate"),
     ("results", "saving", "notebook", "visualize", "weights", "data"),
     ("engine",),
-    ("tiling",),
+    ("tiling", "tracking", "video"),
     ("predict", "evaluation", "reports", "training"),
     ("demo", "doctor", "benchmark"),
     ("cli", "__init__", "__main__"),
