@@ -37,6 +37,7 @@ COMPARISONS = (
     "annotations",
     "start",
     "tiling",
+    "tracking",
 )
 QUICK = ("inference", "stages", "training", "data_loader", "roi_align", "masks", "evaluation", "annotations")
 
