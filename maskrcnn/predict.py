@@ -177,7 +177,8 @@ class Predictor:
         Raises as `predict`.
         """
         tracker = Tracker(strong=score_threshold, weak=min(WEAK, score_threshold), memory=memory)
-        return map(tracker.update, self.predict(video, score_threshold=tracker.weak, **options))
+        results = self.predict(video, score_threshold=tracker.weak, **options)
+        return (tracker.update(result) for result in results)
 
     def engine(self, precision: str = "auto") -> Engine:
         """The engine over a prepared copy of the model, in a precision as for `predict`."""
