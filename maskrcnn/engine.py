@@ -99,12 +99,13 @@ class Engine:
         return replace(self, backend=Views(model, TTA() if tta is True else tta, flip_pairs(self.categories)))
 
     def limited(self, score_threshold: float | None = None, max_detections: int | None = None) -> "Engine":
-        """An engine with other limits of what it returns; None leaves one as it is.
+        """An engine with other limits of what it returns; None leaves one as it is. There are never fewer proposals
+        than detections.
 
         Raises `ConfigError` for a threshold outside 0..1, for fewer than one detection, and for a backend other than
         PyTorch's.
         """
-        box = self.config.box_head
+        box, rpn = self.config.box_head, self.config.rpn
         if score_threshold is not None:
             if not 0 <= score_threshold <= 1:
                 raise ConfigError(f"score_threshold must be between 0 and 1; it is {score_threshold}")
@@ -113,10 +114,13 @@ class Engine:
             if max_detections < 1:
                 raise ConfigError(f"max_detections must be at least 1; it is {max_detections}")
             box = replace(box, max_detections=max_detections)
-        if box == self.config.box_head:
+            if max_detections > rpn.post_nms_test:
+                most = max(rpn.pre_nms_test, max_detections)
+                rpn = replace(rpn, post_nms_test=max_detections, pre_nms_test=most)
+        if (box, rpn) == (self.config.box_head, self.config.rpn):
             return self
         model = copy.copy(self._model("another score_threshold or max_detections"))  # all but the config is shared
-        model.config = replace(self.config, box_head=box)
+        model.config = replace(self.config, box_head=box, rpn=rpn)
         return replace(self, backend=model, config=model.config)
 
     def prepare(self, array: np.ndarray) -> Images:

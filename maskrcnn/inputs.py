@@ -6,8 +6,11 @@ image is passed on, so that reading it says what it is.
 """
 
 import glob
+import itertools
 import logging
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,23 +19,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .files import open_regular
 from .images import IMAGE_SUFFIXES
 from .images.kinds import PREFIX, kind_of
 
 LISTED = 5  # files that are named in the line about those passed over
+MOST_LOOKED_AT = 10_000  # files in subfolders of a folder, to say how many images are there
 
 
-def expand(inputs: Any) -> Iterator[Any]:
-    """The images in `inputs`, in order. Files of a folder or a glob are sorted by name; subfolders are not searched.
+def expand(inputs: Any, *, recursive: bool = False) -> Iterator[Any]:
+    """The images in `inputs`, in order. Files of a folder or a glob are sorted by name; subfolders are searched if
+    `recursive`, else a line of the log counts the images there.
 
     Iterables are consumed lazily. For a folder or glob without images, or an object that is not an image, a `DataError`
     is yielded in its place instead of raised, so that the caller can skip it. Of files of a folder or glob the first
     bytes are read here, when their turn comes; one line of the log counts those that are no images.
     """
     if isinstance(inputs, str | os.PathLike):
-        yield from _files(inputs)
+        yield from _files(inputs, recursive)
     elif isinstance(inputs, np.ndarray):
         if inputs.ndim not in (2, 3):
             yield DataError(f"an array must be one image, [H W] or [H W C]; this one has shape {list(inputs.shape)}")
@@ -48,7 +53,7 @@ def expand(inputs: Any) -> Iterator[Any]:
         yield content if isinstance(content, bytes) else DataError(f"{name} is open as text; open it with mode 'rb'")
     elif isinstance(inputs, Iterable):
         for item in inputs:
-            yield from expand(item)
+            yield from expand(item, recursive=recursive)
     else:
         kind = type(inputs).__name__
         yield DataError(f"{kind} is not an image; expected a path, a folder, a glob, an array [H W C] or a PIL image")
@@ -79,10 +84,36 @@ def _of_tensor(images: torch.Tensor) -> Iterator[np.ndarray | DataError]:
         yield pixels.permute(1, 2, 0).contiguous().numpy()
 
 
-def _files(path: str | os.PathLike[str]) -> Iterator[Path | DataError]:
+def read_list(name: str) -> list[Path]:
+    """The paths in a text file, one a line; "-" reads standard input. Raises `DataError` if it cannot be read."""
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: the list of images cannot be read ({error.strerror or error})") from error
+    lines = (os.fsdecode(line.rstrip(b"\r")) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    return [Path(line) for line in lines if line.strip()]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Which of how many parts "2/8" means, from 1. Raises `ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise ConfigError(
+            f"--shard is the number of this part, from 1, and how many there are, such as 2/8; not {text}"
+        )
+    return part, parts
+
+
+def _files(path: str | os.PathLike[str], recursive: bool) -> Iterator[Path | DataError]:
     place = Path(path)
-    if place.is_dir():
-        yield from _images_among(sorted(file for file in place.iterdir() if file.is_file()), f"{place}")
+    if place.is_dir() and recursive:
+        walked = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+        yield from _images_among(sorted(file for file in walked if file.is_file()), f"{place}")
+    elif place.is_dir():
+        found = sorted(place.iterdir())
+        deeper = _told_of_subfolders([folder for folder in found if folder.is_dir() and not folder.is_symlink()])
+        yield from _images_among([file for file in found if file.is_file()], f"{place}", deeper)
     elif not place.exists() and glob.has_magic(str(path)):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         yield from _images_among(files, f"{path}") if files else [DataError(f"{path}: no file matches this pattern")]
@@ -90,8 +121,19 @@ def _files(path: str | os.PathLike[str]) -> Iterator[Path | DataError]:
         yield place
 
 
-def _images_among(files: list[Path], source: str) -> Iterator[Path | DataError]:
-    """The images among the files; a line about the others, or an error if there are no images."""
+def _told_of_subfolders(folders: list[Path]) -> str:
+    """What is in them by the names of the files; empty if they have no images. Looks at 10,000 files at most."""
+    files = (name for folder in folders for _, _, names in os.walk(folder) for name in names)
+    seen = list(itertools.islice(files, MOST_LOOKED_AT))
+    if not (count := sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in seen)):
+        return ""
+    least = "at least " if len(seen) == MOST_LOOKED_AT else ""
+    images = "1 image" if count == 1 else f"{count} images"
+    return f"{least}{images} in its subfolders not taken; --recursive, in Python recursive=True, takes them"
+
+
+def _images_among(files: list[Path], source: str, deeper: str = "") -> Iterator[Path | DataError]:
+    """The images among the files; a line about the others and what is `deeper`, or an error if there are no images."""
     others: list[Path] = []
     for file in files:
         if _looks_like_image(file):
@@ -101,8 +143,11 @@ def _images_among(files: list[Path], source: str) -> Iterator[Path | DataError]:
     names = ", ".join(file.name for file in others[:LISTED]) + (", ..." if len(others) > LISTED else "")
     if len(others) == len(files):
         holds = f"; it holds {_counted(others)} ({names})" if others else ""
-        yield DataError(f"{source}: there is no image{holds}; subfolders are not searched")
-    elif others:
+        yield DataError(f"{source}: there is no image{holds}; {deeper or 'subfolders are not searched'}")
+        return
+    if deeper:
+        logging.getLogger(__name__).warning("%s: %s", source, deeper)
+    if others:
         are = "is no image and is" if len(others) == 1 else "are no images and are"
         logging.getLogger(__name__).warning("%s: %s %s passed over (%s)", source, _counted(others), are, names)
 

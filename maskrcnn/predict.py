@@ -119,6 +119,7 @@ class Predictor:
         overlap: float = OVERLAP,
         page: int | None = None,
         max_project: bool = False,
+        recursive: bool = False,
         on_error: OnError = "raise",
         threads: int = 2,
         every: int = 1,
@@ -143,6 +144,7 @@ class Predictor:
             page: which page of a stack or frame of an animation to see, from 1; images with one page are seen as they
                 are. By default what the model was trained on (`input.page`), if that were stacks.
             max_project: see the maximum over all pages of a stack.
+            recursive: take the images in the subfolders of a folder, too.
             on_error: for an image that cannot be read, "raise" a `DataError`, "skip" it with a warning, or call this
                 function with the error and go on.
             threads: that read and resize images ahead.
@@ -161,7 +163,7 @@ class Predictor:
         load = partial(load_image, engine=engine, cut=cut, page=seen)
         if is_video(inputs):
             return _watch(inputs, frames(inputs, every=every), load, engine, batch, on_error)
-        return _stream(expand(inputs), load, engine, batch, on_error, threads)
+        return _stream(expand(inputs, recursive=recursive), load, engine, batch, on_error, threads)
 
     def track(
         self, video: Any, *, score_threshold: float = STRONG, memory: int = MEMORY, **options: Any

@@ -32,7 +32,7 @@ def info(
 
 def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]]:
     from ..config import MODEL_NAMES, preset
-    from ..weights.hub import find, is_name, place_of
+    from ..weights.hub import find, is_model, is_name, place_of
 
     if is_name(source):
         release = find(source)
@@ -44,7 +44,7 @@ def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]
             return None, [*rows, *known.items()]
         config, more = _checkpoint(source)
         return config, [*rows, *more]
-    if Path(source).exists():
+    if is_model(source) or (source not in MODEL_NAMES and Path(source).exists()):
         return _checkpoint(source)
     if source not in MODEL_NAMES:
         raise CheckpointError(

@@ -15,11 +15,10 @@ from ..files import write_json
 LIST = ".maskrcnn.json"
 
 
-def claim(*folders: Path, inputs: Iterable[Path] = ()) -> None:
-    """Makes the folders, and removes what an earlier run wrote there. Hidden files do not count.
+def check(*folders: Path, inputs: Iterable[Path] = ()) -> dict[Path, dict[str, list[int]]]:
+    """The files in the folders that an earlier run wrote. Hidden files do not count.
 
-    Raises `ConfigError`, and removes nothing, if one holds other files, files that were changed since, or one of the
-    `inputs`.
+    Raises `ConfigError` if one holds other files, files that were changed since, or one of the `inputs`.
     """
     found = {folder: dict(_files(folder)) for folder in folders}
     inputs = list(inputs)
@@ -32,7 +31,12 @@ def claim(*folders: Path, inputs: Iterable[Path] = ()) -> None:
             )
         if files and (used := next((path for path in inputs if _is_below(path, folder)), None)) is not None:
             raise ConfigError(f"{folder} holds {used}, which is read; choose another folder for what is written")
-    for folder, files in found.items():
+    return found
+
+
+def claim(*folders: Path, inputs: Iterable[Path] = ()) -> None:
+    """Makes the folders, and removes what an earlier run wrote there. Raises as `check`, and then removes nothing."""
+    for folder, files in check(*folders, inputs=inputs).items():
         for name in files:
             (folder / name).unlink()
         for place, _, _ in os.walk(folder, topdown=False):
@@ -44,6 +48,19 @@ def claim(*folders: Path, inputs: Iterable[Path] = ()) -> None:
 def sign(folder: Path) -> None:
     """Lists the files of a claimed folder as written by this program."""
     write_json(folder / LIST, dict(_files(folder)))
+
+
+def move(source: Path, folder: Path, *, inputs: Iterable[Path] = ()) -> None:
+    """Claims a folder, and moves all files of another one there. Raises as `check`.
+
+    The list goes first: if this is interrupted, the files that came are known, and the next call replaces them.
+    """
+    claim(folder, inputs=inputs)
+    sign(source)
+    os.replace(source / LIST, folder / LIST)
+    for name, _ in list(_files(source)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, folder / name)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, list[int]]]:

@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from ..files import cache_folder, locked
 from .manifest import Release, releases
 
+FINAL = "model.safetensors"  # of a run's folder
 _CHUNK = 2**20
 _ATTEMPTS = 3
 _TIMEOUT = 30.0  # seconds without a byte
@@ -28,8 +29,13 @@ _SCHEMES = ("https",)  # of addresses and redirects
 
 
 def is_name(source: str | Path) -> bool:
-    """Whether this names a release, such as `torchvision:maskrcnn_resnet50_fpn`, rather than a file."""
-    return re.match(r"(torchvision|detectron2?):[^/\\]+$", str(source)) is not None and not Path(source).exists()
+    """Whether this names a release, such as `torchvision:maskrcnn_resnet50_fpn`, rather than a file or a run."""
+    return re.match(r"(torchvision|detectron2?):[^/\\]+$", str(source)) is not None and not is_model(source)
+
+
+def is_model(source: str | Path) -> bool:
+    """Whether this is a file, or the folder of a run, whose name wins over that of a release or a shipped model."""
+    return Path(source).is_file() or Path(source, FINAL).is_file()
 
 
 def find(name: str) -> Release:

@@ -20,7 +20,7 @@ from ..config import MODEL_NAMES, BackboneConfig, ModelConfig, override, preset
 from ..errors import CheckpointError, ConfigError
 from ..files import open_regular
 from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
-from .hub import fetch, find, is_name
+from .hub import FINAL, fetch, find, is_name
 from .interop.classes import name_classes
 from .interop.detectron import DETECTRON
 from .interop.detectron2 import DETECTRON2
@@ -31,7 +31,6 @@ from .interop.torchvision import TORCHVISION
 
 ORIGINS: tuple[Origin, ...] = (TORCHVISION, DETECTRON2, DETECTRON)
 
-_FINAL = "model.safetensors"  # of a run's folder
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "blobs")  # keys under which training scripts keep the tensors
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before 1.6
 _COUNTS = ".num_batches_tracked"
@@ -74,9 +73,9 @@ def locate(source: str | Path, *, offline: bool | None = None) -> Path:
     path = Path(source)
     if not path.is_dir():
         return path
-    if not (path / _FINAL).is_file():
-        raise CheckpointError(f"{path} is a folder without a {_FINAL}")
-    return path / _FINAL
+    if not (path / FINAL).is_file():
+        raise CheckpointError(f"{path} is a folder without a {FINAL}")
+    return path / FINAL
 
 
 def _read(

@@ -96,9 +96,11 @@ def test_predict_saves_overlays_and_rows(checkpoint: Path, data: Path, capsys: p
     Image.fromarray(SMALL.pixels).save(data / "more" / "a.png")
     code, told, _ = run(capsys, "predict", checkpoint, data / "images", data / "more" / "a.png", "--out", out)
     assert code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png", "b.png", "c.png", "results.json"]
+    overlays = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert overlays == ["images/a.png", "images/b.png", "images/c.png", "more/a.png"]
+    assert sorted(path.name for path in out.glob("*.json*")) == ["manifest.json", "results.json", "results.jsonl"]
     rows = json.loads((out / "results.json").read_text())
-    assert {row["image_id"] for row in rows} == {"a", "a-2", "b", "c"}
+    assert {row["image_id"] for row in rows} == {"images/a", "images/b", "images/c", "more/a"}
     assert {row["category_id"] for row in rows} <= {3, 7, 20}
     assert "4 images" in told
 
@@ -112,7 +114,7 @@ def test_predict_saves_every_format_side_by_side(checkpoint: Path, data: Path, c
     assert code == 0, err
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "a.png", "b.png", "c.png", "results.json", "objects.csv", "objects.parquet",
+        "a.png", "b.png", "c.png", "manifest.json", "results.jsonl", "results.json", "objects.csv", "objects.parquet",
         "coco-dataset", "yolo", "voc", "cvat", "masks", "labelme", "geojson",
     }  # fmt: skip
     rows = json.loads((out / "results.json").read_text())
@@ -145,11 +147,11 @@ def test_predict_never_touches_what_was_corrected(checkpoint: Path, data: Path, 
         "--max-detections",
         "1",
     )
-    for _ in range(2):  # a second run replaces the first
-        assert run(capsys, *words)[0] == 0
+    assert run(capsys, *words)[0] == 0
+    assert run(capsys, *words, "--overwrite")[0] == 0  # replaces the first
     corrected = data / "out" / "geojson" / "a.geojson"
     corrected.write_text("{}")
-    code, _, err = run(capsys, *words)
+    code, _, err = run(capsys, *words, "--overwrite")
     assert code == 2
     assert "changed since, such as a.geojson" in err
     assert err.count("\n") == 1
@@ -179,7 +181,7 @@ def test_predict_and_a_bad_image(checkpoint: Path, data: Path, capsys: pytest.Ca
     code, told, err = run(capsys, *words, "--skip")
     assert code == 0
     assert "b.png" in err
-    assert "2 images" in told
+    assert "2 of 3 images were predicted before; going on with the other 1" in told
     assert json.loads((data / "out" / "results.json").read_text()) == rows
     code, _, err = run(capsys, "predict", checkpoint, data / "images" / "b.png", "--out", data / "none")
     assert code == 2
@@ -194,9 +196,48 @@ def test_overlays_never_overwrite_the_images(checkpoint: Path, data: Path, capsy
     assert {path: path.read_bytes() for path in (data / "images").iterdir()} == before
 
 
+def test_predict_goes_on_and_divides_its_work(checkpoint: Path, data: Path, capsys, monkeypatch) -> None:
+    """A list names images, in any order; a shard takes every second of them; a mended image is not another command."""
+    monkeypatch.chdir(data)
+    listed = data / "list.txt"
+    listed.write_text("images/c.png\nimages/b.png\r\n\nimages/a.png\nimages/a.png\n")
+    b = Path("images/b.png")
+    good = b.read_bytes()
+    b.write_text("no image")
+    words = ("predict", checkpoint, "--list", listed, "--max-detections", "1", "--save", "coco,csv")
+    code, told, _ = run(capsys, *words, "--shard", "1/2", "--out", "first", "--quiet")
+    assert (code, told) == (0, "")
+    rows = json.loads(Path("first/results.json").read_text())
+    assert {row["image_id"] for row in rows} == {"a", "c"}
+    assert run(capsys, *words, "--shard", "2/2", "--out", "first")[0] == 2  # another command
+    assert run(capsys, *words, "--out", "all")[0] == 2
+    b.write_bytes(good)
+    code, told, _ = run(capsys, *words, "--out", "all")
+    assert code == 0
+    assert "all: 2 of 3 images were predicted before; going on with the other 1" in told
+    assert [row["image_id"] for row in json.loads(Path("all/results.json").read_text())] == ["a", "b", "c"]
+    code, told, _ = run(capsys, *words, "--out", "all")
+    assert (code, told) == (0, "all: 3 of 3 images were predicted before; --overwrite starts anew\n")
+
+
+def test_predict_says_what_is_in_subfolders(checkpoint: Path, data: Path, capsys, caplog) -> None:
+    deeper = data / "images" / "more"
+    deeper.mkdir()
+    Image.fromarray(SMALL.pixels).save(deeper / "a.png")
+    words = ("predict", checkpoint, data / "images", "--max-detections", "1", "--out", data / "images" / "out")
+    assert run(capsys, *words)[0] == 0
+    assert "1 image in its subfolders not taken; --recursive" in caplog.text
+    code, told, _ = run(capsys, *words, "--recursive", "--overwrite")  # the overlays in out/ are no images
+    assert code == 0
+    assert "4 images" in told
+    assert (data / "images" / "out" / "more" / "a.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("--shard", "3/2"), "such as 2/8"),
+        (("--list", "none.txt"), "none.txt: the list of images cannot be read"),
         (("--save", "svg"), "svg"),
         (("--batch", "0"), "batch"),
         (("--precision", "fp8"), "fp8"),
