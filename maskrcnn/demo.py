@@ -13,6 +13,7 @@ from .data.drawn import draw_dataset
 from .data.formats import read_dataset
 from .evaluation.coco import measure_rows
 from .evaluation.errors import judge_rows
+from .evaluation.matches import matches_of, write_matches
 from .files import fingerprint, write_json
 from .predict import load
 from .reports.run_report import read_history, write_report
@@ -75,6 +76,7 @@ def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
     limit = predictor.config.box_head.max_detections
     metrics, curves = measure_rows(dataset, rows, max_detections=limit, tasks=("box", "mask"))
     judgement = judge_rows(dataset, rows, task="mask", max_detections=limit)
+    write_matches(out, matches_of(judgement, dataset))
     write_report(
         out,
         metrics=metrics,

@@ -13,14 +13,15 @@ from .options import options_of
 from .views import TtaOption, ViewsOption, parse_views
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-TASKS = ("box", "mask", "keypoint")
+TASKS = ("box", "mask", "boundary", "keypoint")
 
 
 @options_of(run, without=("out", "tta", "masks", "parts"))
 def evaluate(
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for metrics.json and report.html. Default: runs/evaluate-N.")
+        Path | None,
+        typer.Option(help="Folder for metrics.json, report.html and what report compares. Default: runs/evaluate-N."),
     ] = None,
     no_masks: Annotated[
         bool, typer.Option("--no-masks", help="Measure boxes only; data without masks needs it.")
@@ -49,7 +50,7 @@ def table(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"{task:<20}{_figures(metrics[task])}"
     for row in metrics["per_class"]:
         for task in tasks:
-            yield f"{row['name'][:13]:<14}{task:<6}{_figures(row[task])}"
+            yield f"{row['name'][:11]:<12}{task:<8}{_figures(row[task])}"
     for note in metrics["notes"]:
         yield f"note: {note}"
     for side, names in metrics["unmatched"].items():

@@ -23,10 +23,11 @@ from .evaluate import evaluate
 from .info import info
 from .predict import predict
 from .propose import propose
+from .report import report
 from .train import train
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, evaluate, predict, check, convert, convert_data, info, propose, doctor, benchmark,
+    train, evaluate, report, predict, check, convert, convert_data, info, propose, doctor, benchmark,
     demo,
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ left out or have no objects, and why.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ import numpy as np
 from ..categories import Category, keypoint_slices
 from ..data.dataset import NO_MASK, Dataset, Segmentation, keypoint_order
 from ..errors import DataError
-from .sparse import found_of, measure, truth_of
+from .boundary import boundary_pairs
+from .sparse import Objects, found_of, measure, truth_of
 
 if TYPE_CHECKING:
     from hotcoco import COCO
@@ -113,6 +115,20 @@ def measure_rows(
         "notes": notes,
     }
     return metrics, curves
+
+
+def measure_boundaries(
+    dataset: Dataset, truth: Objects, found: Objects, max_detections: int
+) -> tuple[Metrics, Curves, list[Metrics]]:
+    """Boundary AP, its curves, and the figures of each class, from both sides with masks; images are places in the data
+    set."""
+    numbers, names = image_numbers(dataset) - 1, [category.name for category in dataset.categories]
+    truth, found = (replace(side, images=numbers[side.images]) for side in (truth, found))
+    close = boundary_pairs(truth, found, dataset.sizes[np.argsort(numbers)])
+    limits = _limits(max_detections)
+    measured = _Measured(*measure(truth, found, len(names), limits, close), limits=limits)
+    curves = _curves(measured, names)
+    return _summary(measured), curves, [_class_figures(measured, curves, label) for label in range(len(names))]
 
 
 # --- predictions and ground truth for hotcoco -----------------------------------------------------------------------
@@ -232,9 +248,7 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
     """One evaluation of all classes; for keypoints one for each class, since each class has its own sigmas."""
     from hotcoco import COCOeval
 
-    limits = sorted({limit for limit in (1, 10, 100, max_detections) if limit <= max_detections})
-    if task == "keypoint":
-        limits = [KEYPOINT_DETECTIONS]
+    limits = [KEYPOINT_DETECTIONS] if task == "keypoint" else _limits(max_detections)
     field = _FIELD[task]
     if task != "keypoint" and _most_pairs(dataset, found) > DENSE:
         objects = truth_of(dataset, image_numbers(dataset) - 1, masks=task == "mask")
@@ -260,6 +274,10 @@ def _measure(task: str, dataset: Dataset, found: list[Row], max_detections: int)
             whole = arrays.setdefault(name, np.full((*part.shape[:-3], len(every), *part.shape[-2:]), -1.0))
             whole[..., labels, :, :] = part
     return _Measured(**arrays, limits=limits)
+
+
+def _limits(max_detections: int) -> list[int]:
+    return sorted({limit for limit in (1, 10, 100, max_detections) if limit <= max_detections})
 
 
 def _most_pairs(dataset: Dataset, found: list[Row]) -> int:

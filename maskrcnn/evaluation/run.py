@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .errors import Judgement
 
 Rows = list[dict[str, Any]]
-METRICS = "metrics.json"
+METRICS, SETTINGS = "metrics.json", "settings.json"
 
 
 def evaluate(
@@ -43,6 +43,7 @@ def evaluate(
     max_project: bool = False,
     unlabelled: str | None = None,
     masks: bool = True,
+    boundary: bool = False,
     strict: bool = False,
     device: str | None = None,
     parts: "Parts | None" = None,
@@ -55,7 +56,7 @@ def evaluate(
         weights: Checkpoint of any origin, folder of a run, or name of a release.
         data: Annotations in any known format: file, folder or zip; its val, and train only if it is alone.
         images: Folder of the images, if they are not beside the json.
-        out: Folder for metrics.json and report.html; default: nothing is written.
+        out: Folder for metrics.json, report.html and what `maskrcnn report` compares; default: nothing is written.
         max_detections: Per image or tile, for the model and in the metrics; default: the model's setting.
         batch: Images per batch, at most; only images with the same canvas run together.
         workers: Processes that read and resize images; 0 reads them in this one.
@@ -67,6 +68,7 @@ def evaluate(
         max_project: See the maximum over all pages of TIFF stacks.
         unlabelled: Images without annotations: background or skip; default: as the format does.
         masks: Measure masks, if the model has them.
+        boundary: Measure boundary AP of masks, too.
         strict: A bad annotation or image is an error; default: it is left out and counted.
         device: cpu, cuda or cuda:1; default: a GPU if there is one.
         parts: The own parts that the checkpoint was trained with, see docs/train.md.
@@ -113,7 +115,7 @@ def evaluate(
     rows += detect_in_tiles(engine, dataset, tilings, problems, batch=batch, strict=strict)
     if len(problems) == len(dataset):
         raise DataError(f"{dataset.source}: none of its images can be read; the first: {next(iter(problems.values()))}")
-    measured = measure(engine, dataset, rows, raised=bool(tilings), masks=masks)
+    measured = measure(engine, dataset, rows, raised=bool(tilings), masks=masks, boundary=boundary)
     metrics = measured.metrics
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
     metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
@@ -129,9 +131,12 @@ def evaluate(
     if out is not None:
         from ..config import to_dict
         from ..reports.run_report import write_report
+        from .matches import matches_of, write_matches
 
         write_json(Path(out) / METRICS, metrics)
+        write_matches(Path(out), matches_of(measured.judgement, dataset))
         settings, title = {"model": to_dict(engine.config)}, f"{Path(weights).name} on {dataset.source.name}"
+        write_json(Path(out) / SETTINGS, settings)
         write_report(Path(out), **measured._asdict(), dataset=dataset, settings=settings, title=title)
     return metrics
 
@@ -195,13 +200,19 @@ def detect_in_tiles(
 
 
 def measure(
-    engine: "Engine", dataset: "Dataset", rows: Iterable[dict[str, Any]], *, raised: bool = False, masks: bool = True
+    engine: "Engine",
+    dataset: "Dataset",
+    rows: Iterable[dict[str, Any]],
+    *,
+    raised: bool = False,
+    masks: bool = True,
+    boundary: bool = False,
 ) -> Measured:
-    """The metrics of rows over all images of a data set, for the branches that the model has.
+    """The metrics of rows over all images of a data set, for the branches that the model has; boundary AP if asked for.
 
     As many detections of an image count as the model may find; if `raised`, as many as there are.
     """
-    from .coco import measure_rows
+    from .coco import measure_boundaries, measure_rows
     from .errors import judge_rows
 
     config, rows = engine.config, list(rows)
@@ -212,6 +223,13 @@ def measure(
     metrics, curves = measure_rows(dataset, rows, max_detections=most, tasks=tasks, categories=engine.categories)
     task = "mask" if "mask" in metrics else "box"
     judgement = judge_rows(dataset, rows, task=task, max_detections=most, categories=engine.categories)
+    if boundary and task == "mask":
+        found = measure_boundaries(dataset, judgement.truth, judgement.found, most)
+        metrics["boundary"], curves["boundary"], of_classes = found
+        for entry, figures in zip(metrics["per_class"], of_classes, strict=True):
+            entry["boundary"] = figures
+    elif boundary:
+        metrics["notes"].append("boundary: masks were not measured")
     return Measured(metrics, curves, judgement)
 
 

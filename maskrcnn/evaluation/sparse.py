@@ -37,11 +37,15 @@ class Objects:
     scores: np.ndarray | None = None  # float64 [n], of detections
 
 
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # detections, objects and their IoU, [P] each
+
+
 def measure(
-    truth: Objects, found: Objects, classes: int, limits: Sequence[int]
+    truth: Objects, found: Objects, classes: int, limits: Sequence[int], close: Pairs | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """cocoapi's precision [10 101 K 4 M], recall [10 K 4 M] and scores [10 101 K 4 M], M the limits of detections per
-    image and class, in ascending order. Both sides are compared by masks if both have `runs`, else by boxes.
+    image and class, in ascending order. Both sides are compared by masks if both have `runs`, else by boxes, unless
+    the `close` pairs are given.
     """
     assert found.scores is not None
     order = np.lexsort((-found.scores, found.images, found.labels))  # as it is stable, equal scores keep their order
@@ -54,7 +58,7 @@ def measure(
     labels, scores, rank, areas = labels[counts], scores[counts], rank[counts], found.areas[order][counts]
     ignore = np.zeros(len(truth.images), dtype=bool) if truth.ignore is None else truth.ignore
 
-    detections, objects, ious = close_pairs(truth, found)
+    detections, objects, ious = close_pairs(truth, found) if close is None else close
     number = place[detections]
     kept = np.argsort(number, kind="stable")[(number < 0).sum() :]
     pairs = number[kept], objects[kept], ious[kept]
@@ -78,9 +82,7 @@ def measure(
     return precision, recall, at
 
 
-def close_pairs(
-    truth: Objects, found: Objects, *, least: float = IOUS[0], of_one_class: bool = True
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def close_pairs(truth: Objects, found: Objects, *, least: float = IOUS[0], of_one_class: bool = True) -> Pairs:
     """Detections and objects of one image, and of one class, with an IoU of at least `least`, and that IoU, [P] each.
 
     For a crowd the union is the detection alone, as in cocoapi.

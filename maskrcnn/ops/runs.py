@@ -12,6 +12,8 @@ import numpy as np
 
 from .rle import decode_counts, strings_from_counts
 
+_AT_ONCE = 4096  # codes: arrays that stay in the processor's cache are several times faster
+
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -37,6 +39,8 @@ class Runs:
 
 def decode(codes: Sequence[bytes]) -> Runs:
     """The masks in COCO's compressed RLE. Raises ValueError if one cannot be read."""
+    if len(codes) > _AT_ONCE:
+        return concatenate([decode(codes[n : n + _AT_ONCE]) for n in range(0, len(codes), _AT_ONCE)])
     sizes = np.array([len(code) for code in codes], dtype=np.int64)
     if (sizes == 0).any():
         raise ValueError("an RLE without characters")

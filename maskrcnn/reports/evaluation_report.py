@@ -22,8 +22,8 @@ from ..evaluation.errors import (
 from .page import table
 from .plots import Line, Mark, bar_chart, heat_table, line_chart
 
-NAMES = {"box": "Boxes", "mask": "Masks", "keypoint": "Keypoints"}
-MEASURES = {"box": "IoU", "mask": "IoU", "keypoint": "OKS"}
+NAMES = {"box": "Boxes", "mask": "Masks", "boundary": "Boundaries", "keypoint": "Keypoints"}
+MEASURES = {"box": "IoU", "mask": "IoU", "boundary": "boundary IoU", "keypoint": "OKS"}
 _IOUS = (0, 2, 4, 5, 6, 8)  # the thresholds of `Curves.ious` that are plotted: 0.50, 0.60, 0.70, 0.75, 0.80, 0.90
 _MOST_LINES = 12  # classes in one plot
 _MOST_CLASSES = 40  # of a confusion matrix; of more the most frequent mistakes are listed

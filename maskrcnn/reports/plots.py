@@ -48,6 +48,16 @@ class Line(NamedTuple):
     dots: bool = False  # a dot at every point
 
 
+class Interval(NamedTuple):
+    """One line of a chart of intervals; `low` and `high` are NaN if there is none."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    strong: bool = False  # whether the eye shall find it
+
+
 class Mark(NamedTuple):
     """A vertical line, such as a threshold."""
 
@@ -107,6 +117,39 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, str]], note: str = ""
     )
     under = f"<p class=under>{escape(note)}</p>" if note else ""
     return f"<div class=chart><b>{escape(title)}</b><div class=bars>{bars}</div>{under}</div>"
+
+
+def interval_chart(title: str, rows: Sequence[Interval]) -> str:
+    """Values with their intervals, one below the other, and a line at 0; empty without rows."""
+    if not rows:
+        return ""
+    step, top, left = 20, 6, 120
+    height = top + step * len(rows)
+    ends = np.array([[row.value, row.low, row.high] for row in rows])
+    low, high = _ends(np.append(ends[np.isfinite(ends)], 0.0))
+
+    def place(value: float) -> float:
+        return left + (value - low) / (high - low) * (_WIDTH - left - _RIGHT)
+
+    pieces = []
+    for value in ticks(low, high):
+        at, kind = place(value), "grid" if value else "axis"
+        pieces.append(f"<line class={kind} x1={at:.1f} x2={at:.1f} y1={top} y2={height} />")
+        pieces.append(f"<text x={at:.1f} y={height + 16} text-anchor=middle>{value:g}</text>")
+    for n, row in enumerate(rows):
+        y, colour = top + step * (n + 0.5), f"var(--c{(0 if row.value > 0 else 1) if row.strong else 7})"
+        name = row.name if len(row.name) <= 18 else row.name[:17] + "…"
+        about = f"<title>{escape(row.name)}: {row.value:+.3f} ({row.low:+.3f} to {row.high:+.3f})</title>"
+        pieces.append(f"<text x={left - 8} y={y + 4:.1f} text-anchor=end>{escape(name)}</text>")
+        if np.isfinite(row.low):
+            ends_ = f"x1={place(row.low):.1f} x2={place(row.high):.1f} y1={y:.1f} y2={y:.1f}"
+            pieces.append(f"<line {ends_} style='stroke:{colour};stroke-width:2'>{about}</line>")
+            pieces.append(f"<circle cx={place(row.value):.1f} cy={y:.1f} r=4 style='fill:{colour}'>{about}</circle>")
+        else:
+            hollow = f"fill:var(--card);stroke:{colour}"
+            pieces.append(f"<circle cx={place(row.value):.1f} cy={y:.1f} r=3.5 style='{hollow}' />")
+    svg = f"<svg viewBox='0 0 {_WIDTH} {height + 24}' role=img aria-label='{escape(title, quote=True)}'>"
+    return f"<div class=chart><b>{escape(title)}</b>{svg}{''.join(pieces)}</svg></div>"
 
 
 def heat_table(head: Sequence[str], names: Sequence[str], counts: np.ndarray) -> str:

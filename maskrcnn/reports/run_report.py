@@ -41,6 +41,7 @@ def write_report(
     settings: Mapping[str, Any] | None = None,
     title: str = "Mask R-CNN",
     command: str = "",
+    kept: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the page to `out`, a file or a folder that gets `report.html`, and returns its path.
 
@@ -50,24 +51,25 @@ def write_report(
         judgement: of the masks, else of the boxes, on `dataset`, from `evaluation.errors.judge_rows`.
         settings: the settings of the run. Nested mappings become dotted names.
         command: how to do the same on other data.
+        kept: sections of an earlier page from `kept_sections`, instead of a judgement.
     """
     records = list(history)
     steps, evaluations = ([r for r in records if r.get("kind") == kind] for kind in ("step", "evaluation"))
-    judged: list[str] = []
+    judged = dict(kept or {})
     if judgement is not None and dataset is not None:
         names = [category.name for category in dataset.categories]
         task = "box" if judgement.truth.runs is None else "mask"
-        judged = [
-            mistakes_section(dataset, judgement, best_thresholds(judgement)),
-            *judgement_sections(judgement, names, task),
-        ]
+        judged = {
+            "images": mistakes_section(dataset, judgement, best_thresholds(judgement)),
+            "detections": "\n".join(judgement_sections(judgement, names, task)),
+        }
     body = [
         f"<h1>{escape(title)}</h1><p class=under>{escape(_counts(metrics))}</p>",
         tiles(_numbers(metrics, steps, judgement)),
         *(f"<p class=note>{escape(note)}</p>" for note in metrics.get("notes", ())),
-        *judged[:1],
+        _marked(judged, "images"),
         _training(steps, evaluations),
-        *judged[1:],
+        _marked(judged, "detections"),
         *curve_sections(curves or {}),
         figures_table(metrics),
         class_table(metrics),
@@ -75,6 +77,24 @@ def write_report(
         _settings(settings or {}),
     ]
     return write_page(page_path(out), title, body, STYLE)
+
+
+def _marked(judged: Mapping[str, str], name: str) -> str:
+    """A section that `kept_sections` finds again."""
+    return f"<!--{name}-->{judged[name]}<!--/{name}-->" if name in judged else ""
+
+
+def kept_sections(page: Path, metrics: Path) -> dict[str, str]:
+    """The sections of a page that need the detections; none if the metrics are newer, of a later evaluation."""
+    if not page.is_file() or (metrics.is_file() and metrics.stat().st_mtime > page.stat().st_mtime):
+        return {}
+    text, found = page.read_text(encoding="utf-8"), {}
+    for name in ("images", "detections"):
+        _, begun, rest = text.partition(f"<!--{name}-->")
+        section, ended, _ = rest.partition(f"<!--/{name}-->")
+        if begun and ended:
+            found[name] = section
+    return found
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

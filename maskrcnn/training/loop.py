@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..config import to_dict
 from ..device import arithmetic, deterministic, to_device
 from ..errors import TrainingError
+from ..evaluation.matches import matches_of, write_matches
 from ..files import write_json
 from ..reports.run_report import read_history
 from ..structures import Losses
@@ -211,6 +212,8 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
             headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
             task.write(run.out / BEST, {"step": progress.step, "metrics": headline})
             write_json(run.out / METRICS, dict(metrics))
+            if task.measured is not None and run.val_data is not None:
+                write_matches(run.out, matches_of(task.measured.judgement, run.val_data))
             task.best = task.measured
     task.train()
     seconds = time.perf_counter() - began

@@ -260,9 +260,11 @@ def test_evaluate_writes_and_prints_the_metrics(
     checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = data / "measured"
-    code, told, _ = run(capsys, "evaluate", checkpoint, data, "--out", out, "--workers", "0", "--precision", "fp32")
+    words = ("--out", out, "--workers", "0", "--precision", "fp32", "--boundary")
+    code, told, _ = run(capsys, "evaluate", checkpoint, data, *words)
     assert code == 0
     metrics = json.loads((out / "metrics.json").read_text())
+    assert f"boundary {metrics['boundary']['AP']:.3f}".replace(" ", "") in told.replace(" ", "")
     assert "Kinds of error" in (out / "report.html").read_text(encoding="utf-8")
     assert metrics["images"] == 1
     assert f"{metrics['mask']['AP']:.3f}" in told
@@ -275,7 +277,8 @@ def test_evaluate_takes_a_new_folder_unless_one_is_named(
     words = ("evaluate", checkpoint, data / "train.json", "--workers", "0")
     assert [run(capsys, *words)[0] for _ in range(2)] == [0, 0]
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*")}
-    assert names == {f"runs/evaluate-{n}/{name}" for n in (1, 2) for name in ("metrics.json", "report.html")}
+    left = ("matches.npz", "metrics.json", "report.html", "settings.json")
+    assert names == {f"runs/evaluate-{n}/{name}" for n in (1, 2) for name in left}
     (tmp_path / "a_run").mkdir()
     (tmp_path / "a_run/run.json").write_text("{}")
     for out, words_of_error in ((tmp_path / "m.json", "is a folder"), (tmp_path / "a_run", "the folder of a run")):
