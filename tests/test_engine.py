@@ -178,6 +178,15 @@ def test_other_limits_make_another_engine_over_the_same_weights(model: MaskRCNN)
         seeing.limited(max_detections=1)
 
 
+def test_more_detections_than_proposals_raise_the_proposals(model: MaskRCNN) -> None:
+    engine = Engine.of(model, CATEGORIES, "fp32")
+    rpn = engine.config.rpn
+    most = max(rpn.post_nms_test, rpn.pre_nms_test) + 500
+    raised = engine.limited(max_detections=most).config.rpn
+    assert raised == replace(rpn, post_nms_test=most, pre_nms_test=most)
+    assert engine.limited(max_detections=rpn.post_nms_test).config.rpn == rpn
+
+
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_proposals_are_in_pixels_of_the_image_and_come_back_by_scaling(model: MaskRCNN, inclusive: bool) -> None:
     """Also those of Detectron's models: training scales the boxes in a file as it scales the objects."""

@@ -355,3 +355,14 @@ def test_the_cache_moves_with_the_environment(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("MASKRCNN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert place_of(make_release("https://a/b.pth")) == tmp_path / "maskrcnn" / "torchvision" / "x.pth"
+
+
+def test_a_file_or_a_run_wins_over_a_name_and_another_folder_does_not(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "torchvision:maskrcnn_resnet50_fpn"
+    Path(name).mkdir()
+    assert is_name(name)
+    Path(name, "model.safetensors").touch()
+    assert not is_name(name)
+    Path("detectron:some").touch()
+    assert not is_name("detectron:some")
