@@ -91,19 +91,20 @@ class Tracker:
     def _pairs(self, found: Runs, boxes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tracks and detections of one class that may be the same object, [P] each, by their IoU, best first."""
         tracks, (height, width) = self._tracks, self._size
-        ahead = tracks["velocity"] * (self._frame - tracks["seen"])[:, None]
-        parts = []
-        for view, way in ((self._last, ahead), (self._whole, ahead + tracks["drift"])):
-            x, y = np.clip(np.round(way), (-width, -height), (width, height)).astype(np.int64).T
-            step = (x * 3 * height + y)[view.owners]
-            moved = Runs(view.offsets, view.starts + step, view.ends + step)
-            there = masks.bounds(moved, np.full(len(moved), 3 * height))
-            left, right = overlapping(there, boxes, tracks["label"], labels)
-            common = masks.shared(moved, found, left, right)
-            parts.append((left, right, common / (moved.areas[left] + found.areas[right] - common)))
-        left, right, ious = (np.concatenate(part) for part in zip(*parts, strict=True))
+        hidden = np.flatnonzero(tracks["drift"].any(axis=1))  # since they were seen whole
+        owner = np.concatenate([np.arange(len(tracks)), hidden])
+        views = masks.concatenate([self._last, masks.select(self._whole, hidden)])
+        way = (tracks["velocity"] * (self._frame - tracks["seen"])[:, None])[owner]
+        way[len(tracks) :] += tracks["drift"][hidden]
+        x, y = np.clip(np.round(way), (-width, -height), (width, height)).astype(np.int64).T
+        step = (x * 3 * height + y)[views.owners]
+        moved = Runs(views.offsets, views.starts + step, views.ends + step)
+        there = masks.bounds(moved, np.full(len(moved), 3 * height))
+        left, right = overlapping(there, boxes, tracks["label"][owner], labels)
+        common = masks.shared(moved, found, left, right)
+        ious = common / (moved.areas[left] + found.areas[right] - common)
         order = np.argsort(-ious, kind="stable")[: np.count_nonzero(ious >= _LEAST_IOU)]
-        return left[order], right[order]
+        return owner[left[order]], right[order]
 
     def _see(self, rows: np.ndarray, boxes: np.ndarray, areas: np.ndarray, labels: np.ndarray, views: Runs) -> None:
         """Tracks `rows`, of which those behind the last are new, were seen so in this frame."""
@@ -142,16 +143,19 @@ def _spread(result: Result) -> Runs:
     """The masks in an area of three times the height and width, the image in its middle, so that they can be moved out
     of the image. Where there is none, the box takes its place."""
     height, width = result.size
-    low = np.floor(result.boxes[:, :2]).clip(0, [width - 1, height - 1]).astype(np.int64)
-    high = np.maximum(np.ceil(result.boxes[:, 2:]).clip(0, [width, height]).astype(np.int64), low + 1)
-    sides = high - low
-    full = masks.from_bitmaps([np.ones((h, w), dtype=bool) for w, h in sides.tolist()])
-    whole = masks.move(full, sides[:, 1], 3 * height, low[:, ::-1] + [height, width])
-    if result.rle is None or not len(result):
-        return whole
-    own = masks.move(masks.decode([rle["counts"] for rle in result.rle]), height, 3 * height, (height, width))
-    place = np.arange(len(own))
-    return masks.select(masks.concatenate([own, whole]), np.where(own.areas > 0, place, len(own) + place))
+    own = boxes = _NOTHING
+    if result.rle is not None:
+        own = masks.decode([rle["counts"] for rle in result.rle])
+        own = masks.move(own, height, 3 * height, (height, width))
+    bare = np.flatnonzero(own.areas == 0) if len(own) else np.arange(len(result))
+    if len(bare):
+        low = np.floor(result.boxes[bare, :2]).clip(0, [width - 1, height - 1]).astype(np.int64)
+        sides = np.maximum(np.ceil(result.boxes[bare, 2:]).clip(0, [width, height]).astype(np.int64) - low, 1)
+        boxes = Runs(np.arange(len(bare) + 1), np.zeros(len(bare), np.int64), sides.prod(axis=1))
+        boxes = masks.move(boxes, sides[:, 1], 3 * height, low[:, ::-1] + [height, width])
+    place = np.arange(len(result))
+    place[bare] = len(own) + np.arange(len(bare))
+    return masks.select(masks.concatenate([own, boxes]), place)
 
 
 def _put(views: Runs, rows: np.ndarray, new: Runs) -> Runs:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -205,37 +204,46 @@ def read_ahead(items: Iterator[T], depth: int, *, newest: bool = False) -> Itera
     """
     waiting: deque[T] = deque()
     changed = threading.Condition()
+    failed: list[BaseException] = []
     closed = False
 
     def make() -> None:
-        for item in items:
-            with changed:
-                while len(waiting) >= depth and not newest and not closed:
-                    changed.wait(1.0)
-                if closed:
-                    return
-                if len(waiting) >= depth:
-                    waiting.popleft()
-                waiting.append(item)
-                changed.notify_all()
+        try:
+            for item in items:
+                with changed:
+                    while len(waiting) >= depth and not newest and not closed:
+                        changed.wait(1.0)
+                    if closed:
+                        return
+                    if len(waiting) >= depth:
+                        waiting.popleft()
+                    waiting.append(item)
+                    changed.notify_all()
+        except BaseException as error:  # raised again where the items are taken
+            failed.append(error)
+            if not isinstance(error, Exception):
+                raise
 
     def take() -> Iterator[T]:
         while True:
             with changed:
-                while not waiting and not made.done():
+                while not waiting and thread.is_alive():
                     changed.wait(0.05)  # the end of the thread does not notify
                 if not waiting:
                     break
                 item = waiting.popleft()
                 changed.notify_all()
             yield item
-        made.result()  # raises what was raised there
+        if failed:
+            raise failed[0]
 
-    with ThreadPoolExecutor(1, thread_name_prefix="maskrcnn-video") as pool:
-        made = pool.submit(make)
-        try:
-            yield take()
-        finally:
-            with changed:
-                closed = True
-                changed.notify_all()
+    # A daemon: a program that ends without closing the block does not wait for it.
+    thread = threading.Thread(target=make, name="maskrcnn-video", daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        with changed:
+            closed = True
+            changed.notify_all()
+        thread.join(2 * PATIENCE)

@@ -83,7 +83,8 @@ class _Film:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="maskrcnn-encode")
         self._waiting: deque[Future[None]] = deque()
         # Until it is closed the file is in fragments, so that what a killed process leaves can be played, too.
-        options = {"movflags": "+hybrid_fragmented"} if path.suffix.lower() in (".mp4", ".mov") else {}
+        fragments = {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"}
+        options = fragments if path.suffix.lower() in (".mp4", ".mov") else {}
         try:
             self._container = self._av.open(str(path), "w", options=options)
         except self._av.error.FFmpegError as error:
@@ -122,7 +123,7 @@ class _Film:
         names = ("libvpx-vp9",) if self._path.suffix.lower() == ".webm" else _ENCODERS
         name = next((name for name in names if name in self._av.codecs_available), names[-1])
         # Without frames that look ahead, the first one stands at 0 s in every player.
-        options = {"preset": "veryfast", "crf": "20", "bf": "0"} if name == "libx264" else {}
+        options = {"preset": "veryfast", "crf": "20", "bf": "0", "g": "60"} if name == "libx264" else {}
         stream = self._container.add_stream(name, rate=30, options=options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context
@@ -151,7 +152,7 @@ class _Text:
     """A text file that grows by each frame."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
+        self._file: IO[str] = path.open("w", buffering=1, encoding="utf-8", newline="")  # whole lines
 
     def add(self, result: Result) -> None:
         raise NotImplementedError

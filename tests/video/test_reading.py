@@ -1,6 +1,7 @@
 """Frames as they were drawn: their pixels, turn and times; and what is said of a video that is broken or silent."""
 
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -201,3 +202,16 @@ def test_reading_ahead_ends_with_its_block() -> None:
     count = len(made)
     time.sleep(0.05)
     assert len(made) == count <= 6
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_program_that_does_not_take_all_ends(newest: bool) -> None:
+    """Without a `close`, at the end of the program."""
+    program = f"""
+import itertools, time
+from maskrcnn.video.reading import read_ahead
+frames = (time.sleep(0.01) for _ in itertools.count())
+ahead = read_ahead(frames, 2, newest={newest})
+next(ahead.__enter__())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
