@@ -4,9 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -44,6 +45,74 @@ def locked(target: Path, lock_file: Path, work: str, error: type[Exception]) -> 
         if target.exists():  # so nobody needs the lock any more
             with suppress(OSError):  # Windows does not remove a file that another process has open
                 lock_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(lock_file: Path, error: type[Exception]) -> Iterator[None]:
+    """Keeps the lock file's folder to this process, and names the process in the file; the file goes with the lock.
+
+    Raises `error` at once if another process has it. The lock of a process that died is free; where a disk has no
+    locks, a process of this host is looked for by its number, and one of another host is taken to live.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        owner = lock_file.read_text(encoding="utf-8", errors="replace").strip()
+        if _is_taken(descriptor, owner):
+            raise error(
+                f"{lock_file.parent} is in use by {owner or 'another process'}: end it, or choose another "
+                f"folder (if it has ended, remove {lock_file})"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows does not remove an open file: the next start finds no such process
+                lock_file.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_taken(descriptor: int, owner: str) -> bool:
+    """Whether another process has this lock file, with the name of its `owner` in it; if none has, it is ours now."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # beyond the name, which stays readable
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return False
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_nlink == 0  # it was removed while we opened it
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # a disk without locks
+        number, _, host = owner.removeprefix("process ").partition(" on ")
+        if host != socket.gethostname() or not number.isdecimal():
+            return bool(owner)
+        return int(number) != os.getpid() and _lives(int(number))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def remove_parts(folder: Path, names: Iterable[str]) -> None:
+    """Removes what writes of the files `names` in a folder left when they were killed. Nobody may be writing them."""
+    wanted = set(names)
+    for part in folder.glob(".*.part"):
+        if part.name.removesuffix(".part").rpartition(".")[0][1:] in wanted:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

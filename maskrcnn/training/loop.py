@@ -176,13 +176,23 @@ def what_is_due(step: int, run: Run) -> Due:
 
 
 def save(state: State, task: Task) -> None:
-    """Writes the newest checkpoint and the state that a resume needs."""
-    run = task.run
+    """Writes the newest checkpoint and the state that a resume needs. Raises `TrainingError`, on every rank, if the
+    disk does not take them; what was saved before is intact then.
+    """
+    run, refused = task.run, ""
     if run.ranks.first:
-        with state.averaged():
-            task.write(run.out / LAST, {"step": state.progress.step})
-        save_state(run.out / STATE, state)
-    run.ranks.wait()
+        try:
+            with state.averaged():
+                task.write(run.out / LAST, {"step": state.progress.step})
+            save_state(run.out / STATE, state)
+        except OSError as error:
+            refused = error.strerror or str(error)
+    if refused := run.ranks.from_first(refused):
+        before = "the save before is intact" if (run.out / STATE).exists() else "nothing was saved before"
+        raise TrainingError(
+            f"{run.out} does not take the save after step {state.progress.step} ({refused}): {before}; make room, "
+            "and the same command goes on"
+        )
 
 
 def publish(run: Run) -> Path:

@@ -3,7 +3,8 @@
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..data.transform import Transform, name_of
 from ..data.usable import never_learned, require_readable, require_usable, shared_images
 from ..device import Precision, choose_precision
 from ..errors import ConfigError
-from ..files import fingerprint, replacing, write_json
+from ..files import fingerprint, held, remove_parts, replacing, write_json
 from ..model.parts import USUAL, Parts
 from ..weights.checkpoint import Checkpoint
 from ..weights.read import locate, read_start
@@ -35,7 +36,12 @@ from .recipes import Asked, Machine, choose, cores, name_model, name_recipe, wei
 # What a run's folder holds, beside config.toml and log.jsonl.
 IDENTITY, HELD_OUT, METRICS = "run.json", "held_out.json", "metrics.json"
 STATE, LAST, BEST, FINAL = "state.safetensors", "last.safetensors", "best.safetensors", "model.safetensors"
+LOCK = ".lock"  # while a training runs in the folder
 
+WRITTEN = (
+    "config.toml", "log.jsonl", "log.csv", "matches.npz", "report.html", "not_finite.json", "proposals.safetensors",
+    IDENTITY, HELD_OUT, METRICS, STATE, LAST, BEST, FINAL,
+)  # fmt: skip
 MAY_CHANGE = ("train.epochs", "train.patience")  # settings, between two starts of one run
 MEASURED = ("model.input.seen_scale", "model.input.seen_side")  # on the data, which older releases did not
 LISTED = 3  # problems of a data set that are printed for each reason; `maskrcnn check` prints more
@@ -340,6 +346,21 @@ def holds_run(out: Path) -> bool:
     return (out / IDENTITY).exists()
 
 
+@contextmanager
+def alone_in_folder(run: Run) -> Iterator[None]:
+    """Keeps the run's folder to this training. Raises `ConfigError`, on every rank, if another one has it."""
+    with ExitStack() as stack:
+        refused: ConfigError | None = None
+        if run.ranks.first:
+            try:
+                stack.enter_context(held(run.out / LOCK, ConfigError))
+            except ConfigError as error:
+                refused = error
+        if refused := run.ranks.from_first(refused):
+            raise refused
+        yield
+
+
 def claim_folder(run: Run) -> bool:
     """Writes config.toml and run.json into the run's folder; returns whether the folder held this run before.
 
@@ -358,6 +379,7 @@ def _claim(run: Run) -> bool:
             "Take another --out, or the same settings:\n" + "\n".join(differences)
         )
     run.out.mkdir(parents=True, exist_ok=True)
+    remove_parts(run.out, WRITTEN)
     write_toml(run.config, run.out / "config.toml")
     if known:
         return True

@@ -86,7 +86,7 @@ def train(
     from .callbacks import check_callbacks, open_logs
     from .distributed import join_ranks
     from .loop import fit
-    from .run import claim_folder, describe, prepare_run
+    from .run import alone_in_folder, claim_folder, describe, prepare_run
     from .task import Task, build_model
     from .two_stage import check_stages, train_in_stages
 
@@ -113,11 +113,12 @@ def train(
             parts=parts or USUAL, pick_batch=pick_batch, split=split, group_by=group_by, unlabelled=unlabelled,
         )  # fmt: skip
         ranks.say("\n".join(describe(run)))
-        if wanted:
-            return train_in_stages(run, wanted, proposals, log, callbacks)
-        every = [*open_logs(log, run.out), *callbacks]
-        claim_folder(run)
-        return fit(Task(run, build_model(run)), every)
+        with alone_in_folder(run):
+            if wanted:
+                return train_in_stages(run, wanted, proposals, log, callbacks)
+            every = [*open_logs(log, run.out), *callbacks]
+            claim_folder(run)
+            return fit(Task(run, build_model(run)), every)
 
 
 def _count(batch: int | str | None) -> int | None:

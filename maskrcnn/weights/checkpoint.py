@@ -7,6 +7,8 @@ every tensor is checked on reading: a damaged file is an error, never another mo
 
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,7 +132,7 @@ def refuse(rows: Sequence[tuple[str, str]], path: str | Path, what: str = "does 
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], kind: str, version: int, content: Any) -> None:
-    """Writes tensors and JSON `content` as one safetensors file, atomically."""
+    """Writes tensors and JSON `content` as one safetensors file, atomically. Raises OSError as the system does."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(content, sort_keys=True)
     # One key only: safetensors writes several in no fixed order, and equal checkpoints should be equal files.
@@ -139,7 +141,14 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], kind: str, ve
     # safetensors refuses tensors that share memory.
     alone = {n: t.clone() if owners[t.untyped_storage().data_ptr()] > 1 else t for n, t in plain.items()}
     with replacing(path) as temporary:
-        save_file(alone, temporary, metadata={kind: header})
+        try:
+            save_file(alone, temporary, metadata={kind: header})
+        except SafetensorError as error:  # of its own kind, also for what the system refuses
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], Any]:
