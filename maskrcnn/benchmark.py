@@ -121,7 +121,7 @@ def _open(model: str, device: str | None) -> "tuple[MaskRCNN, tuple[Any, ...]]":
     from .weights.interop.classes import name_classes
 
     if model not in MODEL_NAMES:
-        return open_model(model, device=device)
+        return open_model(model, device=device)[:2]
     config = preset(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

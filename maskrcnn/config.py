@@ -52,7 +52,7 @@ class InputConfig:
     resize: Literal["pillow", "float", "opencv"] = "pillow"  # uint8 antialiased, or float bilinear without antialias
     size_rounding: Literal["half_up", "floor", "half_even"] = "half_up"
     canvas: Literal["multiple-of-32", "buckets", "exact"] = "multiple-of-32"
-    seen_scale: NotNegative = 0.0  # in training, canvas pixels per image pixel; 0 unknown; see `tiling.py`
+    seen_scale: NotNegative = 0.0  # in training, canvas pixels per image pixel; 0 unknown; see `seen`
     seen_side: CountOrZero = 0  # side of the images or crops of training, canvas pixels; 0 unknown
 
 
@@ -322,6 +322,17 @@ def preset(name: str) -> ModelConfig:
         box_head=BoxHeadConfig(kind="res5" if features == "C4" else "2fc"),
         mask_head=MaskHeadConfig(kind="res5" if features == "C4" else "fcn"),
     )
+
+
+def seen(rule: InputConfig) -> tuple[float, int]:
+    """The scale of training, canvas pixels per image pixel, and the side of what it saw, canvas pixels; 0 if unknown.
+
+    Checkpoints of other frameworks and of older releases do not record them. A model that keeps the images' own size
+    has one scale all the same.
+    """
+    if rule.seen_scale and rule.seen_side:
+        return rule.seen_scale, rule.seen_side
+    return (rule.zoom, rule.max_size) if rule.min_size == 0 else (0.0, 0)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

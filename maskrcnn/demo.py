@@ -11,12 +11,12 @@ from typing import Any
 from .config import read_toml, to_dict
 from .data.drawn import draw_dataset
 from .data.formats import read_dataset
-from .evaluation.coco import measure_rows
-from .evaluation.errors import judge_rows
 from .evaluation.matches import matches_of, write_matches
+from .evaluation.run import measure
 from .files import fingerprint, write_json
 from .predict import load
 from .reports.run_report import read_history, write_report
+from .thresholds import UNMEASURED
 from .training.train import train
 
 MODEL = "R-18-FPN-tiny"
@@ -65,27 +65,26 @@ def _evaluate(checkpoint: Path, out: Path) -> dict[str, Any]:
     """Predicts the validation images once, for the metrics, the overlays and the report."""
     dataset = read_dataset(out / "data" / "val.json")
     predictor = load(checkpoint)
-    results = predictor.predict([dataset.path(i) for i in range(len(dataset))], batch=4)
+    every = predictor.config.box_head.score_threshold
+    results = predictor.predict([dataset.path(i) for i in range(len(dataset))], batch=4, score_threshold=every)
+    engine = predictor.engine()
+    sure = engine.limited(predictor.thresholds or UNMEASURED)
     rows: list[dict[str, Any]] = []
     drawn = 0
     for image_id, result in zip(dataset.image_ids.tolist(), results, strict=True):
         rows += result.to_coco(image_id)
         if drawn < OVERLAYS:
-            result.select(result.scores >= 0.5).save(out / "predictions", ["overlay"])
+            sure.above(result).save(out / "predictions", ["overlay"])
             drawn += 1
-    limit = predictor.config.box_head.max_detections
-    metrics, curves = measure_rows(dataset, rows, max_detections=limit, tasks=("box", "mask"))
-    judgement = judge_rows(dataset, rows, task="mask", max_detections=limit)
-    write_matches(out, matches_of(judgement, dataset))
+    measured = measure(engine, dataset, rows, thresholds=predictor.thresholds)
+    write_matches(out, matches_of(measured.judgement, dataset))
     write_report(
         out,
-        metrics=metrics,
-        history=read_history(out / "log.jsonl"),
-        curves=curves,
-        judgement=judgement,
+        **measured._asdict(),
         dataset=dataset,
+        history=read_history(out / "log.jsonl"),
         settings=to_dict(read_toml(out / "config.toml")),
         title="Mask R-CNN on drawn shapes",
         command=OWN_DATA,
     )
-    return metrics
+    return measured.metrics

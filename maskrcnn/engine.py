@@ -8,7 +8,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch
 from .accelerate.prepare import prepare
 from .canvas import boxes_to_image, prepare_views
 from .categories import Category, flip_pairs
-from .config import TTA, ModelConfig
+from .config import TTA, BoxHeadConfig, ModelConfig, RPNConfig
 from .device import DTYPES, Precision, arithmetic, choose_device, choose_precision, to_device
 from .errors import ConfigError
 from .model.build import build
@@ -26,6 +26,7 @@ from .model.tta import Views
 from .ops import ahead
 from .results import Result, from_detections
 from .structures import Detections, Images, Proposals
+from .thresholds import Thresholds
 from .weights.checkpoint import restore
 from .weights.read import read_checkpoint
 
@@ -54,6 +55,14 @@ class Backend(Protocol):
         ...
 
 
+class Opened(NamedTuple):
+    """A checkpoint as it is used."""
+
+    model: MaskRCNN
+    categories: tuple[Category, ...]
+    thresholds: Thresholds
+
+
 def open_model(
     source: str | Path,
     *,
@@ -61,15 +70,15 @@ def open_model(
     settings: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     parts: Parts = USUAL,
-) -> tuple[MaskRCNN, tuple[Category, ...]]:
-    """The model in a checkpoint of any origin (see `maskrcnn.load`), on its device, and its categories."""
+) -> Opened:
+    """The model in a checkpoint of any origin (see `maskrcnn.load`), on its device, its categories and thresholds."""
     checkpoint = read_checkpoint(source, settings=settings, classes=classes)
     parts.require(checkpoint.provenance.get("parts", {}), source)
     target = choose_device(device)
     _compile_ahead(choose_precision("auto", target, checkpoint.config.profile), target)
     model = build(checkpoint.config, draw=False, parts=parts)
     restore(model, without_losses(checkpoint.state), source)
-    return model.to(target).eval(), checkpoint.categories
+    return Opened(model.to(target).eval(), checkpoint.categories, checkpoint.thresholds)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,10 @@ class Engine:
     backend: Backend
     config: ModelConfig
     categories: tuple[Category, ...]
+    thresholds: Thresholds = ()  # the least score of each class in a result; empty: all that the backend finds
+    # What tiles are seen with, if not `backend`: it also finds what lies below the thresholds, because a part of an
+    # object may score less than the whole.
+    for_tiles: Backend | None = None
 
     @classmethod
     def of(
@@ -95,21 +108,23 @@ class Engine:
         """An engine that sees each image in these views. Raises `ConfigError` for a backend other than PyTorch's."""
         if tta is False:
             return self
-        model = self._model("test-time augmentation")
-        return replace(self, backend=Views(model, TTA() if tta is True else tta, flip_pairs(self.categories)))
+        views, pairs = TTA() if tta is True else tta, flip_pairs(self.categories)
+        for_tiles = None if self.for_tiles is None else Views(self._model("", self.for_tiles), views, pairs)
+        return replace(self, backend=Views(self._model("test-time augmentation"), views, pairs), for_tiles=for_tiles)
 
-    def limited(self, score_threshold: float | None = None, max_detections: int | None = None) -> "Engine":
+    def limited(
+        self, score_threshold: float | Sequence[float] | None = None, max_detections: int | None = None
+    ) -> "Engine":
         """An engine with other limits of what it returns; None leaves one as it is. There are never fewer proposals
         than detections.
+
+        A threshold is the least score of all classes, or there is one for each. `max_detections` count after it: what
+        is below takes no place.
 
         Raises `ConfigError` for a threshold outside 0..1, for fewer than one detection, and for a backend other than
         PyTorch's.
         """
         box, rpn = self.config.box_head, self.config.rpn
-        if score_threshold is not None:
-            if not 0 <= score_threshold <= 1:
-                raise ConfigError(f"score_threshold must be between 0 and 1; it is {score_threshold}")
-            box = replace(box, score_threshold=score_threshold)
         if max_detections is not None:
             if max_detections < 1:
                 raise ConfigError(f"max_detections must be at least 1; it is {max_detections}")
@@ -117,11 +132,27 @@ class Engine:
             if max_detections > rpn.post_nms_test:
                 most = max(rpn.pre_nms_test, max_detections)
                 rpn = replace(rpn, post_nms_test=max_detections, pre_nms_test=most)
-        if (box, rpn) == (self.config.box_head, self.config.rpn):
-            return self
-        model = copy.copy(self._model("another score_threshold or max_detections"))  # all but the config is shared
-        model.config = replace(self.config, box_head=box, rpn=rpn)
-        return replace(self, backend=model, config=model.config)
+        if score_threshold is None:
+            return self if (box, rpn) == (self.config.box_head, self.config.rpn) else self._with(box, rpn)
+        given = np.asarray(score_threshold, dtype=np.float64)
+        if not ((given >= 0) & (given <= 1)).all():
+            raise ConfigError(f"score_threshold must be between 0 and 1; it is {score_threshold}")
+        thresholds = tuple(np.broadcast_to(given, len(self.categories)).tolist())
+        lowest = min(thresholds) * (1 - 1e-6)  # the model wants more than its setting, not as much
+        limited = replace(self, thresholds=thresholds)._with(replace(box, score_threshold=lowest), rpn)
+        below = replace(box, score_threshold=min(lowest, box.score_threshold))
+        if below.score_threshold == lowest:
+            return limited
+        return replace(limited, for_tiles=limited._with(below, rpn).backend)
+
+    def above(self, result: Result) -> Result:
+        """The objects of a result that reach the threshold of their class."""
+        if not self.thresholds:
+            return result
+        ids = (category.id for category in self.categories)
+        least = dict(zip(ids, self.thresholds, strict=True))
+        wanted = np.array([least[label] for label in result.labels.tolist()], dtype=np.float64)
+        return replace(result.select(result.scores >= wanted), thresholds=self.thresholds)
 
     def prepare(self, array: np.ndarray) -> Images:
         """An image, uint8 [h w I], as a batch of one on its canvas. `canvas.join` makes larger ones."""
@@ -139,9 +170,10 @@ class Engine:
         backend = self.backend
         with torch.inference_mode(), arithmetic(backend.precision, backend.device):
             found = backend.detect(to_device(images, backend.device))
-        return from_detections(
+        results = from_detections(
             found, images, self.config, self.categories, paths, originals=originals, image_ids=image_ids
         )
+        return [self.above(result) for result in results]
 
     def propose(self, images: Images, *, training: bool = False) -> Proposals:
         """The RPN's boxes, in pixels of the original images, as many as a training step or a detection takes.
@@ -154,12 +186,19 @@ class Engine:
             found = model.propose(images, training=training)
         return found._replace(boxes=boxes_to_image(found.boxes, images))  # scaled alone: they are scaled back to train
 
-    def _model(self, wish: str) -> Any:
-        if not isinstance(self.backend, MaskRCNN):
-            raise ConfigError(
-                f"only a plain PyTorch model can do this: {wish}; this one is {type(self.backend).__name__}"
-            )
-        return self.backend
+    def _with(self, box: BoxHeadConfig, rpn: RPNConfig) -> "Engine":
+        """This engine with other settings of the box head and the RPN, and its thresholds."""
+        model = copy.copy(self._model("another score_threshold or max_detections"))  # all but these is shared
+        model.config = replace(self.config, box_head=box, rpn=rpn)
+        if len(set(self.thresholds)) > 1:
+            model.thresholds = torch.tensor(self.thresholds, device=model.device)
+        return replace(self, backend=model, config=model.config)
+
+    def _model(self, wish: str, backend: Backend | None = None) -> Any:
+        backend = backend or self.backend
+        if not isinstance(backend, MaskRCNN):
+            raise ConfigError(f"only a plain PyTorch model can do this: {wish}; this one is {type(backend).__name__}")
+        return backend
 
 
 def _compile_ahead(precision: Precision, device: torch.device) -> None:

@@ -32,6 +32,7 @@ from .model.mask_rcnn import MaskRCNN
 from .model.parts import USUAL, Parts
 from .results import Result
 from .structures import Images
+from .thresholds import UNMEASURED
 from .tiling import OVERLAP, Tiling, check_tile, detect, plan
 from .tracking import MEMORY, STRONG, WEAK, Tracker
 from .video.reading import Frame, frames, hidden, is_live, is_video, read_ahead
@@ -56,15 +57,14 @@ def load(
         path: a file of ours, torchvision's, Detectron2's or Detectron's; the folder of a run; or the name of a release,
             such as `torchvision:maskrcnn_resnet50_fpn`, which is downloaded once.
         device: such as "cpu" or "cuda:1"; by default a GPU if there is one.
-        settings: what a file of another framework cannot say, such as "box_head.score_threshold=0.5"; by default the
-            origin's values.
+        settings: what a file of another framework cannot say, such as "box_head.nms_iou=0.6"; by default the origin's
+            values.
         classes: the names of such a file's classes, in order; by default COCO's.
         parts: the own parts that a checkpoint was trained with, see docs/train.md.
 
     Raises `CheckpointError` naming the file if it cannot be read or is of no known kind.
     """
-    model, categories = open_model(path, device=device, settings=settings, classes=classes, parts=parts)
-    return Predictor(model, categories)
+    return Predictor(*open_model(path, device=device, settings=settings, classes=classes, parts=parts))
 
 
 class Predictor:
@@ -74,9 +74,11 @@ class Predictor:
     `model` has changed.
     """
 
-    def __init__(self, model: MaskRCNN, categories: Sequence[Category]) -> None:
+    def __init__(self, model: MaskRCNN, categories: Sequence[Category], thresholds: Sequence[float] = ()) -> None:
         self.model = model.eval()
         self.categories = tuple(categories)
+        self.thresholds = tuple(thresholds)  # score of the best F1 of each class; empty if no training measured it
+        self._told = False
         self._engines: dict[Precision, tuple[_Fingerprint, Engine]] = {}
 
     @property
@@ -112,7 +114,7 @@ class Predictor:
         *,
         batch: int = 1,
         precision: str = "auto",
-        score_threshold: float | None = None,
+        score_threshold: float | str = "best",
         max_detections: int | None = None,
         tta: TTA | bool = False,
         tile: str | int = "auto",
@@ -133,8 +135,9 @@ class Predictor:
             batch: images that run together, at most; only images with the same canvas can.
             precision: "fp32", "bf16", "fp16", or "auto": fp32 for weights of another framework, else bf16 if the device
                 is fast at it.
-            score_threshold: the least score, 0..1; by default the model's own.
-            max_detections: most detections of an image; by default the model's own.
+            score_threshold: the least score, 0..1. "best" is that of the best F1 in the evaluation of the training, for
+                each class; 0.5 for a model without such an evaluation, with a warning.
+            max_detections: most detections of an image or tile; by default the model's own.
             tta: test-time augmentation: each image is seen at several scales and mirrored. True takes the paper's 18
                 views, which cost 18 times as much; `TTA` others.
             tile: "auto" predicts an image in tiles if it would be shrunk below two thirds of the scale of training; a
@@ -158,7 +161,7 @@ class Predictor:
             raise ConfigError(f"on_error is 'raise', 'skip' or a function; it is {on_error!r}")
         seen = chosen_page(page, max_project, self.config.input)
         tile = check_tile(tile, overlap)
-        engine = self.engine(precision).limited(score_threshold, max_detections).seeing(tta)
+        engine = self.engine(precision).limited(self._least(score_threshold), max_detections).seeing(tta)
         cut = partial(plan, rule=engine.config.input, tile=tile, overlap=overlap)
         load = partial(load_image, engine=engine, cut=cut, page=seen)
         if is_video(inputs):
@@ -166,7 +169,7 @@ class Predictor:
         return _stream(expand(inputs, recursive=recursive), load, engine, batch, on_error, threads)
 
     def track(
-        self, video: Any, *, score_threshold: float = STRONG, memory: int = MEMORY, **options: Any
+        self, video: Any, *, score_threshold: float | str = STRONG, memory: int = MEMORY, **options: Any
     ) -> Iterator[Result]:
         """The objects of each frame of a video, with `ids` that stay the same, made when asked for.
 
@@ -178,7 +181,8 @@ class Predictor:
 
         Raises as `predict`.
         """
-        tracker = Tracker(strong=score_threshold, weak=min(WEAK, score_threshold), memory=memory)
+        strong = _number(score_threshold)
+        tracker = Tracker(strong=strong, weak=min(WEAK, strong), memory=memory)
         results = self.predict(video, score_threshold=tracker.weak, **options)
         return (tracker.update(result) for result in results)
 
@@ -190,6 +194,26 @@ class Predictor:
         if kept is None or kept[0] != now:
             kept = self._engines[chosen] = now, Engine.of(self.model, self.categories, chosen)
         return kept[1]
+
+    def _least(self, wanted: float | str) -> float | Sequence[float]:
+        """The threshold, or that of each class. Raises `ConfigError` for other words than "best"."""
+        if wanted != "best":
+            return _number(wanted)
+        if not (self.thresholds or self._told):
+            self._told = True
+            logging.getLogger(__name__).warning(
+                "no training of ours evaluated this model, so objects count from a score of %s; "
+                "score_threshold chooses another",
+                UNMEASURED,
+            )
+        return self.thresholds or UNMEASURED
+
+
+def _number(wanted: float | str) -> float:
+    try:
+        return float(wanted)
+    except ValueError:
+        raise ConfigError(f"score_threshold is best or a number from 0 to 1; it is {wanted!r}") from None
 
 
 _Fingerprint = tuple[tuple[int, int], ...]

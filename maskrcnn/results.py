@@ -29,6 +29,7 @@ from .ops import rle, runs
 from .ops.contour import Outline, trace
 from .ops.paste import paste
 from .structures import Detections, Images
+from .thresholds import Thresholds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,6 +117,7 @@ class Result:
     keypoint_shift: float = 0.0  # taken off keypoints in COCO rows, which count pixels where `keypoints` measures
     scale: float = 1.0  # canvas pixels per pixel of the image: below 1 the model saw it shrunk
     tiles: int = 1  # in which the image was seen; see `tiling.py`
+    thresholds: Thresholds = ()  # the least score of each of `categories`; empty: no object was left out
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -222,7 +224,10 @@ class Result:
         return made
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, keypoints of the category."""
+        """Rows of COCO's result format, ready for json: box as x, y, width, height, RLE, keypoints of the category.
+
+        The format is a list of rows and nothing else, so each states the threshold that it had to reach.
+        """
         chosen = image_id if image_id is not None else self.image_id if self.image_id is not None else self.stem
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(4).tolist()
@@ -237,6 +242,9 @@ class Result:
                 row["time"] = round(self.time, 4)
         for row, mask in zip(rows, self.rle or [], strict=self.rle is not None):
             row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
+        least = dict(zip((category.id for category in self.categories), self.thresholds, strict=False))
+        for row in rows if least else ():
+            row["score_threshold"] = least[row["category_id"]]
         if self.keypoints is not None:
             ids = (category.id for category in self.categories)
             part = dict(zip(ids, keypoint_slices(self.categories), strict=True))
@@ -290,6 +298,7 @@ class Result:
             else None,
             image=self.image,
             page=self.page,
+            thresholds=self.thresholds,
         )
 
     def save(self, out: str | Path, formats: Sequence[str] = FORMATS, *, name: str | None = None) -> list[Path]:

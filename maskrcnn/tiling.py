@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from .canvas import Window, fit, join
-from .config import InputConfig
+from .config import InputConfig, seen
 from .engine import Engine
 from .errors import ConfigError
 from .ops import runs as masks
@@ -103,17 +103,6 @@ def plan(size: tuple[int, int], rule: InputConfig, tile: str | int = "auto", ove
     return Tiling(side, round(side * overlap), scale or fit(side, side, rule).scales[0])
 
 
-def seen(rule: InputConfig) -> tuple[float, int]:
-    """The scale of training, canvas pixels per image pixel, and the side of what it saw, canvas pixels; 0 if unknown.
-
-    Checkpoints of other frameworks and of older releases do not record them. A model that keeps the images' own size
-    has one scale all the same.
-    """
-    if rule.seen_scale and rule.seen_side:
-        return rule.seen_scale, rule.seen_side
-    return (rule.zoom, rule.max_size) if rule.min_size == 0 else (0.0, 0)
-
-
 def shrinks(scale: float, rule: InputConfig) -> bool:
     """Whether an image at this scale is shrunk so far that objects no longer look as they did in training."""
     return scale < SHRUNK * seen(rule)[0]
@@ -153,9 +142,11 @@ def detect(
         zoom=tiling.scale,
         max_size=max(engine.config.input.max_size, math.ceil(tiling.side * tiling.scale) + 1),
     )
-    engine = replace(engine, config=replace(engine.config, input=rule))
-    batches = _batches(engine, window, windows, batch)
-    found = [_encoded(result) for images in batches for result in engine.results(images)]
+    seeing = replace(
+        engine, backend=engine.for_tiles or engine.backend, config=replace(engine.config, input=rule), thresholds=()
+    )
+    batches = _batches(seeing, window, windows, batch)
+    found = [_encoded(result) for images in batches for result in seeing.results(images)]
     pieces = join_pieces(
         _pieces(found, windows, size[0]), tiling, size, agnostic=engine.config.box_head.nms == "agnostic"
     )
@@ -163,7 +154,7 @@ def detect(
     if pieces.runs is not None:
         codes = np.empty(len(pieces.boxes), dtype=object)
         codes[:] = masks.encode(pieces.runs, size)
-    return replace(
+    whole = replace(
         found[0],
         size=size,
         boxes=pieces.boxes,
@@ -177,6 +168,7 @@ def detect(
         image_id=image_id,
         tiles=len(windows),
     )
+    return engine.above(whole)
 
 
 def _encoded(result: Result) -> Result:

@@ -115,7 +115,7 @@ def test_a_wish_for_what_is_so_already_is_granted_to_every_backend() -> None:
     engine = engine_over(Written())
     assert engine.seeing(False) is engine
     assert engine.limited() is engine
-    assert engine.limited(engine.config.box_head.score_threshold, engine.config.box_head.max_detections) is engine
+    assert engine.limited(max_detections=engine.config.box_head.max_detections) is engine
 
 
 @pytest.mark.parametrize("wrong", [{"score_threshold": 1.5}, {"score_threshold": -0.1}, {"max_detections": 0}])
@@ -130,7 +130,7 @@ def test_impossible_limits_are_refused(wrong: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> MaskRCNN:
     path = write_tiny_checkpoint(tmp_path_factory.mktemp("engine") / "model.safetensors")
-    model, categories = open_model(path, device="cpu")
+    model, categories, _ = open_model(path, device="cpu")
     assert (categories, model.device.type, model.training) == (CATEGORIES, "cpu", False)
     return model
 
@@ -227,7 +227,7 @@ def test_an_operator_is_at_most_five_frames_below_predict(
         return which(*arguments)
 
     monkeypatch.setattr(module, "which", recorded)
-    (result,) = Predictor(model, CATEGORIES).predict(TWO_APART.pixels)
+    (result,) = Predictor(model, CATEGORIES).predict(TWO_APART.pixels, score_threshold=0.05)
     assert len(result) > 0
     assert len(stacks) == 2  # proposals and detections; features of boxes and of masks
     for stack in stacks:

@@ -80,7 +80,7 @@ def test_the_model_is_prepared_once_and_again_after_it_changed(
         predictor.model.box_head.class_logits.bias[0] += 1.0  # type: ignore[index, operator]
     changed = next(predictor.predict(images[0], precision="fp32"))
     assert made == ["fp32", "fp32"]
-    fresh = Predictor(predictor.model, predictor.categories)
+    fresh = Predictor(predictor.model, predictor.categories, predictor.thresholds)
     same(changed, next(fresh.predict(images[0], precision="fp32")))
     assert not np.array_equal(changed.scores, first.scores)
 
@@ -344,7 +344,7 @@ def test_a_model_of_five_channels_draws_on_the_first_three(tmp_path: Path) -> No
     five = Predictor(build(config), CATEGORIES)
     deep = np.concatenate([TWO_APART.pixels, TWO_APART.pixels[..., :2]], axis=2).astype(np.uint16) * 16
     np.save(tmp_path / "five.npy", deep)
-    for result in five.predict([tmp_path / "five.npy", deep]):
+    for result in five.predict([tmp_path / "five.npy", deep], score_threshold=0.05):
         assert result.overlay().size[0] >= 640
     with pytest.raises(DataError, match="the image has 3 channels; expected 5"):
         list(five.predict(TWO_APART.pixels))

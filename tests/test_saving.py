@@ -106,7 +106,7 @@ def test_records_without_objects_masks_or_a_file() -> None:
 def test_every_format_has_its_place(tmp_path: Path) -> None:
     first, second, third = images(tmp_path / "in", "a.png", "b.png", "more/a.png")
     out = tmp_path / "out"
-    with Saver(out, ["overlay", "coco", "geojson", "csv"], CATEGORIES, show=0.5) as saver:
+    with Saver(out, ["overlay", "coco", "geojson", "csv"], CATEGORIES) as saver:
         assert [saver.add(result(path)) for path in (first, second, third)] == ["a", "b", "a-2"]
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*.*"))
     names = ["a-2", "a", "b"]

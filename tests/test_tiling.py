@@ -265,7 +265,7 @@ def test_an_image_that_cannot_be_read_in_its_turn_is_skipped(checkpoint: Path, t
 
 def test_the_command_says_what_it_did(checkpoint: Path, tmp_path: Path) -> None:
     Image.fromarray(SCENE.pixels).save(tmp_path / "large.png")
-    arguments = ["predict", str(checkpoint), str(tmp_path / "large.png"), "--out", str(tmp_path / "out"), "--show", "0"]
+    arguments = ["predict", str(checkpoint), str(tmp_path / "large.png"), "--out", str(tmp_path / "out")]
     told = CliRunner().invoke(app, arguments)
     assert told.exit_code == 0, told.output
     assert "(in 12 tiles)" in told.output

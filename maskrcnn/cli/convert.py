@@ -21,6 +21,7 @@ def convert(
     offline: Annotated[bool, typer.Option("--offline", help="Do not download anything.")] = False,
 ) -> None:
     """Convert a checkpoint to our format or another framework's."""
+    from ..thresholds import in_words
     from ..weights.checkpoint import save_checkpoint
     from ..weights.interop.write import write_foreign
     from ..weights.read import read_checkpoint
@@ -36,6 +37,11 @@ def convert(
     print(f"wrote {out}: {len(found.state)} tensors for {to}. Set there:")
     for name, value in needed.items():
         print(f"  {name:<41} {value!r}")
+    if found.thresholds:
+        print(
+            f"its best score threshold ({in_words(found.thresholds)}) has no place in a file of {to}: leave out what "
+            "scores less there"
+        )
 
 
 def _names(text: str | None) -> list[str] | None:

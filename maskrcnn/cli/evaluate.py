@@ -44,6 +44,8 @@ def next_folder(parent: Path, name: str) -> Path:
 
 def table(metrics: Mapping[str, Any]) -> Iterator[str]:
     """The figures as lines of text, first of all classes, then by class. A dash stands for what was not measured."""
+    from ..evaluation.operating import operating_words
+
     tasks = [task for task in TASKS if task in metrics]
     yield " " * 20 + "".join(f"{name:>8}" for name in FIGURES)
     for task in tasks:
@@ -51,6 +53,7 @@ def table(metrics: Mapping[str, Any]) -> Iterator[str]:
     for row in metrics["per_class"]:
         for task in tasks:
             yield f"{row['name'][:11]:<12}{task:<8}{_figures(row[task])}"
+    yield from operating_words(metrics["operating"])
     for note in metrics["notes"]:
         yield f"note: {note}"
     for side, names in metrics["unmatched"].items():

@@ -1,5 +1,6 @@
 """`maskrcnn info WEIGHTS|NAME`."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,25 +56,59 @@ def _described(source: str) -> tuple["ModelConfig | None", list[tuple[str, Any]]
 
 def _checkpoint(source: str) -> tuple["ModelConfig", list[tuple[str, Any]]]:
     from ..config import flat
-    from ..weights.read import locate, read_start
+    from ..weights.header import read_header
+    from ..weights.hub import locate
 
-    file, found = locate(source, offline=True), read_start(source, offline=True)
+    file = locate(source, offline=True)
     rows: list[tuple[str, Any]] = [("file", f"{file}, {file.stat().st_size / 2**20:.1f} MiB")]
-    if found.categories:
-        own = found.provenance.get("parts") and sum(tensor.numel() for tensor in found.state.values())
-        rows += _model(found.config, own)
-        rows += [("class", f"{category.id:>4}  {category.name}") for category in found.categories]
+    if header := read_header(file):
+        found, parameters = header.described, header.parameters
     else:
+        from ..weights.read import read_start  # which takes seconds, for PyTorch
+
+        found, parameters = read_start(source, offline=True), 0
+    provenance = dict(found.provenance)
+    if not found.categories:
         rows.append(("backbone", f"only a backbone, to start a training from, such as that of {found.config.name}"))
-    rows += [row for row in flat(found.provenance).items() if row[1] not in (None, []) and row[0] != "file"]
+    else:
+        rows += _model(found.config, parameters)
+        rows += _scores(provenance, found.thresholds)
+        least = [f"  from score {value:.2f}" for value in found.thresholds] or [""] * len(found.categories)
+        wide = max(len(category.name) for category in found.categories) if found.thresholds else 0
+        rows += [
+            ("class", f"{category.id:>4}  {category.name:<{wide}}{words}")
+            for category, words in zip(found.categories, least, strict=True)
+        ]
+    rows += [row for row in flat(provenance).items() if row[1] not in (None, []) and row[0] != "file"]
     return found.config, rows
 
 
-def _model(config: "ModelConfig", own: int | None = None) -> list[tuple[str, Any]]:
-    from ..tiling import seen
-    from ..weights.interop.infer import empty_model
+def _scores(provenance: dict[str, Any], thresholds: Sequence[float]) -> Iterator[tuple[str, str]]:
+    """From which score objects count, and the best evaluation of the training, which is taken out of `provenance`."""
+    from ..thresholds import UNMEASURED, in_words
 
-    parameters = own or sum(parameter.numel() for parameter in empty_model(config).parameters())
+    metrics, data = provenance.pop("metrics", {}), provenance.pop("evaluated_on", {})
+    unknown = f"objects count from {UNMEASURED}, as no training of ours evaluated the model"
+    yield "scores", f"objects count from {in_words(thresholds)}, of the best F1" if thresholds else unknown
+    figures = [f"{task} AP {metrics[task]['AP']:.3f}" for task in ("box", "mask", "keypoint") if task in metrics]
+    if (operating := metrics.get("operating", {})).get("F1", -1) >= 0:
+        figures += [f"F1 {operating['F1']:.3f}", f"counts off by {operating['count_error']:.1%}"]
+    if "proposals" in metrics:
+        figures.append(f"proposals AR {metrics['proposals']['AR']:.3f}")
+    if figures:
+        counts = ", ".join(f"{data[name]} {name}" for name in ("images", "objects") if name in data)
+        where = f" on {data['data']}" if data.get("data") else ""
+        yield "evaluation", f"{', '.join(figures)}{where}{counts and f' ({counts})'}"
+
+
+def _model(config: "ModelConfig", parameters: int = 0) -> list[tuple[str, Any]]:
+    """Its structure; the parameters are counted if they are not known."""
+    from ..config import seen
+
+    if not parameters:
+        from ..weights.interop.infer import empty_model
+
+        parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
     image, keypoint = config.input, config.keypoint_head
     size = "not resized" if image.zoom == 1 else f"resized by a factor of {image.zoom:g}"
     size += f", to a longer side of at most {image.max_size} pixels"

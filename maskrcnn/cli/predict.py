@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,9 +36,8 @@ def predict(
         str, typer.Option(help="Formats: overlay, coco, labelme, yolo, geojson, masks, csv, ...")
     ] = "overlay,coco",
     score_threshold: Annotated[
-        float | None, typer.Option(help="Lowest score to keep. Default: the model's setting.")
-    ] = None,
-    show: Annotated[float, typer.Option(help="Lowest score to draw.")] = 0.5,
+        str, typer.Option(help="Lowest score that counts, 0 to 1; best: that of the best F1 in training, by class.")
+    ] = "best",
     max_detections: Annotated[int | None, typer.Option(help="Per image. Default: the model's setting.")] = None,
     batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
@@ -79,9 +77,7 @@ def predict(
         "tta": parse_views(tta, tta_views), "tile": tile, "overlap": overlap, "page": page, "max_project": max_project,
     }  # fmt: skip
     if videos := videos_among(images or []):
-        predict_videos(
-            videos, weights, out, save, show=show, track=track, device=device, every=every, batch=batch, **seen
-        )
+        predict_videos(videos, weights, out, save, track=track, device=device, every=every, batch=batch, **seen)
         return
     formats, part = _formats(save), _shard(shard)
     paths, unread = _gather(images or [], listed, out, recursive=recursive)
@@ -89,9 +85,9 @@ def predict(
         raise _unread(unread)
     _check_out(out, formats, paths)
     predictor = load(weights, device=device)
-    settings = seen | {"save": ",".join(formats), "show": show, "shard": shard, "track": track}
+    settings = seen | {"save": ",".join(formats), "shard": shard, "track": track}
     folder = PredictionFolder(
-        out, formats, predictor.categories, paths[part], names=mirrored(paths)[part], show=show, overwrite=overwrite,
+        out, formats, predictor.categories, paths[part], names=mirrored(paths)[part], overwrite=overwrite,
         in_one_go=track, **_identity(weights, predictor, settings),
     )  # fmt: skip
     see = partial(predictor.track, **given(seen)) if track else partial(predictor.predict, **seen)
@@ -109,9 +105,10 @@ def predict(
 
 def _run(folder: "PredictionFolder", results: "Iterable[Result]", predictor: "Predictor", *, quiet: bool) -> None:
     """Keeps each result when it comes, and says how many there are. Raises KeyboardInterrupt with what is kept."""
+    from ..thresholds import in_words
     from ..tiling import remark
 
-    total, before, objects, tiled, shrunk = len(folder.paths), folder.before, 0, 0, 0
+    total, before, objects, tiled, shrunk, least = len(folder.paths), folder.before, 0, 0, 0, "0"
     if before and not quiet:
         rest = f"going on with the other {total - before}" if before < total else "--overwrite starts anew"
         print(f"{folder.out}: {before} of {total} images were predicted before; {rest}")
@@ -119,12 +116,10 @@ def _run(folder: "PredictionFolder", results: "Iterable[Result]", predictor: "Pr
         with Progress(total, before, quiet=quiet) as progress:
             for result in results:
                 folder.add(result)
-                scores = result.scores.tolist()
-                shown = [name for name, score in zip(result.names, scores, strict=True) if score >= folder.show]
-                found = ", ".join(f"{count} {kind}" for kind, count in Counter(shown).items())
+                found = ", ".join(f"{count} {kind}" for kind, count in result.counts.items())
                 seen = remark(result, predictor.config.input)
                 progress.add(f"{result.path}: {found or 'nothing'}{seen and f' ({seen})'}")
-                objects += len(shown)
+                objects, least = objects + len(result), in_words(result.thresholds)
                 tiled, shrunk = tiled + (result.tiles > 1), shrunk + bool(seen and result.tiles == 1)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
@@ -138,7 +133,7 @@ def _run(folder: "PredictionFolder", results: "Iterable[Result]", predictor: "Pr
         ways = (("in tiles", tiled), ("shrunk", shrunk))
         print("".join(f"seen {way}: {count} of {done} images\n" for way, count in ways if count), end="")
     count = f"{done} image{'s' * (done != 1)}"
-    print(f"{count}, {objects} objects with a score of at least {folder.show}, {progress.rate()}: {folder.out}")
+    print(f"{count}, {objects} objects with a score of at least {least}, {progress.rate()}: {folder.out}")
 
 
 def _assemble(folder: "PredictionFolder", *, quiet: bool) -> None:
@@ -195,7 +190,7 @@ def _identity(weights: Path, predictor: "Predictor", settings: dict[str, Any]) -
     from .. import __version__
     from ..device import choose_precision
     from ..files import fingerprint
-    from ..weights.read import locate
+    from ..weights.hub import locate
 
     chosen = choose_precision(settings["precision"], predictor.device, predictor.config.profile)
     options = {f"--{name.replace('_', '-')}": value for name, value in (settings | {"precision": chosen}).items()}

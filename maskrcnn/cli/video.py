@@ -28,7 +28,7 @@ def videos_among(sources: Sequence[str]) -> list[str]:
 
 
 def predict_videos(
-    videos: Sequence[str], weights: Path, out: Path, save: str, *, show: float, track: bool,
+    videos: Sequence[str], weights: Path, out: Path, save: str, *, track: bool,
     device: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Predicts each video and saves it. `options` are those of `Predictor.predict`."""
@@ -51,12 +51,12 @@ def predict_videos(
         results = predictor.track(video, **given(options), on_error=errors.append) if track else predictor.predict(
             video, **options, on_error=errors.append
         )  # fmt: skip
-        _save(video, results, out if film else out / _name(video, taken), names, 0.0 if track else show)
+        _save(video, results, out if film else out / _name(video, taken), names)
     if errors:  # what could be read is saved
         raise DataError("; ".join(map(str, errors)))
 
 
-def _save(video: str, results: Iterator[Any], stem: Path, names: Sequence[str], show: float) -> None:
+def _save(video: str, results: Iterator[Any], stem: Path, names: Sequence[str]) -> None:
     from ..video.reading import hidden
     from ..video.writing import VideoSaver
 
@@ -68,7 +68,7 @@ def _save(video: str, results: Iterator[Any], stem: Path, names: Sequence[str], 
     with VideoSaver(stem, names, inputs=[Path(video)]) as saver:
         try:
             for result in chain([first], results):
-                saver.add(result, result.select(result.scores >= show))
+                saver.add(result)
                 count, objects, last = count + 1, objects + len(result), result.time or 0.0
                 ids.update([] if result.ids is None else result.ids.tolist())
                 if time.perf_counter() - said > _REPORT:
@@ -83,8 +83,8 @@ def _save(video: str, results: Iterator[Any], stem: Path, names: Sequence[str], 
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options but for those that are None, of which `track` has defaults of its own."""
-    return {name: value for name, value in options.items() if value is not None}
+    """The options but for those that are None or best, of which `track` has defaults of its own."""
+    return {name: value for name, value in options.items() if value not in (None, "best")}
 
 
 def _name(video: str, taken: set[str]) -> str:

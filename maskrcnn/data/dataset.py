@@ -16,6 +16,7 @@ import numpy as np
 from ..categories import Category, category_table, keypoint_slices
 from ..errors import DataError
 from ..images import ImageSource, Page, open_image
+from ..thresholds import Thresholds
 from .problems import Report
 from .shared import hand_over, share, take_over
 
@@ -51,6 +52,7 @@ class Record(NamedTuple):
     shapes: list[list[Shape]] | None = None
     image: np.ndarray | None = None  # [H W C], of an image that came from no file
     page: Page = None  # of a stack: the one that is seen
+    thresholds: Thresholds = ()  # of predictions: the least score of each class
 
     def open(self) -> AbstractContextManager[ImageSource]:
         """The image, open while a `with` block runs. Raises `DataError` then, also for another size than annotated."""

@@ -69,8 +69,8 @@ def measure_rows(
 
     Returns:
         A dict with, for each task, `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl` and the recalls `AR1`, `AR10`, `AR100` (or
-        the limit), `ARs`, `ARm`, `ARl`; `per_class`, the same by class, with the number of objects and, at IoU 0.5, the
-        best F1 and the score threshold that gives it; counts; and `notes`. Then the curves of each task.
+        the limit), `ARs`, `ARm`, `ARl`; `per_class`, the same by class, with the number of objects; counts; and
+        `notes`. Then the curves of each task.
 
     Raises `DataError` for a row with an unknown image or category, and if one category has different numbers of
     keypoints on the two sides; ValueError for an unknown task or a limit below 1.
@@ -101,7 +101,7 @@ def measure_rows(
             notes.append(f"{task}: the data set has no object to find, so there is no AP")
         curves[task] = _curves(measured, names)
         for label, entry in enumerate(per_class):
-            entry[task] = _class_figures(measured, curves[task], label)
+            entry[task] = _class_figures(measured, label)
     metrics |= {
         "per_class": per_class,
         "images": len(dataset),
@@ -128,7 +128,7 @@ def measure_boundaries(
     limits = _limits(max_detections)
     measured = _Measured(*measure(truth, found, len(names), limits, close), limits=limits)
     curves = _curves(measured, names)
-    return _summary(measured), curves, [_class_figures(measured, curves, label) for label in range(len(names))]
+    return _summary(measured), curves, [_class_figures(measured, label) for label in range(len(names))]
 
 
 # --- predictions and ground truth for hotcoco -----------------------------------------------------------------------
@@ -331,14 +331,6 @@ def _curves(measured: _Measured, names: Sequence[str]) -> Curves:
     )
 
 
-def _class_figures(measured: _Measured, curves: Curves, label: int) -> dict[str, float | None]:
-    """With the best F1 at IoU 0.5 and the score threshold that gives it; -1 and None without objects."""
+def _class_figures(measured: _Measured, label: int) -> dict[str, float]:
     figures = _average_precision(measured.precision[:, :, label, 0, -1])
-    figures |= {"AR": _mean(measured.recall[:, label, 0, -1])}
-    precision = curves.precision[0, :, label]
-    if np.isnan(precision).any():
-        return {**figures, "F1": -1.0, "threshold": None}
-    f1 = 2 * precision * curves.recall / np.maximum(precision + curves.recall, 1e-12)
-    best = int(f1.argmax())
-    threshold = float(curves.scores[0, best, label]) if f1[best] > 0 else None
-    return {**figures, "F1": float(f1[best]), "threshold": threshold}
+    return figures | {"AR": _mean(measured.recall[:, label, 0, -1])}

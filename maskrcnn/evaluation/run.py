@@ -13,11 +13,14 @@ from ..errors import ConfigError, DataError
 from ..files import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..config import TTA, InputConfig
     from ..data.dataset import Dataset
     from ..data.loader import EvalLoader
     from ..engine import Engine
     from ..model.parts import Parts
+    from ..thresholds import Thresholds
     from ..tiling import Tiling
     from .coco import Curves
     from .errors import Judgement
@@ -92,7 +95,7 @@ def evaluate(
     if batch < 1 or workers < 0:
         raise ConfigError(f"batch must be at least 1 and workers at least 0; they are {batch} and {workers}")
     tile = check_tile(tile, overlap)
-    model, categories = open_model(weights, device=device, parts=parts or USUAL)
+    model, categories, thresholds = open_model(weights, device=device, parts=parts or USUAL)
     engine = Engine.of(model, categories, precision).limited(max_detections=max_detections).seeing(tta)
     seen = chosen_page(page, max_project, engine.config.input)
     keypoints, views = engine.config.keypoint_head.enabled, engine.backend.views
@@ -115,7 +118,9 @@ def evaluate(
     rows += detect_in_tiles(engine, dataset, tilings, problems, batch=batch, strict=strict)
     if len(problems) == len(dataset):
         raise DataError(f"{dataset.source}: none of its images can be read; the first: {next(iter(problems.values()))}")
-    measured = measure(engine, dataset, rows, raised=bool(tilings), masks=masks, boundary=boundary)
+    measured = measure(
+        engine, dataset, rows, raised=bool(tilings), masks=masks, thresholds=thresholds, boundary=boundary
+    )
     metrics = measured.metrics
     metrics |= {"weights": str(weights), "data": str(dataset.source), "precision": engine.backend.precision}
     metrics["notes"] += _seen_notes(dataset, engine.config.input, tilings)
@@ -147,6 +152,7 @@ class Measured(NamedTuple):
     metrics: dict[str, Any]
     curves: "dict[str, Curves]"
     judgement: "Judgement"  # of masks if they were measured, else of boxes
+    thresholds: "np.ndarray"  # float64 [K], of the data set's classes: what the figures of `operating` count
 
 
 def detect_rows(engine: "Engine", loader: "EvalLoader") -> Rows:
@@ -207,13 +213,19 @@ def measure(
     raised: bool = False,
     masks: bool = True,
     boundary: bool = False,
+    thresholds: "Thresholds | None" = None,
 ) -> Measured:
     """The metrics of rows over all images of a data set, for the branches that the model has; boundary AP if asked for.
 
-    As many detections of an image count as the model may find; if `raised`, as many as there are.
+    As many detections of an image count as the model may find; if `raised`, as many as there are. `thresholds` are the
+    model's, empty if it has none; None chooses them on these rows.
     """
+    import numpy as np
+
+    from ..thresholds import UNMEASURED, for_categories
     from .coco import measure_boundaries, measure_rows
-    from .errors import judge_rows
+    from .errors import best_thresholds, judge_rows
+    from .operating import class_operating, operating_metrics
 
     config, rows = engine.config, list(rows)
     tasks = ["box", *["mask"] * (masks and config.mask_head.enabled), *["keypoint"] * config.keypoint_head.enabled]
@@ -230,7 +242,17 @@ def measure(
             entry["boundary"] = figures
     elif boundary:
         metrics["notes"].append("boundary: masks were not measured")
-    return Measured(metrics, curves, judgement)
+    if thresholds is None:
+        least, chosen_by = best_thresholds(judgement), "these images"
+    else:
+        own = thresholds or (UNMEASURED,) * len(engine.categories)
+        # A class that the model lacks has no detection, so any will do.
+        least = np.array(for_categories(own, engine.categories, dataset.categories, default=own[0]))
+        chosen_by = "training" if thresholds else "default"
+    metrics["operating"] = operating_metrics(judgement, least, task, chosen_by)
+    for entry, figures in zip(metrics["per_class"], class_operating(judgement, least), strict=True):
+        entry["operating"] = figures
+    return Measured(metrics, curves, judgement, least)
 
 
 def _check_folder(out: Path) -> None:
@@ -244,7 +266,8 @@ def _check_folder(out: Path) -> None:
 def _seen_notes(dataset: "Dataset", rule: "InputConfig", tilings: Mapping[int, "Tiling"]) -> Iterator[str]:
     """How images were seen, if not in their own size or larger."""
     from ..canvas import fit
-    from ..tiling import seen, shrinks
+    from ..config import seen
+    from ..tiling import shrinks
 
     if tilings:
         yield f"images predicted in tiles: {len(tilings)}"

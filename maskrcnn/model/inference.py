@@ -47,17 +47,26 @@ def candidates(
     return Detections(boxes, top.values.flatten(1), top.indices.flatten(1), None, None, valid.flatten(1))
 
 
-def select(candidates: Detections, images: Images, config: BoxHeadConfig, arithmetic: BoxArithmetic) -> Detections:
+def select(
+    candidates: Detections,
+    images: Images,
+    config: BoxHeadConfig,
+    arithmetic: BoxArithmetic,
+    thresholds: Float[Tensor, " K"] | None = None,
+) -> Detections:
     """Non-maximum suppression, then the best `config.max_detections`, best first.
 
-    Boxes suppress others of their class or, if `config.nms` is "agnostic", of any: one object, one class.
+    Boxes suppress others of their class or, if `config.nms` is "agnostic", of any: one object, one class. With
+    `thresholds`, all that reach that of their class come before those that do not.
     """
-    boxes, labels = candidates.boxes, candidates.labels
+    boxes, labels, rank = candidates.boxes, candidates.labels, candidates.scores
+    if thresholds is not None:  # within a class the order, and so what is suppressed, stays the same
+        rank = torch.where(rank >= thresholds[labels], rank, rank - 1)
     if arithmetic.frame == "image":
         boxes = to_image(boxes, images.scales, arithmetic.inclusive)
     index, kept = nms(
         boxes,
-        candidates.scores,
+        rank,
         labels if config.nms == "class" else torch.zeros_like(labels),
         candidates.valid,
         iou=config.nms_iou,

@@ -25,6 +25,7 @@ class MaskRCNN(nn.Module):
 
     precision: Precision = "fp32"  # of a prepared copy
     views: TTA = ONE_VIEW
+    thresholds: Tensor | None = None  # [K], the score from which a class's detections come first, set by an `Engine`
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class MaskRCNN(nn.Module):
         proposals = drop_empty_slots(proposals)
         class_logits, box_deltas = self.box_head(self.box_pool(pyramid, proposals.boxes, proposals.valid))
         classified = candidates(proposals, class_logits, box_deltas, images, config.box_head, arithmetic)
-        found = drop_empty_slots(select(classified, images, config.box_head, arithmetic))
+        found = drop_empty_slots(select(classified, images, config.box_head, arithmetic, self.thresholds))
         if self.mask_head is None and self.keypoint_head is None:
             return found
         pool = self.box_pool if self.detail_pool is None else self.detail_pool

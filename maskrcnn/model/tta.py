@@ -66,7 +66,8 @@ class Views:
         together = (torch.cat(fields, 1) for fields in zip(*(_seen(each) for each in found), strict=True))
         boxes, scores, labels, valid = together
         merged = Detections(boxes, scores, labels, None, None, valid)
-        merged = drop_empty_slots(select(merged, first, config.box_head, config.box_arithmetic))
+        merged = select(merged, first, config.box_head, config.box_arithmetic, model.thresholds)
+        merged = drop_empty_slots(merged)
         masks = heatmaps = None
         for view, pyramid, flip in zip(seen, pyramids, flips, strict=True):
             there = merged._replace(boxes=self._moved(merged.boxes, first, view, flip))

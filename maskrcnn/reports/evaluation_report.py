@@ -12,13 +12,13 @@ from ..evaluation.errors import (
     ERRORS,
     Judgement,
     best_operating,
-    best_thresholds,
     calibration,
     confusion,
     gains,
     missed,
     operating_points,
 )
+from ..evaluation.operating import operating_words
 from .page import table
 from .plots import Line, Mark, bar_chart, heat_table, line_chart
 
@@ -73,9 +73,8 @@ def _by_class(curves: Curves, measure: str) -> str:
 # --- from a judgement ------------------------------------------------------------------------------------------------
 
 
-def judgement_sections(judgement: Judgement, names: Sequence[str], task: str) -> Iterator[str]:
-    """Thresholds, kinds of error, confusion and calibration of the detections of one task."""
-    thresholds = best_thresholds(judgement)
+def judgement_sections(judgement: Judgement, thresholds: np.ndarray, names: Sequence[str], task: str) -> Iterator[str]:
+    """Scores, kinds of error, confusion and calibration of the detections of one task, at these thresholds, [K]."""
     what = NAMES[task].lower()
     yield (
         f"<h2>Scores and thresholds, {what}</h2><p class=under>A detection counts as right from IoU 0.5.</p>"
@@ -132,7 +131,7 @@ def _errors(judgement: Judgement, thresholds: np.ndarray) -> str:
     rows.append(("objects not found", float(lost), f"{lost:,}"))
     counted = right + int(chosen[1 : len(ERRORS) + 1].sum())
     note = f"{counted:,} detections, {int(judgement.wanted.sum()):,} objects"
-    return bar_chart("Detections of at least their class's best threshold", rows, note)
+    return bar_chart("Detections that reach the threshold of their class", rows, note)
 
 
 def _gains(judgement: Judgement) -> str:
@@ -174,6 +173,11 @@ def number(value: float | None) -> str:
     return "–" if value is None or value < 0 else f"{value:.3f}"
 
 
+def share(value: float) -> str:
+    """In per cent; a dash for what was not measured."""
+    return "–" if value < 0 else f"{value:.1%}"
+
+
 def figures_table(metrics: Metrics) -> str:
     names = list(dict.fromkeys(name for task in present(metrics) for name in metrics[task]))
     rows = [[NAMES[task], *(number(metrics[task].get(name)) for name in names)] for task in present(metrics)]
@@ -185,14 +189,15 @@ def class_table(metrics: Metrics) -> str:
     tasks = present(metrics)
     figures = [(task, name) for task in tasks for name in ("AP", "AP50")]
     head = ["class", "objects", "predictions", *(f"{NAMES[task].lower()} {name}" for task, name in figures)]
-    best = next((task for task in ("mask", "box", "keypoint") if task in tasks), None)
-    if best:
-        figures += [(best, "F1"), (best, "threshold")]
-        head += ["best F1", "at score"]
+    operating = {"F1": "F1", "precision": "precision", "recall": "recall", "threshold": "from score"}
+    known = any("operating" in entry for entry in metrics.get("per_class", ()))
+    head += [*operating.values(), "counts off by"] if known else []
     rows = [
         [entry["name"], f"{entry['objects']:,}", f"{entry['predictions']:,}"]
         + [number(entry[task][name]) for task, name in figures]
+        + [number(entry["operating"][name]) for name in operating if known]
+        + [share(entry["operating"]["count_error"])] * known
         for entry in metrics.get("per_class", ())
     ]
-    under = "Best F1 at IoU 0.5 and the score threshold that gives it: a good first threshold for your own use."
-    return "<h2>By class</h2>" + table(head, rows) + (f"<p class=under>{escape(under)}</p>" if best else "")
+    words = " ".join(operating_words(metrics["operating"])) if known else ""
+    return "<h2>By class</h2>" + table(head, rows) + f"<p class=under>{escape(words)}</p>"

@@ -12,7 +12,8 @@ import numpy as np
 from ..config import flat
 from ..data.dataset import Dataset
 from ..evaluation.coco import Curves
-from ..evaluation.errors import Judgement, best_operating, best_thresholds
+from ..evaluation.errors import Judgement, best_thresholds
+from ..thresholds import in_words
 from .evaluation_report import (
     MEASURES,
     NAMES,
@@ -22,6 +23,7 @@ from .evaluation_report import (
     judgement_sections,
     number,
     present,
+    share,
 )
 from .mistakes import mistakes_section
 from .page import page_path, table, tiles, write_page
@@ -37,6 +39,7 @@ def write_report(
     history: Iterable[Mapping[str, Any]] = (),
     curves: Mapping[str, Curves] | None = None,
     judgement: Judgement | None = None,
+    thresholds: np.ndarray | None = None,
     dataset: Dataset | None = None,
     settings: Mapping[str, Any] | None = None,
     title: str = "Mask R-CNN",
@@ -49,6 +52,7 @@ def write_report(
         metrics, curves: from `evaluation.coco.measure_rows`.
         history: the records of a run's `log.jsonl`. Those of kind "step" and "evaluation" are plotted.
         judgement: of the masks, else of the boxes, on `dataset`, from `evaluation.errors.judge_rows`.
+        thresholds: float64 [K], of its classes; default: those of the best F1.
         settings: the settings of the run. Nested mappings become dotted names.
         command: how to do the same on other data.
         kept: sections of an earlier page from `kept_sections`, instead of a judgement.
@@ -59,13 +63,14 @@ def write_report(
     if judgement is not None and dataset is not None:
         names = [category.name for category in dataset.categories]
         task = "box" if judgement.truth.runs is None else "mask"
+        least = best_thresholds(judgement) if thresholds is None else thresholds
         judged = {
-            "images": mistakes_section(dataset, judgement, best_thresholds(judgement)),
-            "detections": "\n".join(judgement_sections(judgement, names, task)),
+            "images": mistakes_section(dataset, judgement, least),
+            "detections": "\n".join(judgement_sections(judgement, least, names, task)),
         }
     body = [
         f"<h1>{escape(title)}</h1><p class=under>{escape(_counts(metrics))}</p>",
-        tiles(_numbers(metrics, steps, judgement)),
+        tiles(_numbers(metrics, steps)),
         *(f"<p class=note>{escape(note)}</p>" for note in metrics.get("notes", ())),
         _marked(judged, "images"),
         _training(steps, evaluations),
@@ -113,12 +118,13 @@ def _counts(metrics: Mapping[str, Any]) -> str:
     return ", ".join(counts)
 
 
-def _numbers(metrics: Mapping[str, Any], steps: Records, judgement: Judgement | None) -> Iterator[tuple[str, str]]:
+def _numbers(metrics: Mapping[str, Any], steps: Records) -> Iterator[tuple[str, str]]:
     for task in present(metrics):
         yield f"{NAMES[task]}, AP", number(metrics[task].get("AP"))
         yield f"{NAMES[task]}, AP at {MEASURES[task]} 0.5", number(metrics[task].get("AP50"))
-    if judgement is not None and (best := best_operating(judgement)) is not None:
-        yield f"best F1, at score {best.threshold:.2f}", number(best.f1)
+    if operating := metrics.get("operating"):
+        yield f"F1, from score {in_words((operating['lowest'], operating['highest']))}", number(operating["F1"])
+        yield "counts are off by", share(operating["count_error"])
     if steps:
         yield "training steps", f"{steps[-1]['step']:,}"
         if "seconds" in steps[-1]:

@@ -39,7 +39,6 @@ class Saver:
         out: a folder; made if there is none.
         names: of formats.
         categories: of the model.
-        show: the lowest score that an overlay shows.
         inputs: the images, which must not lie in a folder that is written.
         at_once: all files appear when the context ends without an error, and none before.
 
@@ -53,12 +52,11 @@ class Saver:
         names: Sequence[str],
         categories: Sequence[Category],
         *,
-        show: float = 0.0,
         inputs: Iterable[Path] = (),
         at_once: bool = False,
     ) -> None:
         check_formats(names)
-        self.out, self.names, self.show = Path(out), tuple(dict.fromkeys(names)), show
+        self.out, self.names = Path(out), tuple(dict.fromkeys(names))
         self._inputs, self._at_once = list(inputs), at_once
         kinds = [name for name in self.names if name not in ("overlay", "coco")]
         places = {name: self.out if name in TABLES else self.out / name for name in kinds}
@@ -90,9 +88,8 @@ class Saver:
         """
         name = unique(result.stem, self._taken) if name is None else name
         if "overlay" in self.names:
-            shown = result.select(result.scores >= self.show)
             try:
-                shown.save(self.out, ["overlay"], name=name)
+                result.save(self.out, ["overlay"], name=name)
             except DataError as error:  # such as an image that can be read in windows only
                 self._undrawn[f"an image ({error})"] += 1
         if self._rows is not None:

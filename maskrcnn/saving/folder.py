@@ -41,7 +41,6 @@ class PredictionFolder:
         names: of their results, by default `mirrored`.
         model: the SHA-256 of its file.
         settings: that decide what is found and written, by the options that set them.
-        show: the lowest score that an overlay shows.
         in_one_go: results depend on those before, as those of tracked objects do: an unfinished run begins again.
         overwrite: what is in the way is replaced, but never an image that is read.
 
@@ -59,12 +58,11 @@ class PredictionFolder:
         names: Sequence[str] | None = None,
         model: str,
         settings: dict[str, Any],
-        show: float = 0.0,
         in_one_go: bool = False,
         overwrite: bool = False,
     ) -> None:
         check_formats(formats)
-        self.out, self.formats, self.show = out, tuple(dict.fromkeys(formats)), show
+        self.out, self.formats = out, tuple(dict.fromkeys(formats))
         self.paths, self._names = list(paths), list(mirrored(paths) if names is None else names)
         self._positions = {path: i for i, path in enumerate(self.paths)}
         self._categories, self._overwrite = tuple(categories), overwrite
@@ -91,7 +89,7 @@ class PredictionFolder:
         with self._disk():
             if "overlay" in self.formats:
                 try:
-                    self._draw(result.select(result.scores >= self.show), self.out / f"{name}.png")
+                    self._draw(result, self.out / f"{name}.png")
                 except DataError as error:  # such as an image that can be read in windows only
                     not_drawn = str(error)
             self._journal.add(index, name, result, outlines=self._outlines, not_drawn=not_drawn)

@@ -103,6 +103,8 @@ def to_line(name: str, result: Result, *, outlines: bool) -> dict[str, Any]:
         line |= {"keypoints": result.keypoints.tolist(), "keypoint_shift": result.keypoint_shift}
     if result.ids is not None:
         line["ids"] = result.ids.tolist()
+    if result.thresholds:
+        line["thresholds"] = list(result.thresholds)
     return line | {"page": result.page, "scale": result.scale, "tiles": result.tiles}
 
 
@@ -129,6 +131,7 @@ def from_line(line: dict[str, Any], path: Path, categories: Sequence[Category]) 
         keypoint_shift=line.get("keypoint_shift", 0.0),
         scale=line["scale"],
         tiles=line["tiles"],
+        thresholds=tuple(line.get("thresholds", ())),
         ids=np.array(line["ids"], np.int64) if "ids" in line else None,
     )
     if "outlines" in line:  # finer than those that run lengths have

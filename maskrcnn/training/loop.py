@@ -56,6 +56,7 @@ def fit(task: Task, callbacks: Sequence[Any] = ()) -> Path:
         task.train()
         while not is_finished(progress, run):
             train_step(state, compute_loss, batches, meter, run)  # data, loss, backward, step
+            task.thresholds = ()  # what was measured was measured of other weights
             progress.step += 1
             progress.seconds = time.perf_counter() - began
             pace.add(progress.step, progress.seconds)
@@ -220,7 +221,9 @@ def evaluate(state: State, task: Task) -> dict[str, Any]:
         progress.best, progress.stale = (score, 0) if best else (progress.best, progress.stale + begun)
         if best and run.ranks.first:
             headline = {kind: values for kind, values in metrics.items() if isinstance(values, Mapping)}
-            task.write(run.out / BEST, {"step": progress.step, "metrics": headline})
+            data = {"data": None if run.val_data is None else run.val_data.source.name}  # a path would name a machine
+            data |= {name: metrics[name] for name in ("images", "objects") if name in metrics}
+            task.write(run.out / BEST, {"step": progress.step, "metrics": headline, "evaluated_on": data})
             write_json(run.out / METRICS, dict(metrics))
             if task.measured is not None and run.val_data is not None:
                 write_matches(run.out, matches_of(task.measured.judgement, run.val_data))

@@ -7,7 +7,6 @@ from PIL import Image
 
 from ..config import to_dict
 from ..errors import DataError
-from ..evaluation.errors import best_thresholds
 from ..reports.mistakes import draw_mistakes
 from ..reports.run_report import read_history, write_report
 from .log import LOG
@@ -51,7 +50,7 @@ def drawn_images(task: Task) -> dict[str, Image.Image]:
     shown = {}
     for i in filled[np.linspace(0, len(filled) - 1, min(_DRAWN, len(filled))).astype(int)].tolist():
         try:
-            truth, detections = draw_mistakes(data, found.judgement, best_thresholds(found.judgement), i)
+            truth, detections = draw_mistakes(data, found.judgement, found.thresholds, i)
         except DataError:  # the evaluation has counted it already
             continue
         shown[data.name(i)] = pair = Image.new("RGB", (truth.width + detections.width, truth.height))

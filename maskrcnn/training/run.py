@@ -27,7 +27,8 @@ from ..errors import ConfigError
 from ..files import fingerprint, held, remove_parts, replacing, write_json
 from ..model.parts import USUAL, Parts
 from ..weights.checkpoint import Checkpoint
-from ..weights.read import locate, read_start
+from ..weights.hub import locate
+from ..weights.read import read_start
 from .distributed import Ranks
 from .optim import scaled_rate
 from .pixels import free_new_stem, settle_pixels

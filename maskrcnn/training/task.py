@@ -13,10 +13,12 @@ from ..categories import Category
 from ..data.dataset import Dataset
 from ..data.loader import EvalLoader, TrainLoader
 from ..engine import Engine
+from ..evaluation.operating import chosen_thresholds
 from ..evaluation.run import Measured, detect_in_tiles, detect_rows, measure, plan_tilings
 from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses
+from ..thresholds import Thresholds
 from ..weights.checkpoint import Checkpoint, adopt, save_checkpoint, widen_stem
 from ..weights.interop.rows import carry_rows
 from .run import Run
@@ -43,6 +45,7 @@ class Task(nn.Module):
         self.val_loader = eval_loader(run, val.subset(whole), gt=gt) if val is not None and whole else None
         self.measured: Measured | None = None  # by the last evaluation, on the first rank
         self.best: Measured | None = None  # the best of them since the run was started or resumed
+        self.thresholds: Thresholds = ()  # of the weights as they are now, if they were evaluated; on the first rank
         self.unread_tiled: dict[int, str] = {}  # by image id: why an image in tiles could not be read
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Inputs, Tensor]]:
@@ -71,6 +74,9 @@ class Task(nn.Module):
         every = shares and chain.from_iterable(shares)
         if every is not None:
             self.measured = measure(engine, run.val_data, every, raised=bool(self.tilings))
+            self.thresholds = chosen_thresholds(
+                self.measured.judgement, run.val_data.categories, run.train_data.categories
+            )
         return ranks.from_first(every and self.measured and self.measured.metrics)
 
     def write(self, path: Path, provenance: Mapping[str, Any]) -> None:
@@ -81,8 +87,8 @@ class Task(nn.Module):
             origin["start"] = {"weights": Path(str(run.weights)).name, **run.start.provenance}
         if run.parts.names:
             origin["parts"] = run.parts.names
-        categories = run.train_data.categories
-        save_checkpoint(path, Checkpoint(run.config.model, categories, dict(self.tensors()), {**origin, **provenance}))
+        origin, categories = {**origin, **provenance}, run.train_data.categories
+        save_checkpoint(path, Checkpoint(run.config.model, categories, dict(self.tensors()), origin, self.thresholds))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a checkpoint holds of the model."""

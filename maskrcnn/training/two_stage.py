@@ -30,7 +30,8 @@ from ..model.build import build
 from ..model.mask_rcnn import MaskRCNN
 from ..structures import GroundTruth, Images, Losses, Proposals
 from ..weights.checkpoint import load_checkpoint, read_tensors, restore, write_tensors
-from ..weights.read import locate, read_checkpoint
+from ..weights.hub import locate
+from ..weights.read import read_checkpoint
 from .callbacks import open_logs
 from .distributed import Ranks
 from .loop import fit

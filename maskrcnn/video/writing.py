@@ -51,10 +51,10 @@ class VideoSaver:
         makers = {"overlay": _Film, "coco": _Rows, "csv": _Table, "mots": _Mots}
         self._writers = [makers[name](file) for name, file in zip(names, self.files, strict=True)]
 
-    def add(self, result: Result, shown: Result | None = None) -> None:
-        """Writes one frame; `shown`, if it is given, is drawn instead. Raises `DataError` if the disk is full."""
+    def add(self, result: Result) -> None:
+        """Writes one frame. Raises `DataError` if the disk is full."""
         for writer in self._writers:
-            writer.add(shown if shown is not None and isinstance(writer, _Film) else result)
+            writer.add(result)
 
     def __enter__(self) -> "VideoSaver":
         return self

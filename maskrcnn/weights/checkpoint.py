@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from msgspec import convert
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..categories import Category
-from ..config import ModelConfig, from_dict, to_dict
-from ..errors import CheckpointError, ConfigError
+from ..config import ModelConfig, to_dict
+from ..errors import CheckpointError
 from ..files import replacing
-
-FORMAT = 2
-KEY = "maskrcnn"
+from ..thresholds import Thresholds
+from .header import FORMAT, KEY, check_format, describe
 
 _STEM = "backbone.stem.conv.weight"
 _BACKBONE = ("backbone.", "box_pool.trunk.")
@@ -40,28 +38,23 @@ class Checkpoint(NamedTuple):
     categories: tuple[Category, ...]
     state: dict[str, Tensor]
     provenance: dict[str, Any]
+    thresholds: Thresholds = ()  # of the best F1 in the evaluation of these weights; empty if there was none
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint atomically: `path` holds the old file or the whole new one, also after a crash."""
-    config, categories, state, provenance = checkpoint
-    rows = [category._asdict() for category in categories]
-    content = {"model": to_dict(config), "categories": rows, "provenance": provenance}
-    write_tensors(path, state, KEY, FORMAT, content)
+    rows = [category._asdict() for category in checkpoint.categories]
+    content = {"model": to_dict(checkpoint.config), "categories": rows, "provenance": checkpoint.provenance}
+    if checkpoint.thresholds:
+        content["thresholds"] = checkpoint.thresholds
+    write_tensors(path, checkpoint.state, KEY, FORMAT, content)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads what `save_checkpoint` wrote. Raises `CheckpointError` with file and reason for anything else."""
     state, content = read_tensors(path, KEY, FORMAT)
-    try:
-        config = from_dict(ModelConfig, content["model"])
-        every = [Category._field_defaults | row for row in content["categories"]]
-        rows = [[row[field] for field in Category._fields] for row in every]
-        categories = convert(rows, tuple[Category, ...])
-        provenance = dict(content["provenance"])
-    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: its settings or categories are wrong: {error}") from error
-    return Checkpoint(config, categories, state, provenance)
+    config, categories, provenance, thresholds = describe(content, path)
+    return Checkpoint(config, categories, state, provenance, thresholds)
 
 
 def restore(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -160,8 +153,7 @@ def read_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, T
                 raise CheckpointError(f"{path} is a safetensors file, but not one of ours ({kind})")
             header = json.loads(metadata[kind])
             found, digest, text = header["format"], header["digest"], header["content"]
-            if found != version:
-                raise CheckpointError(f"{path} has format {found!r}; this release reads {version}")
+            check_format(found, version, path)
             content = json.loads(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except OSError as error:

@@ -47,6 +47,18 @@ def find(name: str) -> Release:
     raise CheckpointError(f"there is no release {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
+def locate(source: str | Path, *, offline: bool | None = None) -> Path:
+    """The file that `source` means: itself, the model in a run's folder, or a release's download."""
+    if is_name(source):
+        return fetch(find(str(source)), offline=offline)
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    if not (path / FINAL).is_file():
+        raise CheckpointError(f"{path} is a folder without a {FINAL}")
+    return path / FINAL
+
+
 def fetch(release: Release, *, offline: bool | None = None) -> Path:
     """The file of a release, downloaded if it is not in the cache.
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from ..config import MODEL_NAMES, BackboneConfig, ModelConfig, override, preset
 from ..errors import CheckpointError, ConfigError
 from ..files import open_regular
-from .checkpoint import KEY, Checkpoint, differences, load_checkpoint, refuse
-from .hub import FINAL, fetch, find, is_name
+from .checkpoint import Checkpoint, differences, load_checkpoint, refuse
+from .header import KEY
+from .hub import find, is_name, locate
 from .interop.classes import name_classes
 from .interop.detectron import DETECTRON
 from .interop.detectron2 import DETECTRON2
@@ -64,18 +65,6 @@ def read_start(source: str | Path, *, model: ModelConfig | None = None, offline:
     strides and norms that the backbone was trained with. Raises `ConfigError` if `model` has another backbone.
     """
     return _read(source, (), None, offline, whole=False, model=model)
-
-
-def locate(source: str | Path, *, offline: bool | None = None) -> Path:
-    """The file that `source` means: itself, the model in a run's folder, or a release's download."""
-    if is_name(source):
-        return fetch(find(str(source)), offline=offline)
-    path = Path(source)
-    if not path.is_dir():
-        return path
-    if not (path / FINAL).is_file():
-        raise CheckpointError(f"{path} is a folder without a {FINAL}")
-    return path / FINAL
 
 
 def _read(

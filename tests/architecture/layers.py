@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "maskrcnn"
 
 # From the ground up. A room imports from its own floor and the floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "device", "categories", "config", "structures"),
+    ("errors", "files", "device", "categories", "config", "structures", "thresholds"),
     ("ops",),
     ("images", "canvas", "inputs", "model", "accelerate"),
     ("results", "saving", "notebook", "visualize", "weights", "data"),

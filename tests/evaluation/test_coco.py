@@ -67,17 +67,8 @@ def test_an_exact_prediction_gives_one(tmp_path) -> None:
         assert metrics[task]["AR1"] == 1
         assert metrics[task]["APs"] == pytest.approx(1)
         assert metrics[task]["APl"] == -1
-    assert metrics["per_class"][0]["box"] == pytest.approx(
-        {"AP": 1, "AP50": 1, "AP75": 1, "AR": 1, "F1": 1, "threshold": 0.9}
-    )
-    assert metrics["per_class"][1]["box"] == {
-        "AP": -1,
-        "AP50": -1,
-        "AP75": -1,
-        "AR": -1,
-        "F1": -1,
-        "threshold": None,
-    }
+    assert metrics["per_class"][0]["box"] == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1, "AR": 1})
+    assert metrics["per_class"][1]["box"] == {"AP": -1, "AP50": -1, "AP75": -1, "AR": -1}
     assert (metrics["objects"], metrics["predictions"], metrics["images"]) == (1, 1, 2)
     assert "keypoint" not in metrics
     assert metrics["notes"] == ["keypoint: the data set has no keypoints"]
@@ -98,8 +89,6 @@ def test_half_of_the_objects_found_is_half_of_the_recall(tmp_path) -> None:
     metrics, curves = measure_rows(dataset, rows, tasks=["box"])
     assert metrics["box"]["AP"] == pytest.approx(51 / 101)
     assert metrics["box"]["AR100"] == 0.5
-    assert metrics["per_class"][0]["box"]["F1"] == pytest.approx(2 / 3)
-    assert metrics["per_class"][0]["box"]["threshold"] == pytest.approx(0.9)
     precision = curves["box"].precision[0, :, 0]
     assert precision.tolist() == pytest.approx([1] * 51 + [0] * 50)
     assert np.isnan(curves["box"].precision[0, :, 1:]).all()
@@ -139,8 +128,6 @@ def test_a_mask_counts_with_its_own_area_not_with_that_of_its_box(tmp_path) -> N
 def test_no_prediction_is_zero(tmp_path) -> None:
     metrics = metrics_of(write_dataset(tmp_path, [annotation(1, [0, 0, 20, 20])]), [])
     assert metrics["box"]["AP"] == metrics["mask"]["AP"] == metrics["box"]["AR100"] == 0.0
-    assert metrics["per_class"][0]["mask"]["F1"] == 0.0
-    assert metrics["per_class"][0]["mask"]["threshold"] is None
 
 
 @pytest.mark.parametrize("rows", [[], [row([0, 0, 5, 5])]], ids=["no prediction", "one prediction"])

@@ -19,15 +19,30 @@ from maskrcnn.reports.mistakes import draw_mistakes, worst_images
 from maskrcnn.reports.run_report import read_history, write_report
 
 FIGURES = {"AP": 0.512, "AP50": 0.75, "AP75": 0.25, "APs": -1.0}
-CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6, "F1": 0.8, "threshold": 0.42}
+CLASS = {"AP": 0.5, "AP50": 0.7, "AP75": -1.0, "AR": 0.6}
+AT = {"F1": 0.8, "precision": 0.9, "recall": 0.72, "count_error": 0.314}
 EMPTY = {"id": 2, "name": "dust", "objects": 0, "predictions": 0}
 METRICS = {
     "box": FIGURES,
     "mask": {**FIGURES, "AP": 0.444},
     "per_class": [
-        {"id": 1, "name": "<cell> & co", "objects": 1234, "predictions": 7, "box": CLASS, "mask": CLASS},
-        {**EMPTY, "box": dict.fromkeys(CLASS), "mask": dict.fromkeys(CLASS)},
+        {
+            "id": 1,
+            "name": "<cell> & co",
+            "objects": 1234,
+            "predictions": 7,
+            "box": CLASS,
+            "mask": CLASS,
+            "operating": {"threshold": 0.42, **AT},
+        },
+        {
+            **EMPTY,
+            "box": dict.fromkeys(CLASS),
+            "mask": dict.fromkeys(CLASS),
+            "operating": {"threshold": 0.5, **dict.fromkeys(AT, -1)},
+        },
     ],
+    "operating": {"task": "mask", "iou": 0.5, "chosen_by": "training", "lowest": 0.42, "highest": 0.5, **AT},
     "images": 12,
     "objects": 1234,
     "predictions": 7,
@@ -123,7 +138,7 @@ def test_the_page_has_figures_charts_and_images(tmp_path, scene) -> None:
     page = Page(path)
     assert page.open == ["html"] or not page.open
     text = " ".join(page.texts)
-    figures = ["0.512", "0.444", "0.420", "1,234", "3 min"]
+    figures = ["0.512", "0.444", "0.420", "31.4%", "from score 0.42 to 0.50", "1,234", "3 min"]
     words = ["A <run>", "<cell> & co", "no keypoints", "train.lr", "my_coco/", "Confusion of classes", "Calibration"]
     assert [word for word in figures + words if word not in text] == []
     assert "None" not in text

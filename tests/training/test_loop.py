@@ -54,6 +54,39 @@ def work(out: Path, options: dict[str, Any]) -> None:
     fit(make_task(out, judge=judge_weights, norm="bn", ema=0.9, accumulate=2, epochs=4.0, **options))
 
 
+class Chosen(TinyTask):
+    """Its evaluations choose a threshold, another one each time; it keeps what it wrote."""
+
+    def evaluate(self) -> Any:
+        metrics = super().evaluate()
+        self.thresholds = (metrics["box"]["AP"],)
+        return metrics
+
+    def write(self, path: Path, provenance: Any) -> None:
+        super().write(path, {**provenance, "thresholds": self.thresholds})
+
+
+def test_a_checkpoint_has_the_thresholds_of_its_own_weights_also_after_a_resume(tmp_path: Path) -> None:
+    def of(name: str) -> list[float]:
+        return read_tensors(tmp_path / name, "tiny", 1)[1]["thresholds"]
+
+    class StopAfter:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_step(self, record: Any) -> None:
+            if record["step"] == self.step:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    rising = Rising(peak=1)  # the first evaluation, after step 12 of 24, is the best
+    settings = {"val": True, "evaluate_every": 1.0, "checkpoint_every": 5, "log_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        fit(Chosen(make_run(tmp_path, **settings), judge=rising), [StopAfter(14)])
+    assert (of(BEST), of(LAST)) == ([0.01], [])  # the last weights were not evaluated
+    fit(Chosen(make_run(tmp_path, **settings), judge=lambda _: {"box": {"AP": 0.005, "AP50": 0.005}}))
+    assert (of(BEST), of(FINAL), of(LAST)) == ([0.01], [0.01], [0.005])
+
+
 def test_kill_9_at_random_steps_changes_nothing(tmp_path: Path) -> None:
     assert in_process(work, tmp_path / "whole", {}) == 0
     rng = random.Random(0)

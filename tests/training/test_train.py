@@ -44,6 +44,9 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0 <= metrics["box"]["AP"] <= 1
     assert 0 <= metrics["mask"]["AP"] <= 1
+    least = {row["name"]: row["operating"]["threshold"] for row in metrics["per_class"]}
+    right = metrics["operating"]["F1"] > 0  # so there is a best score
+    assert checkpoint.thresholds == (tuple(least[c.name] for c in checkpoint.categories) if right else ())
     page = (out / "report.html").read_text(encoding="utf-8")
     assert [title for title in ("Loss", "Learning rate", "Kinds of error") if title not in page] == []
     capsys.readouterr()
@@ -53,7 +56,9 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(
         small_run("train.momentum=0.5")
     again = maskrcnn.evaluate(final, data, precision="fp32", workers=0, out=tmp_path / "again")
     assert again["box"] == pytest.approx(metrics["box"])
-    assert json.loads((tmp_path / "again/metrics.json").read_text())["objects"] == 2
+    written = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert (written["objects"], written["operating"]) == (2, again["operating"])
+    assert again["operating"]["chosen_by"] == ("training" if right else "default")
 
 
 def test_keypoints_are_trained_and_measured(tmp_path: Path) -> None:

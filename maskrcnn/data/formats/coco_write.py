@@ -29,12 +29,15 @@ class Writer(FormatWriter):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._splits: dict[str, _Split] = {}
+        self._info: dict[str, Any] = {}
         self.out.mkdir(parents=True, exist_ok=True)
 
     def add(self, record: Record, split: str = "all") -> None:
         if (parts := self._splits.get(split)) is None:
             parts = self._splits[split] = _Split(self.out)
         folder = self.out / "images" / ("" if split == "all" else split)
+        if record.thresholds:
+            self._info["score_thresholds"] = dict(zip(self.names, record.thresholds, strict=True))
         image_id = parts.image_ids.free(record.image_id)
         parts.images.add(_image(image_id, self.place(record, folder), record.size))
         for row in _rows(record, self.categories):
@@ -43,7 +46,7 @@ class Writer(FormatWriter):
     def close(self) -> None:
         for split, parts in self._splits.items():
             name = "annotations.json" if split == "all" else f"{split}.json"
-            _write(self.out / name, parts.images.pieces(), parts.objects.pieces(), self.categories)
+            _write(self.out / name, parts.images.pieces(), parts.objects.pieces(), self.categories, self._info)
         self._splits = {}
 
 
@@ -100,11 +103,20 @@ class _Ids:
         return wanted
 
 
-def _write(path: Path, images: Iterable[bytes], objects: Iterable[bytes], categories: Sequence[Category]) -> None:
+def _write(
+    path: Path,
+    images: Iterable[bytes],
+    objects: Iterable[bytes],
+    categories: Sequence[Category],
+    info: dict[str, Any] | None = None,
+) -> None:
     lists = {"images": images, "annotations": objects, "categories": _joined(map(_category, categories))}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for mark, (name, pieces) in zip(b"{,,", lists.items(), strict=True):
-            file.write(b'%c"%b":[' % (mark, name.encode()))
+        file.write(b"{")
+        if info:
+            file.write(b'"info":%b,' % msgspec.json.encode(info))
+        for mark, (name, pieces) in zip((b"", b",", b","), lists.items(), strict=True):
+            file.write(b'%b"%b":[' % (mark, name.encode()))
             file.writelines(pieces)
             file.write(b"]")
         file.write(b"}\n")

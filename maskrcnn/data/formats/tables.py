@@ -27,7 +27,7 @@ BOX = ("x", "y", "width", "height")
 _MASK = ("area", "centroid_x", "centroid_y", "perimeter", "major_axis", "minor_axis", "solidity")
 _LENGTHS = (*BOX, *(name for name in _MASK if name != "solidity"))
 _UM = tuple(f"{name}_um2" if name == "area" else f"{name}_um" for name in _LENGTHS)
-_COLUMNS = ("image", "split", "id", "class", "score", *BOX, *_MASK, *_UM)  # then the intensities
+_COLUMNS = ("image", "split", "id", "class", "score", "score_threshold", *BOX, *_MASK, *_UM)  # then the intensities
 _DIGITS = 6  # after the point
 _DECODED = 2**29  # bytes of an image up to which it is decoded once, and not for each object
 
@@ -98,6 +98,8 @@ class Table(FormatWriter):
         }
         if (score := record.score(i)) is not None:
             row["score"] = score
+        if record.thresholds:
+            row["score_threshold"] = record.thresholds[int(record.labels[i])]
         bitmap, corner = draw_window(record.segmentations[i], record.size)
         if bitmap.size:
             (y, x), (height, width) = corner, bitmap.shape
