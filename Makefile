@@ -1,6 +1,6 @@
 # All scripts of the project: `make` (the demo), `make test`, `make slow`, `make fuzz`, `make check`, `make format`,
-# `make docs`, `make goldens`, `make bench`. Each installs what it needs into .venv (`make bench`: .bench) and can be
-# repeated.
+# `make docs`, `make licences`, `make goldens`, `make bench`. Each installs what it needs into .venv (`make bench`: .bench)
+# and can be repeated.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ PROCESSES ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test slow fuzz check format docs goldens bench
+.PHONY: demo test slow fuzz check format docs licences goldens bench
 
 demo: $(RUNNING)  ## draws a data set, trains, evaluates, predicts; the results are in runs/demo
 	@$(BIN)/maskrcnn demo --out runs/demo
@@ -43,6 +43,9 @@ format: $(TESTING)  ## formats the code and applies safe lint fixes
 docs: $(TESTING)  ## generates docs/cli.md, then tests the links, file names, settings and code in the docs
 	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
+
+licences: $(TESTING)  ## lists the licence of every package in .venv; fails on one that is neither permissive nor explained
+	@$(BIN)/python tests/architecture/licences.py
 
 goldens: $(TESTING)  ## all goldens, about six minutes
 	@MASKRCNN_GOLDENS=all $(BIN)/python -m pytest tests/golden

@@ -14,7 +14,8 @@ from maskrcnn.config import Config, override, preset
 from maskrcnn.weights.manifest import releases
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
+PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def named(page: Path) -> str:
