@@ -77,6 +77,7 @@ def predict(
         "tta": parse_views(tta, tta_views), "tile": tile, "overlap": overlap, "page": page, "max_project": max_project,
     }  # fmt: skip
     if videos := videos_among(images or []):
+        _check_alone(listed=listed, shard=shard, overwrite=overwrite, recursive=recursive)
         predict_videos(videos, weights, out, save, track=track, device=device, every=every, batch=batch, **seen)
         return
     formats, part = _formats(save), _shard(shard)
@@ -101,6 +102,13 @@ def predict(
         raise _unread(unread)
     for error in unread:
         print(f"maskrcnn: {error}; skipped", file=sys.stderr)
+
+
+def _check_alone(**options: Any) -> None:
+    """Raises `ConfigError` if an option is given that videos have not."""
+    names = {"listed": "--list", "shard": "--shard", "overwrite": "--overwrite", "recursive": "--recursive"}
+    if wrong := [names[option] for option, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(wrong)}: for images only; a video is always predicted anew, and as a whole")
 
 
 def _run(folder: "PredictionFolder", results: "Iterable[Result]", predictor: "Predictor", *, quiet: bool) -> None:

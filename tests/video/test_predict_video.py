@@ -92,6 +92,7 @@ def test_a_broken_video_is_one_sentence_and_what_was_read_is_saved(
         (["image.png"], "predict it in another command than images"),
         (["--save", "mots"], "mots needs ids: add --track"),
         (["--save", "labelme"], "not as labelme"),
+        (["--overwrite", "--shard", "1/2"], "--shard, --overwrite: for images only"),
     ],
 )
 def test_what_cannot_be(checkpoint: Path, clip: Path, tmp_path: Path, capsys, more: list[str], sentence: str) -> None:
