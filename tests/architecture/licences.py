@@ -11,7 +11,7 @@ from importlib.metadata import Distribution, distributions
 
 PERMISSIVE = re.compile(
     r"0BSD|Apache( Software)?([- ]2(\.0)?)?( License)?( WITH LLVM-exception)?"
-    r"|(BSD|FreeBSD)([- ][23][- ]Clause)?( License)?|BSL-1\.0|CC0-1\.0|ISC( License ISCL| License)?"
+    r"|([23]-Clause )?(BSD|FreeBSD)([- ][23][- ]Clause)?( License)?|BSL-1\.0|CC0-1\.0|ISC( License ISCL| License)?"
     r"|MIT(-0|-CMU)?( License)?|PSF(L|-2\.0)?|Python-2\.0"
     r"|Python Software Foundation License|Unlicense|Zlib",
     re.IGNORECASE,

@@ -13,6 +13,7 @@ from tests.architecture.licences import is_permissive, row, stated
     [
         "MIT",
         "BSD 3-Clause License",
+        "3-Clause BSD License",
         "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
         "Apache-2.0 AND Apache-2.0 WITH LLVM-exception AND BSL-1.0",
         "Apache Software License",
