@@ -40,9 +40,12 @@ format: $(TESTING)  ## formats the code and applies safe lint fixes
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
-docs: $(TESTING)  ## generates docs/cli.md, then tests the links, file names, settings and code in the docs
+docs: $(TESTING)  ## generates docs/cli.md, tests the docs, then builds the site: site/index.html
 	@$(BIN)/python -m maskrcnn.cli.reference > docs/cli.md
 	@$(BIN)/python -m pytest tests/docs
+	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	@$(BIN)/python docs/build_site.py
+	@$(BIN)/zensical build --strict
 
 licences: $(TESTING)  ## lists the licence of every package in .venv; fails on one that is neither permissive nor explained
 	@$(BIN)/python tests/architecture/licences.py

@@ -68,6 +68,16 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == ["index.md"]
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    text = (ROOT / "zensical.toml").read_text()
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f'"docs/{page.name}"' not in text] == []
+
+
+def test_the_page_of_the_python_names_has_all() -> None:
+    names = re.findall(r"^::: maskrcnn\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(names) == sorted(maskrcnn.__all__)
+
+
 def test_the_command_line_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == reference(), "make docs generates it"
 
