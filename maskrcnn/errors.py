@@ -32,3 +32,7 @@ class CheckpointError(MaskRCNNError):
 
 class TrainingError(MaskRCNNError):
     """A training run that cannot continue, such as one whose loss is not finite."""
+
+
+class WorkerLost(TrainingError):
+    """A worker process that reads images has ended, or does nothing any more."""

@@ -4,30 +4,31 @@ Every random choice for an image depends only on (run seed, epoch, image id), an
 seed, epoch). So a sample is the same on any rank, in any batch and after any resume, and a run resumes at (epoch,
 batch) without repeating what came before.
 
-Workers come from a fork server, because a process that ever ran a parallel kernel must not be forked. As with every
-spawned process, a script that asks for workers needs its `if __name__ == "__main__"`.
+Workers come from a fork server, because a process that ever ran a parallel kernel must not be forked. They do not
+import the user's script, unless it holds the transform: then it needs its `if __name__ == "__main__"`.
 """
 
 import atexit
 import logging
 import multiprocessing
-import os
+import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import data
 
 from ..config import ONE_VIEW, TTA, AugmentConfig, ModelConfig
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, WorkerLost
 from .augment import NO_AUGMENTATION
 from .batch import Batch, BatchMaker, BatchPlan, PackedBatch, unpack
 from .dataset import Dataset
 from .transform import Transform, check_picklable
+from .workers import AsBytes, affordable, answer_of, main_module_hidden, needs_pipes, start_worker
 
 _WINDOW = 32  # batches of an evaluation within which images of one canvas are gathered
 
@@ -66,24 +67,68 @@ class _Loader:
     def _from_workers(self, plans: list[BatchPlan]) -> Iterator[PackedBatch]:
         """The workers stay from epoch to epoch; their sampler is one list, which gets each epoch's plans."""
         self._plans[:] = plans
+        hint = self._hint()
+        try:
+            if self._torch_loader is None:
+                self._torch_loader = self._new_loader(plans)
+            loader = self._torch_loader
+            if loader is not None:
+                iterator = answer_of(lambda: self._start(loader), self._processes, hint)
+        except OSError as error:  # not even a semaphore or a socket can be had
+            self._warn(f"workers cannot be started ({error}): images are read in the main process")
+            self.close()
+            self._workers = 0
         if self._torch_loader is None:
-            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            context = multiprocessing.get_context(method)
-            if method == "forkserver":  # imported once for all workers
-                context.set_forkserver_preload([__name__, "maskrcnn.ops.kernels.rasterize_numba"])
-            self._torch_loader = data.DataLoader(
-                self._maker,
-                batch_size=None,
-                sampler=self._plans,
-                num_workers=self._workers,
-                multiprocessing_context=context,
-                persistent_workers=True,
-                worker_init_fn=_start_worker,
-                pin_memory=self._pin_memory,
-                generator=torch.Generator(),  # otherwise torch draws from the global one
-            )
-        with _sigterm_blocked():
-            return iter(self._torch_loader)
+            yield from map(self._maker.__getitem__, plans)
+            return
+        try:
+            while (packed := answer_of(lambda: next(iterator, None), self._processes, hint)) is not None:
+                yield pickle.loads(packed) if isinstance(packed, bytes) else packed
+        except (WorkerLost, KeyboardInterrupt):  # they may never answer
+            self._kill()
+            raise
+
+    def _new_loader(self, plans: list[BatchPlan]) -> "data.DataLoader | None":
+        """The workers that this machine can afford; None if it can afford none."""
+        self._workers, fewer = affordable(self._workers)
+        area = max((height * width * len(indices) for _, indices, (height, width) in plans), default=0)
+        pipes = needs_pipes(self._workers, 4 * area * self._maker.model.input.channels) if self._workers else ""
+        for note in filter(None, (fewer, pipes)):
+            self._warn(note)
+        if not self._workers:
+            return None
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":  # imported once for all workers
+            context.set_forkserver_preload([__name__, "maskrcnn.ops.kernels.rasterize_numba"])
+        return data.DataLoader(
+            AsBytes(self._maker) if pipes else self._maker,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=self._plans,
+            num_workers=self._workers,
+            multiprocessing_context=context,
+            persistent_workers=True,
+            worker_init_fn=start_worker,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator(),  # otherwise torch draws from the global one
+        )
+
+    def _start(self, loader: data.DataLoader) -> Iterator[Any]:
+        with _sigterm_blocked(), main_module_hidden(getattr(self._maker.transform, "__module__", "") == "__main__"):
+            return iter(loader)
+
+    def _processes(self) -> list[Any]:
+        return list(getattr(getattr(self._torch_loader, "_iterator", None), "_workers", ()))
+
+    def _hint(self) -> str:
+        if getattr(self._maker.transform, "__module__", "") != "__main__":
+            return ""
+        return 'a script that holds the transform needs `if __name__ == "__main__":` before its calls; or --workers 0'
+
+    def _kill(self) -> None:
+        for process in self._processes():
+            process.kill()
+        self.close()
 
     def close(self) -> None:
         """Ends the workers. The loader can still be used and then starts new ones."""
@@ -244,18 +289,3 @@ def _sigterm_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for child in set(multiprocessing.active_children()) - there:
             atexit.register(child.kill)
-
-
-def _start_worker(_: int) -> None:
-    """One thread per worker, because the model needs the processor. The main process handles Ctrl-C."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose main process was killed: torch watches the fork server, which lives as long as a worker."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

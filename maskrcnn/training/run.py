@@ -43,7 +43,7 @@ WRITTEN = (
     "config.toml", "log.jsonl", "log.csv", "matches.npz", "report.html", "not_finite.json", "proposals.safetensors",
     IDENTITY, HELD_OUT, METRICS, STATE, LAST, BEST, FINAL,
 )  # fmt: skip
-MAY_CHANGE = ("train.epochs", "train.patience")  # settings, between two starts of one run
+MAY_CHANGE = ("train.epochs", "train.patience", "train.workers")  # settings, between two starts of one run
 MEASURED = ("model.input.seen_scale", "model.input.seen_side")  # on the data, which older releases did not
 LISTED = 3  # problems of a data set that are printed for each reason; `maskrcnn check` prints more
 
@@ -376,7 +376,7 @@ def _claim(run: Run) -> bool:
     was = _read_json(path) if known else {}
     if known and (differences := _differences(was.get("identity", {}), identity) + _no_longer_asked(was, run)):
         raise ConfigError(
-            f"{run.out} holds a run with other settings; only epochs and patience may change. "
+            f"{run.out} holds a run with other settings; only epochs, patience and workers may change. "
             "Take another --out, or the same settings:\n" + "\n".join(differences)
         )
     run.out.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ def train(
     seed: int | None = None,
     deterministic: bool = False,
     patience: int | None = None,
+    workers: int | None = None,
     schedule: str | None = None,
     stages: str | Sequence[str] | None = None,
     proposals: str | Path | None = None,
@@ -63,6 +64,7 @@ def train(
         seed: Random seed for weights, order, augmentation, sampling and split.
         deterministic: Repeat a run bit by bit on a GPU, too, with slower algorithms; a CPU always does.
         patience: Stop after this many evaluations without improvement.
+        workers: Processes that read images; 0 reads them in the main one; default: the recipe's.
         schedule: 1x, s1x, 2x, 3x, paper, step or cosine.
         stages: rpn,heads: train the RPN first, then the heads on its proposals.
         proposals: Train the heads on the boxes in this file.
@@ -101,6 +103,7 @@ def train(
         "train.seed": seed,
         "train.deterministic": deterministic or None,
         "train.patience": patience,
+        "train.workers": workers,
         "model.mask_head.enabled": None if masks else False,
         "model.keypoint_head.enabled": keypoints or None,
         "model.rpn.features": "own" if wanted else None,
