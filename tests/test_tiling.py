@@ -269,7 +269,7 @@ def test_the_command_says_what_it_did(checkpoint: Path, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, arguments)
     assert told.exit_code == 0, told.output
     assert "(in 12 tiles)" in told.output
-    told = CliRunner().invoke(app, [*arguments, "--tile", "off"])
+    told = CliRunner().invoke(app, [*arguments, "--tile", "off", "--overwrite"])
     assert "(shrunk to 56% of the scale of training)" in told.output
     assert json.loads((tmp_path / "out" / "results.json").read_text())
     assert "in tiles of 64 pixels" in CliRunner().invoke(app, ["info", str(checkpoint)]).output

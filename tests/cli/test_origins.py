@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from maskrcnn.cli import main as cli
 from maskrcnn.weights.checkpoint import Checkpoint, load_checkpoint
@@ -73,6 +74,7 @@ def test_info_of_a_backbone_alone(theirs: Path, tmp_path: Path, capsys: pytest.C
     torch.save({name.removeprefix(prefix): body[name] for name in body if name.startswith(prefix)}, tmp_path / "r.pth")
     code, _, err = run(capsys, "info", tmp_path / "r.pth")
     assert (code, "width 8" in err) == (2, True)  # no model of that width is known
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     for verb in ("predict", "evaluate"):
         code, _, err = run(capsys, verb, tmp_path / "r.pth", tmp_path)
         assert (code, err.count("\n")) == (2, 1)
@@ -102,6 +104,7 @@ def test_info_of_a_release_downloads_nothing(
 def test_a_release_that_is_not_there_says_which_file_to_put_where(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     code, _, err = run(capsys, verb, NAME, tmp_path)
     assert code == 2
     assert "put https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth at" in err
