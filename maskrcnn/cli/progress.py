@@ -23,7 +23,7 @@ class Progress:
         self.few = total - done <= FEW
 
     def add(self, line: str = "") -> None:
-        """One more image is finished; `line` says what was found, and is told if there are few."""
+        """One more image is finished; `line` says what was found, and is printed if there are few."""
         self._done += 1
         if self._quiet:
             return

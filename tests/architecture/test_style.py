@@ -12,7 +12,10 @@ from tests.architecture.layers import PACKAGE, modules
 from tests.architecture.sizes import MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, warnings
 
 ROOT = PACKAGE.parent
-CATCH_EVERYTHING = {"training.callbacks", "data.workers"}  # code of others, which is told of; a thread, which passes on
+CATCH_EVERYTHING = {
+    "training.callbacks",
+    "data.workers",
+}  # code of others, whose errors are reported; a thread, which passes on
 BANNED_NAMES = {
     "utils",
     "util",

@@ -1,4 +1,4 @@
-"""The doctor: this machine is well, and what is not is told with the way out."""
+"""The doctor: it finds nothing wrong here, and what is wrong is named with the way out."""
 
 import json
 import shutil

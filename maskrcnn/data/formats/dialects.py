@@ -1,4 +1,4 @@
-"""What is near COCO, but none: told by its keys or by its text, with what to do about it."""
+"""Files that are nearly COCO: recognised by their keys or their text, with what to do about each."""
 
 from typing import Any
 

@@ -98,7 +98,7 @@ def read(source: Source, options: ReadOptions) -> Dataset:
     masks = {key: path for key in keys if tree.instances and (path := tree.instances / f"{key}.png").is_file()}
     palette = class_names(tree.labels)
     names = {entry.name for file in files.values() for entry in file.objects}
-    if not names and chosen:  # a test set whose objects are not told: the classes of the other splits
+    if not names and chosen:  # a test set without published objects: the classes of the other splits
         others = (_parse(tree.xml / name) for name in names_below(tree.xml, (".xml",)))
         names = {entry.name for file in others if file is not None for entry in file.objects}
     if masks and (palette or masks.keys() - files.keys()):

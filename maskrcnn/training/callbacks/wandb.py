@@ -45,5 +45,5 @@ class WandB:
             self._run.finish(exit_code=0 if record["finished"] else 1)
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        if self._run is not None:  # without a beginning, which was told of, there is nothing to add to
+        if self._run is not None:  # if it could not begin, which was reported, there is nothing to add to
             self._run.log(values, step=step)
